@@ -1,0 +1,55 @@
+//! What the decisions need of a packet. The kernel programs implement it on packet memory, the host on a byte vector.
+
+use super::header::Header;
+
+/// How a TCP or UDP checksum has to follow a rewrite.
+#[derive(Clone, Copy, Debug)]
+pub struct ChecksumChange {
+    /// Change of the sum over the addresses, which are part of the pseudo header. A partial checksum (one that the
+    /// device or the receiver's stack completes) covers these words only.
+    pub address_delta: u32,
+    /// Change of the sum over the ports.
+    pub port_delta: u32,
+    /// UDP: a field of zero says that there is no checksum, and a result of zero is sent as 0xffff (RFC 768).
+    pub zero_is_none: bool,
+    /// The pseudo header is IPv6's: the IP header has no checksum of its own that would cancel the change out of a
+    /// sum that hardware took over the whole packet.
+    pub ipv6: bool,
+}
+
+/// A frame in memory. Offsets count from its first octet.
+///
+/// Every `&mut` method may move the packet: no reference into it survives, which the borrow checker sees to.
+pub trait Packet {
+    /// Length of the link header: 14 for Ethernet, 0 for devices without one.
+    const LINK_LEN: usize;
+
+    /// Length of the frame.
+    fn len(&self) -> usize;
+
+    /// Whether the frame has no octets.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many octets of it can be read in place.
+    fn linear_len(&self) -> usize;
+
+    /// Makes the first `len` octets readable in place, if it can.
+    fn pull(&mut self, len: usize) -> bool;
+
+    /// The header at `at`, if the packet reaches that far.
+    fn header<H: Header>(&self, at: usize) -> Option<&H>;
+
+    /// Writes a header at `at`. False if the packet doesn't reach that far or can't be written.
+    fn store<H: Header>(&mut self, at: usize, header: &H) -> bool;
+
+    /// Brings the TCP or UDP checksum at `at` up to date.
+    fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool;
+
+    /// Cuts the frame to `len` octets.
+    fn shrink_to(&mut self, len: usize) -> bool;
+
+    /// Inserts `len` octets between link header and IP header; what they hold is undefined.
+    fn insert_after_link(&mut self, len: usize) -> bool;
+}

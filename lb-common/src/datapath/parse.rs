@@ -1,0 +1,183 @@
+//! From a frame to a 5-tuple. What is not TCP or UDP over IP, and what is malformed, is not ours.
+
+use super::{
+    header::{Ethernet, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp, Udp},
+    packet::Packet,
+    world::Tables,
+};
+use crate::layout::{
+    Family, FlowKey, FragmentKey, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6,
+};
+
+/// A packet that may be ours.
+#[derive(Clone, Copy)]
+pub struct Parsed<A> {
+    /// Its 5-tuple.
+    pub key: FlowKey<A>,
+    /// Offset of the TCP or UDP header; of no use in a later fragment.
+    pub l4: usize,
+    /// TCP flags; none for UDP and for later fragments.
+    pub tcp: TcpSeen,
+    /// Length of what follows the IP headers, as the IP header says.
+    pub l4_len: usize,
+    /// False for fragments but the first: they have no TCP or UDP header.
+    pub has_l4: bool,
+    /// Identification, if it is part of a datagram in fragments.
+    pub fragment: Option<u32>,
+}
+
+/// The network protocol of a frame.
+pub enum Network {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Anything else, VLAN tags included: the hook of the VLAN device sees the packet without them.
+    Other,
+}
+
+/// Octets from which headers are read. More than this in front of a TCP or UDP header is not ours.
+const HEADERS_MAX: usize = 128;
+
+/// IPv6 extension headers that are walked over.
+const EXTENSIONS_MAX: usize = 6;
+
+/// Which network protocol the frame carries. Makes the headers readable in place first.
+#[inline(always)]
+pub fn network<P: Packet>(packet: &mut P) -> Network {
+    let want = P::LINK_LEN + HEADERS_MAX;
+    let linear = packet.linear_len();
+    if linear < want {
+        let len = packet.len();
+        if linear < len && !packet.pull(if len < want { len } else { want }) {
+            return Network::Other;
+        }
+    }
+    if P::LINK_LEN == 0 {
+        return match packet.header::<[u8; 1]>(0) {
+            Some([first]) if first >> 4 == 4 => Network::V4,
+            Some([first]) if first >> 4 == 6 => Network::V6,
+            _ => Network::Other,
+        };
+    }
+    match packet.header::<Ethernet>(0) {
+        Some(ethernet) if ethernet.ethertype == Ethernet::IPV4 => Network::V4,
+        Some(ethernet) if ethernet.ethertype == Ethernet::IPV6 => Network::V6,
+        _ => Network::Other,
+    }
+}
+
+/// What each family parses in its own way.
+pub trait ParseFamily: Family {
+    /// The 5-tuple of a packet of this family, or nothing if the packet isn't ours.
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Self::Addr>>
+    where
+        Self: Sized;
+}
+
+impl ParseFamily for V4 {
+    #[inline(always)]
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip4>> {
+        let at = P::LINK_LEN;
+        let ip = packet.header::<Ipv4>(at)?;
+        let ihl = usize::from(ip.version_ihl[0] & 0x0f) * 4;
+        if ip.version_ihl[0] >> 4 != 4 || ihl < size_of::<Ipv4>() {
+            return None;
+        }
+        let total_len = usize::from(u16::from_be_bytes(ip.total_len));
+        if total_len < ihl || at + total_len > packet.len() {
+            return None;
+        }
+        let (src, dst) = (Ip4 { octets: ip.src }, Ip4 { octets: ip.dst });
+        let proto = Proto(ip.proto[0]);
+        let fragment = u16::from_be_bytes(ip.fragment);
+        let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
+        let id = u32::from(u16::from_ne_bytes(ip.id));
+        let datagram = (offset != 0 || more).then_some((id, offset == 0));
+        let l4 = Layer4 { at: at + ihl, len: total_len - ihl };
+        transport::<Self, P, T>(packet, tables, src, dst, proto, l4, datagram)
+    }
+}
+
+impl ParseFamily for V6 {
+    #[inline(always)]
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip6>> {
+        let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
+        if ip.version_class_flow[0] >> 4 != 6 {
+            return None;
+        }
+        let mut at = P::LINK_LEN + size_of::<Ipv6>();
+        let end = at + usize::from(u16::from_be_bytes(ip.payload_len));
+        if end > packet.len() {
+            return None;
+        }
+        let (src, dst) = (Ip6 { octets: ip.src }, Ip6 { octets: ip.dst });
+        let mut next = ip.next[0];
+        let mut datagram = None;
+        for _ in 0..EXTENSIONS_MAX {
+            match next {
+                // Hop-by-hop options, routing, destination options: length in units of 8 octets without the first.
+                0 | 43 | 60 => {
+                    let extension = packet.header::<Ipv6Extension>(at)?;
+                    next = extension.next[0];
+                    at += (usize::from(extension.len[0]) + 1) * 8;
+                }
+                44 => {
+                    let fragment = packet.header::<Ipv6Fragment>(at)?;
+                    let offset = u16::from_be_bytes(fragment.offset);
+                    next = fragment.next[0];
+                    at += size_of::<Ipv6Fragment>();
+                    // An "atomic" fragment (RFC 6946) is a whole datagram.
+                    if offset & 0xfff9 != 0 {
+                        datagram = Some((u32::from_ne_bytes(fragment.id), offset & 0xfff8 == 0));
+                        if offset & 0xfff8 != 0 {
+                            break;
+                        }
+                    }
+                }
+                _ => break,
+            }
+            if at > P::LINK_LEN + HEADERS_MAX {
+                return None;
+            }
+        }
+        let l4 = Layer4 { at, len: end.checked_sub(at)? };
+        transport::<Self, P, T>(packet, tables, src, dst, Proto(next), l4, datagram)
+    }
+}
+
+/// Where the TCP or UDP header stands, and the length of the IP payload from there on.
+struct Layer4 {
+    at: usize,
+    len: usize,
+}
+
+/// Reads ports and flags at `l4`. `datagram` is identification and "is the first" for a fragment.
+#[inline(always)]
+fn transport<F: Family, P: Packet, T: Tables<F>>(
+    packet: &P,
+    tables: &T,
+    src: F::Addr,
+    dst: F::Addr,
+    proto: Proto,
+    l4: Layer4,
+    datagram: Option<(u32, bool)>,
+) -> Option<Parsed<F::Addr>> {
+    if proto != Proto::TCP && proto != Proto::UDP {
+        return None;
+    }
+    if let Some((id, false)) = datagram {
+        let ports = tables.fragment(&FragmentKey { src, dst, id, proto, pad: [0; 3] })?;
+        let key = FlowKey::new(src, ports.sport, dst, ports.dport, proto);
+        return Some(Parsed { key, l4: l4.at, l4_len: l4.len, tcp: TcpSeen(0), has_l4: false, fragment: Some(id) });
+    }
+    let (sport, dport, tcp) = if proto == Proto::TCP {
+        let tcp = packet.header::<Tcp>(l4.at)?;
+        (Port { octets: tcp.src }, Port { octets: tcp.dst }, TcpSeen(tcp.flags[0]))
+    } else {
+        let udp = packet.header::<Udp>(l4.at)?;
+        (Port { octets: udp.src }, Port { octets: udp.dst }, TcpSeen(0))
+    };
+    let key = FlowKey::new(src, sport, dst, dport, proto);
+    Some(Parsed { key, l4: l4.at, l4_len: l4.len, tcp, has_l4: true, fragment: datagram.map(|(id, _)| id) })
+}

@@ -1,0 +1,122 @@
+//! Changing a packet as a flow entry says: addresses, ports, checksums, and nothing else.
+
+use super::{
+    checksum,
+    header::{Ipv4, Ipv4Tail, Ipv6Tail, Ports, Tcp, Udp},
+    packet::{ChecksumChange, Packet},
+    parse::Parsed,
+};
+use crate::layout::{Address, Family, FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
+
+/// The 5-tuple to write and what it does to sums.
+#[derive(Clone, Copy)]
+pub struct Rewrite<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+    /// Change of the sum over the addresses.
+    pub address_delta: u32,
+    /// Change of the sum over the ports.
+    pub port_delta: u32,
+}
+
+/// What a family's header needs.
+pub trait RewriteFamily: Family {
+    /// Writes the addresses, and IPv4's header checksum.
+    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Self::Addr>) -> bool;
+    /// Whether it is IPv6.
+    const IPV6: bool;
+}
+
+impl RewriteFamily for V4 {
+    const IPV6: bool = false;
+
+    #[inline(always)]
+    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip4>) -> bool {
+        const TAIL: usize = size_of::<Ipv4>() - size_of::<Ipv4Tail>();
+        let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else { return false };
+        let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta);
+        let tail =
+            Ipv4Tail { checksum: sum.to_ne_bytes(), src: rewrite.src.octets, dst: rewrite.dst.octets };
+        packet.store(P::LINK_LEN + TAIL, &tail)
+    }
+}
+
+impl RewriteFamily for V6 {
+    const IPV6: bool = true;
+
+    #[inline(always)]
+    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip6>) -> bool {
+        let tail = Ipv6Tail { src: rewrite.src.octets, dst: rewrite.dst.octets };
+        packet.store(P::LINK_LEN + 8, &tail)
+    }
+}
+
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: usize = size_of::<Tcp>() - 4;
+/// Offset of the checksum in a UDP header.
+const UDP_CHECKSUM: usize = size_of::<Udp>() - 2;
+
+/// Writes the new tuple. False if the kernel refused; the packet is then not fit to be sent.
+#[inline(always)]
+pub fn apply<F: RewriteFamily, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<F::Addr>,
+    rewrite: &Rewrite<F::Addr>,
+) -> bool {
+    if !F::write_addresses(packet, rewrite) {
+        return false;
+    }
+    if !parsed.has_l4 {
+        return true;
+    }
+    let ports = Ports { src: rewrite.sport.octets, dst: rewrite.dport.octets };
+    if !packet.store(parsed.l4, &ports) {
+        return false;
+    }
+    let udp = parsed.key.proto == Proto::UDP;
+    let change = ChecksumChange {
+        address_delta: rewrite.address_delta,
+        port_delta: rewrite.port_delta,
+        zero_is_none: udp,
+        ipv6: F::IPV6,
+    };
+    packet.update_checksum(parsed.l4 + if udp { UDP_CHECKSUM } else { TCP_CHECKSUM }, change)
+}
+
+/// Sum over the two addresses of a tuple.
+#[inline(always)]
+pub fn address_sum<A: Address>(src: &A, dst: &A) -> u32 {
+    let mut sum = 0;
+    let mut index = 0;
+    while index < A::WORDS {
+        sum = checksum::add(sum, src.word(index));
+        sum = checksum::add(sum, dst.word(index));
+        index += 1;
+    }
+    sum
+}
+
+impl<A: Address> Rewrite<A> {
+    /// The rewrite that turns packets of `old` into packets of `new`.
+    #[inline(always)]
+    pub fn between(old: &FlowKey<A>, new: &FlowKey<A>) -> Self {
+        let ports = |key: &FlowKey<A>| u32::from(key.sport.raw()) + u32::from(key.dport.raw());
+        Self {
+            src: new.src,
+            dst: new.dst,
+            sport: new.sport,
+            dport: new.dport,
+            address_delta: checksum::add(
+                checksum::negate(address_sum(&old.src, &old.dst)),
+                address_sum(&new.src, &new.dst),
+            ),
+            port_delta: checksum::add(checksum::negate(ports(old)), ports(new)),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! A backend record: where a translated packet goes.
+
+use super::Port;
+
+/// Facts about a backend, as bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct BackendFlags(pub u16);
+
+impl BackendFlags {
+    /// The record is in use: some published range names it.
+    pub const ACTIVE: Self = Self(1 << 0);
+    /// The endpoint runs on this node.
+    pub const LOCAL: Self = Self(1 << 1);
+    /// The endpoint is terminating; it serves what it has, and new flows only when nothing else is ready.
+    pub const TERMINATING: Self = Self(1 << 2);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+pod! {
+    /// An endpoint address with its target port. Its index is the backend number; 0 is never used.
+    #[derive(Default)]
+    pub struct Backend<A> {
+        /// Endpoint address.
+        pub address: A,
+        /// Target port.
+        pub port: Port,
+        /// Facts about it.
+        pub flags: BackendFlags,
+    }
+    sizes: 8, 20;
+}

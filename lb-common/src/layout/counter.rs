@@ -1,0 +1,37 @@
+//! What the datapath counts besides drops. Counted where something begins, never for each established packet.
+
+macro_rules! counters {
+    ($($variant:ident = $number:literal, $name:literal, $meaning:literal;)*) => {
+        /// A place in the counter table.
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Counter { $(#[doc = $meaning] $variant = $number,)* }
+
+        impl Counter {
+            /// Number of counters; numbers are dense from 0.
+            pub const COUNT: usize = [$($number),*].len();
+            /// All counters by number.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant),*];
+
+            /// The name used in metrics and documents.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What is counted.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    FlowsCreated = 0, "flows_created", "Flows for which a backend was chosen.";
+    FlowsReselected = 1, "flows_reselected", "Flows that were given another backend because theirs stopped serving.";
+    FlowsHealed = 2, "flows_healed", "Flow entries written again because their counterpart had been evicted.";
+    PortsTranslated = 3, "ports_translated", "Flows whose source port was changed because the tuple was taken.";
+    EventsLost = 4, "events_lost", "Events that found the ring buffer full or the rate limit reached.";
+}

@@ -1,0 +1,184 @@
+//! Flow entries: one per direction and hook, each says all that is to be done to a packet that matches its key.
+//!
+//! A flow through a Service has two entries (with masquerading two more): see `docs/packet-walks.md`.
+//!
+//! ```text
+//! key (as the packet arrives)             entry says: write this                where
+//! client:p   -> frontend:80        =>     client:p   -> backend:8080            ingress   ("forward")
+//! backend:8080 -> client:p         =>     frontend:80 -> client:p               egress    ("reply")
+//! ```
+
+use super::{Address, Port, Proto};
+
+pod! {
+    /// A 5-tuple as seen on the wire, at the hook where the entry applies.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct FlowKey<A> {
+        /// Source address.
+        pub src: A,
+        /// Destination address.
+        pub dst: A,
+        /// Source port.
+        pub sport: Port,
+        /// Destination port.
+        pub dport: Port,
+        /// TCP or UDP.
+        pub proto: Proto,
+        /// Always zero.
+        pub pad: [u8; 3],
+    }
+    sizes: 16, 40;
+}
+
+impl<A: Address> FlowKey<A> {
+    /// The key for a 5-tuple.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(src: A, sport: Port, dst: A, dport: Port, proto: Proto) -> Self {
+        Self { src, dst, sport, dport, proto, pad: [0; 3] }
+    }
+
+    /// The 5-tuple of the opposite direction.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self::new(self.dst, self.dport, self.src, self.sport, self.proto)
+    }
+
+    /// A word that depends on all of the tuple. [`Flow::check`] carries it, so that a reader notices when the kernel
+    /// has recycled the entry under its eyes.
+    #[must_use]
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        let mut sum =
+            u32::from(self.sport.raw()) << 16 | u32::from(self.dport.raw()) ^ u32::from(self.proto.0);
+        let mut index = 0;
+        while index < A::WORDS {
+            sum = sum.rotate_left(5) ^ self.src.word(index);
+            sum = sum.rotate_left(5).wrapping_add(self.dst.word(index));
+            index += 1;
+        }
+        sum
+    }
+}
+
+/// What an entry is, as bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FlowFlags(pub u16);
+
+impl FlowFlags {
+    /// Applies where a packet leaves a device; without it, where a packet arrives.
+    pub const EGRESS: Self = Self(1 << 0);
+    /// From the backend to the client; without it, from the client to the backend.
+    pub const REPLY: Self = Self(1 << 1);
+    /// The client is a process in the host's own network namespace: after translation the packet needs a new route.
+    pub const HOST_CLIENT: Self = Self(1 << 2);
+    /// The backend is on this node: an XDP program may translate and pass up.
+    pub const LOCAL_BACKEND: Self = Self(1 << 3);
+    /// The second pair of a masqueraded flow: it changes the client's side, not the backend's.
+    pub const MASQUERADE: Self = Self(1 << 4);
+    /// A packet of this direction has been seen; without it, the entry was made for packets to come.
+    pub const SEEN: Self = Self(1 << 5);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Without the bits of `other`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The bits in which the two differ.
+    #[must_use]
+    #[inline(always)]
+    pub const fn toggled(self, other: Self) -> Self {
+        Self(self.0 ^ other.0)
+    }
+}
+
+/// TCP flags that were seen from the sender of this direction (bits as in the TCP header, RFC 9293 §3.1).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TcpSeen(pub u8);
+
+impl TcpSeen {
+    /// No more data from this sender.
+    pub const FIN: Self = Self(0x01);
+    /// Opens a connection.
+    pub const SYN: Self = Self(0x02);
+    /// Aborts a connection.
+    pub const RST: Self = Self(0x04);
+    /// Acknowledges the peer.
+    pub const ACK: Self = Self(0x10);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any bit of `other` is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+pod! {
+    /// What to do with a packet of one direction, and when one was last seen.
+    #[derive(Default)]
+    pub struct Flow<A> {
+        /// [`FlowKey::check`] of the entry's own key. Comes first and is read last.
+        pub check: u32,
+        /// Backend number that was chosen.
+        pub backend: u32,
+        /// Source address to write.
+        pub src: A,
+        /// Destination address to write.
+        pub dst: A,
+        /// Source port to write.
+        pub sport: Port,
+        /// Destination port to write.
+        pub dport: Port,
+        /// What the rewrite of the addresses adds to a one's complement sum over them (IPv4 header and pseudo header).
+        pub address_delta: u32,
+        /// What the rewrite of the ports adds to a one's complement sum over them.
+        pub port_delta: u32,
+        /// Service number of the frontend.
+        pub service: u32,
+        /// What the entry is.
+        pub flags: FlowFlags,
+        /// TCP flags seen in this direction.
+        pub tcp: TcpSeen,
+        /// Always zero.
+        pub pad: u8,
+        /// Monotonic time at which the entry was made, in seconds.
+        pub opened_s: u32,
+        /// Monotonic time of the last packet, in nanoseconds, exact to `limits::REFRESH_NS`.
+        pub seen_ns: u64,
+    }
+    sizes: 48, 72;
+}

@@ -1,0 +1,41 @@
+//! Sizes, rates and times, each with its unit in the name.
+
+/// Version of all layouts in this folder. Pins carry it: an agent never touches tables of another version.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Places for service ports, per family.
+pub const SERVICES_MAX: u32 = 65_536;
+/// Places for frontends, per family: every service port may have several addresses.
+pub const FRONTENDS_MAX: u32 = 262_144;
+/// Places for backends, per family. Number 0 is never used.
+pub const BACKENDS_MAX: u32 = 524_288;
+/// Places for slots, per family.
+pub const SLOTS_MAX: u32 = 2_097_152;
+/// Flow entries per family when nothing else is asked for; a flow takes two.
+pub const FLOWS_DEFAULT: u32 = 524_288;
+/// Smallest number of flow entries that can be asked for: the kernel's LRU lists keep 128 free entries per CPU.
+pub const FLOWS_MIN: u32 = 16_384;
+/// Datagrams in fragments that can be under way at once, per family.
+pub const FRAGMENTS_MAX: u32 = 8_192;
+/// Size of the event ring buffer.
+pub const EVENTS_BYTES: u32 = 262_144;
+
+/// ICMP answers to packets without endpoint, per second and CPU.
+pub const REJECTS_PER_SECOND_MAX: u64 = 1_000;
+/// Drop events, per second and CPU.
+pub const EVENTS_PER_SECOND_MAX: u64 = 100;
+
+/// How old a flow's time stamp may grow before a packet writes it anew: keeps established packets from writing to
+/// shared memory.
+pub const REFRESH_NS: u64 = 1_000_000_000;
+
+/// Source ports that may be given to a connection whose own is taken.
+pub const SOURCE_PORT_MIN: u16 = 1_024;
+/// How many other source ports are tried before the packet is dropped.
+pub const SOURCE_PORT_TRIES_MAX: u32 = 16;
+
+const _: () = {
+    assert!(SLOTS_MAX >= BACKENDS_MAX, "every backend needs a slot");
+    assert!(FRONTENDS_MAX >= SERVICES_MAX, "every service port needs a frontend");
+    assert!(EVENTS_BYTES.is_power_of_two(), "the kernel asks for a power of two");
+};

@@ -1,0 +1,36 @@
+//! The bytes: keys, values, names, limits, drop reasons and events of every table.
+//!
+//! No logic beyond constructors and accessors. Addresses and ports are kept in network order by type, sizes are
+//! asserted at compile time, and a struct with hidden padding does not compile. A change of any layout here needs a
+//! new [`limits::LAYOUT_VERSION`].
+
+#[macro_use]
+mod pod;
+
+mod backend;
+mod bucket;
+mod counter;
+mod event;
+mod flow;
+mod fragment;
+mod frontend;
+mod label;
+pub mod limits;
+pub mod names;
+mod net;
+mod node;
+mod reason;
+mod service;
+
+pub use backend::{Backend, BackendFlags};
+pub use bucket::TokenBucket;
+pub use counter::Counter;
+pub use event::Event;
+pub use flow::{Flow, FlowFlags, FlowKey, TcpSeen};
+pub use fragment::{FragmentKey, FragmentPorts};
+pub use frontend::FrontendKey;
+pub use label::Label;
+pub use net::{Address, Family, Ip4, Ip6, Port, Proto, V4, V6};
+pub use node::Node;
+pub use reason::DropReason;
+pub use service::{Choice, Scope, Service};

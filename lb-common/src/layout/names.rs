@@ -1,0 +1,68 @@
+//! Names of maps and programs: one spelling for the Rust static, the ELF symbol, the pin file, `bpftool` and the
+//! documents. The kernel keeps 15 bytes.
+
+macro_rules! names {
+    ($($(#[$attr:meta])* $name:ident;)*) => {
+        $($(#[$attr])* pub const $name: &str = {
+            assert!(stringify!($name).len() <= 15, "the kernel cuts names at 15 bytes");
+            stringify!($name)
+        };)*
+        /// All map names.
+        pub const MAPS: &[&str] = &[$($name),*];
+    };
+}
+
+names! {
+    /// IPv4 frontends: [`FrontendKey`](super::FrontendKey) to service number.
+    LB4_FRONTENDS;
+    /// IPv6 frontends.
+    LB6_FRONTENDS;
+    /// IPv4 services: service number to [`Service`](super::Service).
+    LB4_SERVICES;
+    /// IPv6 services.
+    LB6_SERVICES;
+    /// IPv4 slots: place to backend number.
+    LB4_SLOTS;
+    /// IPv6 slots.
+    LB6_SLOTS;
+    /// IPv4 backends: backend number to [`Backend`](super::Backend).
+    LB4_BACKENDS;
+    /// IPv6 backends.
+    LB6_BACKENDS;
+    /// IPv4 labels: service number to [`Label`](super::Label).
+    LB4_LABELS;
+    /// IPv6 labels.
+    LB6_LABELS;
+    /// IPv4 flows: [`FlowKey`](super::FlowKey) to [`Flow`](super::Flow).
+    CT4_FLOWS;
+    /// IPv6 flows.
+    CT6_FLOWS;
+    /// IPv4 datagrams in fragments: [`FragmentKey`](super::FragmentKey) to [`FragmentPorts`](super::FragmentPorts).
+    CT4_FRAGMENTS;
+    /// IPv6 datagrams in fragments.
+    CT6_FRAGMENTS;
+    /// Facts about the node: one [`Node`](super::Node).
+    NODE;
+    /// Drops by [`DropReason`](super::DropReason), per CPU.
+    DROPS;
+    /// Counts by [`Counter`](super::Counter), per CPU.
+    COUNTERS;
+    /// Token buckets for ICMP answers and events, per CPU.
+    BUCKETS;
+    /// Ring buffer of [`Event`](super::Event)s.
+    EVENTS;
+}
+
+/// tc program where packets arrive from an Ethernet device.
+pub const TC_INGRESS: &str = "lb_tc_ingress";
+/// tc program where packets leave through an Ethernet device.
+pub const TC_EGRESS: &str = "lb_tc_egress";
+/// tc program where packets arrive from a device without link header (tun, WireGuard, IPIP).
+pub const TC_L3_INGRESS: &str = "lb_tc_l3_in";
+/// tc program where packets leave through a device without link header.
+pub const TC_L3_EGRESS: &str = "lb_tc_l3_out";
+/// XDP program for outward devices.
+pub const XDP: &str = "lb_xdp";
+
+/// All program names.
+pub const PROGRAMS: &[&str] = &[TC_INGRESS, TC_EGRESS, TC_L3_INGRESS, TC_L3_EGRESS, XDP];

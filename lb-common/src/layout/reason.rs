@@ -1,0 +1,81 @@
+//! Why a packet was dropped: the only list. Kernel programs count and report by it, `docs/drop-reasons.md` and
+//! `sluice status` print it.
+
+macro_rules! reasons {
+    ($($(#[$attr:meta])* $variant:ident = $number:literal, $name:literal, $meaning:literal, $remedy:literal;)*) => {
+        /// Why a packet was dropped or refused.
+        #[repr(u16)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum DropReason { $($(#[$attr])* #[doc = $meaning] $variant = $number,)* }
+
+        impl DropReason {
+            /// Number of reasons; numbers are dense from 0.
+            pub const COUNT: usize = [$($number),*].len();
+            /// All reasons by number.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant),*];
+
+            /// The name used as metric label and in documents.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// What a person can do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+
+            /// The reason with this number.
+            #[must_use]
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    NoEndpoint = 0, "no_endpoint",
+        "The Service has no usable endpoint in the whole cluster; the client was told by ICMP port unreachable.",
+        "Check that the Service's selector matches pods and that they are ready: kubectl get endpointslices.";
+    NoLocalEndpoint = 1, "no_local_endpoint",
+        "The Service's traffic policy is Local, endpoints exist elsewhere but none on this node.",
+        "Run an endpoint on this node, or set the traffic policy to Cluster.";
+    RejectLimited = 2, "reject_limited",
+        "The Service has no usable endpoint, and the limit of ICMP answers per second was reached.",
+        "A client keeps trying a Service without endpoints; see no_endpoint.";
+    BackendMissing = 3, "backend_missing",
+        "A published range names a slot or a backend that is not there. This is a fault of Sluice.",
+        "Restart the agent, which writes the tables anew, and report it with the output of sluice status -o json.";
+    NoSourcePort = 4, "no_source_port",
+        "No free source port was found for a second connection between the same two addresses.",
+        "One client holds very many connections to one backend; add endpoints or client addresses.";
+    FlowTableFull = 5, "flow_table_full",
+        "The kernel refused to create a flow entry.",
+        "Raise --flows-max; see the fill of the flow tables in sluice status.";
+    RewriteFailed = 6, "rewrite_failed",
+        "The kernel refused to change the packet after the decision was taken.",
+        "The packet is malformed or the kernel is out of memory; see dmesg.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_lead_back_to_the_reason() {
+        for (number, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert_eq!(DropReason::from_number(number as u16), Some(reason));
+            assert!(reason.meaning().ends_with('.') && reason.remedy().ends_with('.'));
+        }
+        assert_eq!(DropReason::from_number(DropReason::COUNT as u16), None);
+    }
+}
