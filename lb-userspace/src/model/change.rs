@@ -1,0 +1,35 @@
+//! What a source may tell the model: the only words that cross from `source` to `model`.
+//!
+//! Here: the enumeration. Not here: where changes come from (`source`), what they lead to (`store`).
+//! Objects are shared, not copied: a source that must remember what it said (files, where another file may take over)
+//! keeps a reference to the very value that the store holds.
+
+use std::sync::Arc;
+
+use super::{EndpointSlice, Service, ServiceKey, SliceKey};
+
+/// One change of the world, in the order in which a source saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The Service is now so.
+    ServiceApply(Arc<Service>),
+    /// The Service is gone.
+    ServiceDelete(ServiceKey),
+    /// The EndpointSlice is now so.
+    SliceApply(Arc<EndpointSlice>),
+    /// The EndpointSlice is gone.
+    SliceDelete(SliceKey),
+    /// The zone label of the own node; an empty label is `None`.
+    NodeZone(Option<Box<str>>),
+    /// Everything of this kind that existed at the start has been told.
+    Synced(SyncedKind),
+}
+
+/// A kind of object whose first list is complete. Nothing is planned before both are (§1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SyncedKind {
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    EndpointSlices,
+}

@@ -1,0 +1,248 @@
+//! The model: every Service and EndpointSlice now in force, folded from [`Change`]s.
+//!
+//! Here: the fold, which also says which Services may need a new plan. Pure and synchronous. Not here: policies and
+//! tables (`plan`), waiting for sources (`source`). Called by the agent's main loop and, read-only, by `plan`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::merge::{PortEndpoint, endpoints_of_port};
+use super::{Change, EndpointSlice, Family, NodeView, Protocol, Service, ServiceKey, SliceKey, SyncedKind};
+
+/// The Services whose plan may have changed, sorted, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty(BTreeSet<ServiceKey>);
+
+impl Dirty {
+    /// Has nothing changed that planning could see?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many Services are to be planned.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The Services to plan.
+    pub fn iter(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.0.iter()
+    }
+
+    /// Adds what another change dirtied, so that a burst is planned once.
+    pub fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+impl FromIterator<ServiceKey> for Dirty {
+    fn from_iter<I: IntoIterator<Item = ServiceKey>>(keys: I) -> Self {
+        Self(keys.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Dirty {
+    type Item = ServiceKey;
+    type IntoIter = std::collections::btree_set::IntoIter<ServiceKey>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// What is known under one Service's name. Slices may come before their Service and outlive it.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Arc<Service>>,
+    /// Sorted by name: the order decides between duplicate endpoints.
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Store {
+    node: NodeView,
+    entries: BTreeMap<ServiceKey, Entry>,
+    /// Which Service each slice in force belongs to: a slice may change its label.
+    owners: HashMap<SliceKey, ServiceKey>,
+    services_synced: bool,
+    slices_synced: bool,
+}
+
+impl Store {
+    /// An empty model of the world as seen from `node`.
+    pub fn new(node: NodeView) -> Self {
+        Self {
+            node,
+            entries: BTreeMap::new(),
+            owners: HashMap::new(),
+            services_synced: false,
+            slices_synced: false,
+        }
+    }
+
+    /// Takes in one change and says which Services may need a new plan.
+    ///
+    /// A change that says what is already known dirties nothing. Before [`Store::is_synced`] nothing is ever dirty: a plan
+    /// made from half a list would take away what an earlier agent left in the kernel (§1.4). The change that completes
+    /// the picture dirties every Service known.
+    pub fn apply(&mut self, change: Change) -> Dirty {
+        let dirty = match change {
+            Change::ServiceApply(service) => self.apply_service(service),
+            Change::ServiceDelete(key) => self.delete_service(&key),
+            Change::SliceApply(slice) => self.apply_slice(slice),
+            Change::SliceDelete(key) => self.delete_slice(&key),
+            Change::NodeZone(zone) => self.apply_zone(zone),
+            Change::Synced(kind) => self.apply_synced(kind),
+        };
+        if self.is_synced() { dirty } else { Dirty::default() }
+    }
+
+    /// Have both first lists been told in full? Before that nothing may be planned.
+    pub fn is_synced(&self) -> bool {
+        self.services_synced && self.slices_synced
+    }
+
+    /// The own node.
+    pub fn node(&self) -> &NodeView {
+        &self.node
+    }
+
+    /// The Service of this name, also when it is one that is not served (see [`Service::exclusion`]).
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.entries.get(key)?.service.as_ref()
+    }
+
+    /// Every Service, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.entries.values().filter_map(|entry| entry.service.as_ref())
+    }
+
+    /// The slices in force for a Service, by name.
+    pub fn slices(&self, key: &ServiceKey) -> &[Arc<EndpointSlice>] {
+        self.entries.get(key).map_or(&[], |entry| &entry.slices)
+    }
+
+    /// The merged endpoints of one Service port in one family (§1.5).
+    pub fn endpoints(
+        &self,
+        key: &ServiceKey,
+        port_name: &str,
+        protocol: Protocol,
+        family: Family,
+    ) -> Vec<PortEndpoint<'_>> {
+        endpoints_of_port(self.slices(key), port_name, protocol, family)
+    }
+
+    fn apply_service(&mut self, service: Arc<Service>) -> Dirty {
+        let key = service.key.clone();
+        let entry = self.entries.entry(key.clone()).or_default();
+        if entry.service.as_ref() == Some(&service) {
+            return Dirty::default();
+        }
+        let served_now = service.exclusion().is_none();
+        let served_before = entry
+            .service
+            .replace(service)
+            .is_some_and(|before| before.exclusion().is_none());
+        if served_now || served_before {
+            only(key)
+        } else {
+            Dirty::default()
+        }
+    }
+
+    fn delete_service(&mut self, key: &ServiceKey) -> Dirty {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return Dirty::default();
+        };
+        let served_before = entry.service.take().is_some_and(|before| before.exclusion().is_none());
+        self.forget_if_empty(key);
+        if served_before {
+            only(key.clone())
+        } else {
+            Dirty::default()
+        }
+    }
+
+    fn apply_slice(&mut self, slice: Arc<EndpointSlice>) -> Dirty {
+        let Some((owner, _)) = slice.serves() else {
+            // It lost its owner, gained a label that excludes it, or holds names: as good as gone.
+            return self.delete_slice(&slice.key);
+        };
+        let owner = owner.clone();
+        let mut dirty = Dirty::default();
+        if self.owners.get(&slice.key).is_some_and(|before| *before != owner) {
+            dirty.merge(self.delete_slice(&slice.key));
+        }
+        self.owners.insert(slice.key.clone(), owner.clone());
+        let slices = &mut self.entries.entry(owner.clone()).or_default().slices;
+        match slices.binary_search_by(|other| other.key.cmp(&slice.key)) {
+            Ok(place) if slices[place] == slice => return dirty,
+            Ok(place) => slices[place] = slice,
+            Err(place) => slices.insert(place, slice),
+        }
+        dirty.merge(self.dirty_if_served(owner));
+        dirty
+    }
+
+    fn delete_slice(&mut self, key: &SliceKey) -> Dirty {
+        let Some(owner) = self.owners.remove(key) else {
+            return Dirty::default();
+        };
+        if let Some(entry) = self.entries.get_mut(&owner) {
+            entry.slices.retain(|slice| slice.key != *key);
+        }
+        self.forget_if_empty(&owner);
+        self.dirty_if_served(owner)
+    }
+
+    fn apply_zone(&mut self, zone: Option<Box<str>>) -> Dirty {
+        if self.node.zone == zone {
+            return Dirty::default();
+        }
+        self.node.zone = zone;
+        self.every_served()
+    }
+
+    fn apply_synced(&mut self, kind: SyncedKind) -> Dirty {
+        let synced_before = self.is_synced();
+        match kind {
+            SyncedKind::Services => self.services_synced = true,
+            SyncedKind::EndpointSlices => self.slices_synced = true,
+        }
+        if synced_before {
+            Dirty::default()
+        } else {
+            self.every_served()
+        }
+    }
+
+    fn every_served(&self) -> Dirty {
+        self.services()
+            .filter(|service| service.exclusion().is_none())
+            .map(|service| service.key.clone())
+            .collect()
+    }
+
+    fn dirty_if_served(&self, key: ServiceKey) -> Dirty {
+        match self.service(&key) {
+            Some(service) if service.exclusion().is_none() => only(key),
+            _ => Dirty::default(),
+        }
+    }
+
+    fn forget_if_empty(&mut self, key: &ServiceKey) {
+        if self
+            .entries
+            .get(key)
+            .is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty())
+        {
+            self.entries.remove(key);
+        }
+    }
+}
+
+fn only(key: ServiceKey) -> Dirty {
+    Dirty(BTreeSet::from([key]))
+}

@@ -1,0 +1,168 @@
+//! What a change does to the model, and which Services it dirties.
+
+use rstest::rstest;
+
+use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, key, service, slice, synced_store};
+use crate::model::{
+    AddressType, Change, Dirty, EndpointSlice, NodeView, OptOut, Service, ServiceType, SliceKey, Store, SyncedKind,
+};
+
+fn names(dirty: &Dirty) -> Vec<String> {
+    dirty.iter().map(|key| key.name().to_owned()).collect()
+}
+
+fn web_slice() -> EndpointSlice {
+    slice("web-1", "web", &endpoints("10.0.0.1"))
+}
+
+fn store_with_web() -> Store {
+    let mut store = synced_store();
+    store.apply(apply_service(service("web")));
+    store.apply(apply_slice(web_slice()));
+    store
+}
+
+fn with(mut made: Service, change: fn(&mut Service)) -> Service {
+    change(&mut made);
+    made
+}
+
+fn with_slice(change: fn(&mut EndpointSlice)) -> EndpointSlice {
+    let mut made = web_slice();
+    change(&mut made);
+    made
+}
+
+#[rstest]
+#[case::same_service_again(apply_service(service("web")), &[])]
+#[case::same_slice_again(apply_slice(web_slice()), &[])]
+#[case::port_number(apply_service(with(service("web"), |s| s.ports[0].port = 81)), &["web"])]
+#[case::another_service(apply_service(service("api")), &["api"])]
+#[case::service_gone(Change::ServiceDelete(key("web")), &["web"])]
+#[case::unknown_service_gone(Change::ServiceDelete(key("api")), &[])]
+#[case::endpoint_added(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1; 10.0.0.2"))), &["web"])]
+#[case::second_slice(apply_slice(slice("web-2", "web", &endpoints("10.0.0.2"))), &["web"])]
+#[case::slice_gone(Change::SliceDelete(SliceKey::new("default", "web-1")), &["web"])]
+#[case::unknown_slice_gone(Change::SliceDelete(SliceKey::new("default", "web-2")), &[])]
+#[case::slice_before_its_service(apply_slice(slice("api-1", "api", &[])), &[])]
+#[case::slice_loses_its_label(apply_slice(with_slice(|s| s.service = None)), &["web"])]
+#[case::slice_becomes_names(apply_slice(with_slice(|s| s.address_type = AddressType::Fqdn)), &["web"])]
+#[case::slice_gains_proxy_name(apply_slice(with_slice(|s| s.opt_out.proxy_name = true)), &["web"])]
+#[case::slice_gains_headless(apply_slice(with_slice(|s| s.opt_out.headless = true)), &["web"])]
+#[case::service_gains_proxy_name(apply_service(with(service("web"), |s| s.opt_out.proxy_name = true)), &["web"])]
+#[case::service_gains_headless(apply_service(with(service("web"), |s| s.opt_out.headless = true)), &["web"])]
+#[case::service_becomes_external_name(
+    apply_service(with(service("web"), |s| s.service_type = ServiceType::ExternalName)), &["web"])]
+#[case::headless_service_comes(apply_service(with(service("db"), |s| s.cluster_ips = [].into())), &[])]
+#[case::own_zone(Change::NodeZone(Some("a".into())), &["web"])]
+#[case::own_zone_unchanged(Change::NodeZone(None), &[])]
+#[case::synced_again(Change::Synced(SyncedKind::Services), &[])]
+fn one_change_to_a_store_with_web(#[case] change: Change, #[case] dirty: &[&str]) {
+    assert_eq!(names(&store_with_web().apply(change)), dirty);
+}
+
+#[test]
+fn a_slice_that_changes_its_owner_dirties_both() {
+    let mut store = store_with_web();
+    store.apply(apply_service(service("api")));
+    let dirty = store.apply(apply_slice(slice("web-1", "api", &endpoints("10.0.0.1"))));
+    assert_eq!(names(&dirty), ["api", "web"]);
+    assert_eq!(
+        (store.slices(&key("web")).len(), store.slices(&key("api")).len()),
+        (0, 1)
+    );
+}
+
+#[test]
+fn a_slice_that_regains_its_label_is_back() {
+    let mut store = store_with_web();
+    store.apply(apply_slice(with_slice(|s| s.service = None)));
+    assert_eq!(store.slices(&key("web")).len(), 0);
+    assert_eq!(names(&store.apply(apply_slice(web_slice()))), ["web"]);
+    assert_eq!(store.slices(&key("web")).len(), 1);
+}
+
+#[rstest]
+#[case::proxy_name(|s: &mut Service| s.opt_out.proxy_name = true)]
+#[case::headless_label(|s: &mut Service| s.opt_out.headless = true)]
+#[case::headless(|s: &mut Service| s.cluster_ips = [].into())]
+fn an_excluded_service_is_quiet_until_it_is_served_again(#[case] exclude: fn(&mut Service)) {
+    let mut store = store_with_web();
+    let excluded = with(service("web"), exclude);
+    store.apply(apply_service(excluded.clone()));
+    let still_excluded = with(excluded, |s| s.ports[0].port = 81);
+    assert!(
+        store.apply(apply_service(still_excluded)).is_empty(),
+        "excluded before and after"
+    );
+    assert!(
+        store.apply(apply_slice(slice("web-1", "web", &[]))).is_empty(),
+        "endpoints of an excluded Service"
+    );
+    assert_eq!(names(&store.apply(apply_service(service("web")))), ["web"]);
+    store.apply(apply_service(with(service("web"), exclude)));
+    assert!(
+        store.apply(Change::ServiceDelete(key("web"))).is_empty(),
+        "it was not served when it went"
+    );
+}
+
+#[test]
+fn endpoints_outlive_their_service() {
+    let mut store = store_with_web();
+    store.apply(Change::ServiceDelete(key("web")));
+    assert_eq!(names(&store.apply(apply_service(service("web")))), ["web"]);
+    assert_eq!(store.slices(&key("web")).len(), 1);
+}
+
+#[rstest]
+#[case::services_first([SyncedKind::Services, SyncedKind::EndpointSlices])]
+#[case::slices_first([SyncedKind::EndpointSlices, SyncedKind::Services])]
+fn nothing_is_dirty_until_both_lists_are_complete(#[case] order: [SyncedKind; 2]) {
+    let [first, second] = order;
+    let mut store = Store::new(NodeView::named(NODE));
+    assert!(store.apply(apply_service(service("web"))).is_empty());
+    assert!(store.apply(Change::Synced(first)).is_empty());
+    assert!(store.apply(apply_slice(web_slice())).is_empty());
+    assert!(!store.is_synced());
+    assert_eq!(names(&store.apply(Change::Synced(second))), ["web"]);
+    assert!(store.is_synced());
+}
+
+#[test]
+fn a_service_that_left_before_the_sync_is_not_planned() {
+    let mut store = Store::new(NodeView::named(NODE));
+    store.apply(apply_service(service("web")));
+    store.apply(Change::ServiceDelete(key("web")));
+    store.apply(Change::Synced(SyncedKind::Services));
+    assert!(store.apply(Change::Synced(SyncedKind::EndpointSlices)).is_empty());
+}
+
+#[test]
+fn slices_are_kept_by_name_whatever_order_they_came_in() {
+    let mut store = synced_store();
+    for name in ["c", "a", "b"] {
+        store.apply(apply_slice(slice(name, "web", &[])));
+    }
+    let order: Vec<_> = store.slices(&key("web")).iter().map(|slice| slice.key.name()).collect();
+    assert_eq!(order, ["a", "b", "c"]);
+}
+
+#[test]
+fn opt_out_labels_count_by_presence() {
+    assert!(!OptOut::default().any());
+    assert!(
+        OptOut {
+            proxy_name: true,
+            headless: false
+        }
+        .any()
+    );
+    assert!(
+        OptOut {
+            proxy_name: false,
+            headless: true
+        }
+        .any()
+    );
+}
