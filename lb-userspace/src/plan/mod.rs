@@ -1,0 +1,121 @@
+//! The plan: what the tables should say for one Service. Pure functions of the model.
+//!
+//! Third room of the pipe `source → model → plan → reconcile → tables → kernel`. One Service at a time, so that a
+//! changed endpoint costs the size of its Service, not of the cluster. Not here: merging slices (`model::merge`),
+//! numbers of Services, backends and slots, and the order of writes (`reconcile`, which calls [`plan_service`] for
+//! every key that [`crate::model::Store::apply`] dirtied). Two Services that claim one frontend are also the
+//! reconciler's business: a plan of one Service cannot see the other.
+
+pub mod categorise;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::IpAddr;
+
+pub use service::{plan_problems, plan_service};
+
+use crate::model::{Family, Protocol, ServiceKey};
+
+pub use crate::model::NodeView;
+
+/// One Service port in one family: the unit in which services are numbered in the kernel's tables.
+///
+/// Session affinity, too, belongs to it and not to a frontend (behaviour reference §3.4).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The port's name; empty if unnamed.
+    pub port_name: Box<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The family.
+    pub family: Family,
+}
+
+impl fmt::Display for PortId {
+    /// `ns/name:port/TCP v4`, or `ns/name/TCP v4` for an unnamed port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let colon = if self.port_name.is_empty() { "" } else { ":" };
+        write!(
+            f,
+            "{}{colon}{}/{} {}",
+            self.service, self.port_name, self.protocol, self.family
+        )
+    }
+}
+
+/// What the tables should say for one Service port in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredPort {
+    /// The addresses it is served on; sorted, each once.
+    pub frontends: Vec<Frontend>,
+    /// Backends for clients that dial the ClusterIP (`internalTrafficPolicy`, KEP-2086).
+    pub internal: Scope,
+    /// Backends for clients outside that dial an external address (`externalTrafficPolicy`). Empty, and not to be
+    /// consulted, while the port has no external address in this family.
+    pub external: Scope,
+    /// Seconds of `sessionAffinity: ClientIP`.
+    pub affinity_timeout_s: Option<u32>,
+}
+
+/// An address, port and (from the [`PortId`]) protocol that clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// The address dialled.
+    pub address: IpAddr,
+    /// The port dialled.
+    pub port: u16,
+    /// Which of the Service's addresses it is; decides the scope.
+    pub kind: FrontendKind,
+}
+
+/// Which of a Service's addresses a frontend is (behaviour reference §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`; uses the internal scope.
+    ClusterIp,
+}
+
+/// The backends from which one kind of client gets one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Sorted by address and port, each once. The order decides slots, so it must not depend on history.
+    pub backends: Vec<Backend>,
+    /// What becomes of a new connection while there is no backend.
+    pub when_empty: WhenEmpty,
+}
+
+/// What becomes of a new connection to a port without usable backends (§3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WhenEmpty {
+    /// No endpoint is usable anywhere: say so with port unreachable.
+    Reject,
+    /// A `Local` policy finds none here, but others have some: stay silent, so that the client tries again.
+    Drop,
+}
+
+/// An endpoint as it goes into the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// The target port.
+    pub port: u16,
+    /// Does it run on this node?
+    pub local: bool,
+    /// Is it in full service?
+    pub state: BackendState,
+}
+
+/// In which state an endpoint is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendState {
+    /// Ready.
+    Ready,
+    /// Terminating but still serving, used because no ready endpoint is left (KEP-1669).
+    Terminating,
+}

@@ -1,0 +1,138 @@
+//! Traffic policies and the terminating fall-back, rows 72–85 of the behaviour reference (§7.8, §7.9).
+
+use rstest::rstest;
+
+use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, ip, key, service, slice, synced_store};
+use crate::model::{Change, NodeView, ServiceType, SliceKey, Store, TrafficPolicy};
+use crate::plan::{DesiredPort, Scope, WhenEmpty, plan_service};
+use TrafficPolicy::{Cluster, Local};
+
+/// A scope as the tables of the reference write it: last numbers of the addresses, or the verdict.
+fn outcome(scope: &Scope) -> String {
+    if scope.backends.is_empty() {
+        return match scope.when_empty {
+            WhenEmpty::Reject => "REJECT".to_owned(),
+            WhenEmpty::Drop => "DROP".to_owned(),
+        };
+    }
+    let last = |address: std::net::IpAddr| address.to_string().rsplit('.').next().unwrap().to_owned();
+    scope
+        .backends
+        .iter()
+        .map(|backend| last(backend.address))
+        .collect::<Vec<_>>()
+        .join("+")
+}
+
+fn only_port(store: &Store) -> DesiredPort {
+    let mut planned = plan_service(store, &NodeView::named(NODE), &key("web"));
+    assert_eq!(planned.len(), 1);
+    planned.remove(0).1
+}
+
+#[rstest]
+#[case::row_072_cluster_three_endpoints(Cluster, "10.0.0.1 L; 10.0.0.2 R; 10.0.0.3 R", "1+2+3")]
+#[case::row_073_local_one_local(Local, "10.0.0.1 L; 10.0.0.2 R; 10.0.0.3 R", "1")]
+#[case::row_074_local_two_local(Local, "10.0.0.1 L; 10.0.0.2 L; 10.0.0.3 R", "1+2")]
+#[case::row_075_local_none_local(Local, "10.0.0.1 R; 10.0.0.2 R; 10.0.0.3 R", "DROP")]
+#[case::local_nobody_anywhere(Local, "10.0.0.1 R x", "REJECT")]
+fn pod_dials_cluster_ip(#[case] internal: TrafficPolicy, #[case] lines: &str, #[case] expected: &str) {
+    let mut store = synced_store();
+    let mut web = service("web");
+    web.internal_policy = internal;
+    store.apply(apply_service(web));
+    store.apply(apply_slice(slice("web-1", "web", &endpoints(lines))));
+    assert_eq!(outcome(&only_port(&store).internal), expected);
+
+    store.apply(Change::SliceDelete(SliceKey::new("default", "web-1")));
+    assert_eq!(
+        outcome(&only_port(&store).internal),
+        "REJECT",
+        "row 76: after the slice is deleted"
+    );
+}
+
+/// Letters of the reference: Lr, Lt, Lx are `L r`, `L t`, `L x`; R likewise.
+#[rstest]
+#[case::row_077_local_ready_ones_hide_terminating(
+    Local,
+    "10.0.0.1 L r; 10.0.0.2 L r; 10.0.0.3 L t; 10.0.0.4 L x; 10.0.0.5 R r",
+    "1+2+5",
+    "1+2"
+)]
+#[case::row_078_local_only_terminating_here(
+    Local,
+    "10.0.0.1 L t; 10.0.0.2 L t; 10.0.0.4 L x; 10.0.0.5 R r",
+    "5",
+    "1+2"
+)]
+#[case::row_079_local_only_terminating_elsewhere(Local, "10.0.0.5 R t", "5", "DROP")]
+#[case::row_080_local_nobody_serves(Local, "10.0.0.1 L x; 10.0.0.5 R x", "REJECT", "REJECT")]
+#[case::row_081_cluster_ready_ones_hide_terminating(
+    Cluster,
+    "10.0.0.1 L r; 10.0.0.2 L r; 10.0.0.3 R t; 10.0.0.4 R x; 10.0.0.5 R r",
+    "1+2+5",
+    "1+2+5"
+)]
+#[case::row_082_cluster_only_terminating(
+    Cluster,
+    "10.0.0.1 L t; 10.0.0.2 L t; 10.0.0.4 R x; 10.0.0.5 R t",
+    "1+2+5",
+    "1+2+5"
+)]
+#[case::row_083_cluster_only_terminating_elsewhere(Cluster, "10.0.0.5 R t", "5", "5")]
+#[case::row_084_cluster_nobody_serves(Cluster, "10.0.0.1 L x; 10.0.0.5 R x", "REJECT", "REJECT")]
+fn terminating_endpoints(
+    #[case] external: TrafficPolicy,
+    #[case] lines: &str,
+    #[case] pod_to_cluster_ip: &str,
+    #[case] outside_to_vip: &str,
+) {
+    let mut store = synced_store();
+    let mut web = service("web");
+    web.service_type = ServiceType::LoadBalancer;
+    web.load_balancer_vips = [ip("203.0.113.9")].into();
+    web.external_policy = external;
+    store.apply(apply_service(web));
+    store.apply(apply_slice(slice("web-1", "web", &endpoints(lines))));
+    let port = only_port(&store);
+    assert_eq!(
+        (outcome(&port.internal).as_str(), outcome(&port.external).as_str()),
+        (pod_to_cluster_ip, outside_to_vip)
+    );
+
+    store.apply(Change::SliceDelete(SliceKey::new("default", "web-1")));
+    let port = only_port(&store);
+    assert_eq!(
+        (outcome(&port.internal).as_str(), outcome(&port.external).as_str()),
+        ("REJECT", "REJECT"),
+        "row 85"
+    );
+}
+
+#[test]
+fn no_external_address_no_external_backends() {
+    let mut store = synced_store();
+    store.apply(apply_service(service("web")));
+    store.apply(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1 L"))));
+    assert_eq!(outcome(&only_port(&store).external), "REJECT");
+}
+
+#[test]
+fn an_external_address_of_one_family_leaves_the_other_alone() {
+    let mut store = synced_store();
+    let mut web = service("web");
+    web.cluster_ips = [ip("10.96.0.1"), ip("fd00::1")].into();
+    web.external_ips = [ip("203.0.113.9")].into();
+    web.external_policy = Local;
+    store.apply(apply_service(web));
+    store.apply(apply_slice(slice("web-4", "web", &endpoints("10.0.0.1 L; 10.0.0.2 R"))));
+    store.apply(apply_slice(slice(
+        "web-6",
+        "web",
+        &endpoints("2001:db8::1 L; 2001:db8::2 R"),
+    )));
+    let planned = plan_service(&store, store.node(), &key("web"));
+    let external: Vec<_> = planned.iter().map(|(_, port)| port.external.backends.len()).collect();
+    assert_eq!(external, [1, 0], "v4 has the local one, v6 has no external address");
+}
