@@ -2,3 +2,7 @@
 pub mod model;
 /// What the tables should say for one Service.
 pub mod plan;
+/// The door to the kernel: loading, pinning, attaching.
+pub mod kernel;
+/// The tables as the agent writes and reads them.
+pub mod tables;

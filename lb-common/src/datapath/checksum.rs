@@ -29,7 +29,7 @@ pub const fn fold(sum: u32) -> u16 {
 /// A checksum field after the words under it changed by `delta` (RFC 1624, equation 3).
 #[must_use]
 #[inline(always)]
-pub const fn updated(field: u16, delta: u32) -> u16 {
+pub(super) const fn updated(field: u16, delta: u32) -> u16 {
     !fold(add(!field as u32, delta))
 }
 

@@ -40,11 +40,17 @@ pub enum Hook {
     Xdp,
     /// Where packets arrive from a device.
     Ingress,
-    /// Where packets leave through a device.
-    Egress {
-        /// A process in the host's own namespace has sent it; otherwise it is forwarded.
-        local_sender: bool,
-    },
+    /// Where packets that the host forwards leave through a device.
+    EgressForwarded,
+    /// Where packets that a process in the host's own namespace has sent leave through a device.
+    EgressLocal,
+}
+
+impl Hook {
+    #[inline(always)]
+    const fn is_egress(self) -> bool {
+        matches!(self, Self::EgressForwarded | Self::EgressLocal)
+    }
 }
 
 /// What the core needs of a family.
@@ -94,8 +100,27 @@ fn translate<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
         }
         Followed::Elsewhere => Verdict::Pass,
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
-        Followed::Unknown if hook == (Hook::Egress { local_sender: false }) => Verdict::Pass,
-        Followed::Unknown => open::<F, P, W>(packet, world, &parsed, hook),
+        Followed::Unknown if hook == Hook::EgressForwarded => Verdict::Pass,
+        Followed::Unknown => {
+            let mut new = parsed.key;
+            match open::<F, W>(world, &parsed, hook, &mut new) {
+                Opened::NotOurs => Verdict::Pass,
+                Opened::Translate => {
+                    finish::<F, P, W>(packet, world, &parsed, &Rewrite::between(&parsed.key, &new), Verdict::Pass)
+                }
+                Opened::TranslateAndRoute => {
+                    finish::<F, P, W>(packet, world, &parsed, &Rewrite::between(&parsed.key, &new), Verdict::Route)
+                }
+                Opened::Reject => {
+                    if turn_into_port_unreachable::<F, P>(packet) {
+                        Verdict::Answer
+                    } else {
+                        Verdict::Drop(DropReason::NoEndpoint)
+                    }
+                }
+                Opened::Drop(reason) => Verdict::Drop(reason),
+            }
+        }
     }
 }
 
@@ -111,7 +136,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     }
     let key = &parsed.key;
     let now_ns = world.now_ns();
-    let egress = matches!(hook, Hook::Egress { .. });
+    let egress = hook.is_egress();
     let found = world.flow(key, |flow| {
         let mut found = Found {
             rewrite: Rewrite {
@@ -214,57 +239,95 @@ fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) 
     }
 }
 
-/// A packet without a flow: is it for a frontend, and which backend takes it?
-#[inline(always)]
-fn open<F: PathFamily, P: Packet, W: World + Tables<F>>(
-    packet: &mut P,
+/// What becomes of the first packet of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    NotOurs,
+    Translate,
+    TranslateAndRoute,
+    Reject,
+    Drop(DropReason),
+}
+
+/// A packet without a flow: is it for a frontend, and which backend takes it? `new` becomes the tuple to write.
+#[inline(never)]
+fn open<F: PathFamily, W: World + Tables<F>>(
     world: &W,
     parsed: &Parsed<F::Addr>,
     hook: Hook,
-) -> Verdict {
+    new: &mut FlowKey<F::Addr>,
+) -> Opened {
     let key = &parsed.key;
-    let Some(number) = world.frontend(&FrontendKey::new(key.dst, key.dport, key.proto)) else { return Verdict::Pass };
-    let Some(service) = world.service(number) else {
-        return dropped::<F, W>(world, key, number, DropReason::BackendMissing);
-    };
+    let Some(number) = world.frontend(&FrontendKey::new(key.dst, key.dport, key.proto)) else { return Opened::NotOurs };
+    match choose::<F, W>(world, parsed, hook, number, new) {
+        Ok(opened) => opened,
+        Err(reason) => {
+            dropped::<F, W>(world, key, number, reason);
+            if reason == DropReason::NoEndpoint { Opened::Reject } else { Opened::Drop(reason) }
+        }
+    }
+}
+
+#[inline(always)]
+fn choose<F: PathFamily, W: World + Tables<F>>(
+    world: &W,
+    parsed: &Parsed<F::Addr>,
+    hook: Hook,
+    number: u32,
+    new: &mut FlowKey<F::Addr>,
+) -> Result<Opened, DropReason> {
+    let key = &parsed.key;
+    let now_ns = world.now_ns();
+    let service = world.service(number).ok_or(DropReason::BackendMissing)?;
     let (base, len) = match service.internal.choice() {
         Choice::Slots { base, len } => (base, len),
-        Choice::Absent => return Verdict::Pass,
-        _ if hook == Hook::Xdp => return Verdict::Pass,
-        Choice::Drop => return dropped::<F, W>(world, key, number, DropReason::NoLocalEndpoint),
-        Choice::Reject => return reject::<F, P, W>(packet, world, key, number),
+        Choice::Absent => return Ok(Opened::NotOurs),
+        _ if hook == Hook::Xdp => return Ok(Opened::NotOurs),
+        Choice::Drop => return Err(DropReason::NoLocalEndpoint),
+        Choice::Reject => {
+            let allowed = world.bucket(Bucket::Reject, |bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
+            return Err(if allowed == Some(true) { DropReason::NoEndpoint } else { DropReason::RejectLimited });
+        }
     };
     let slot = base.wrapping_add(pick(flow_hash(key), len));
-    let chosen = match world.slot(slot) {
-        Some(chosen) => chosen,
-        None => return dropped::<F, W>(world, key, number, DropReason::BackendMissing),
-    };
-    let backend = match world.backend(chosen) {
-        Some(backend) if backend.flags.has(BackendFlags::ACTIVE) => backend,
-        _ => return dropped::<F, W>(world, key, number, DropReason::BackendMissing),
-    };
-    let hairpin = hook == Hook::Ingress && key.src == backend.address;
-    if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
-        return Verdict::Pass;
+    let chosen = world.slot(slot).ok_or(DropReason::BackendMissing)?;
+    let backend = world.backend(chosen).ok_or(DropReason::BackendMissing)?;
+    if !backend.flags.has(BackendFlags::ACTIVE) {
+        return Err(DropReason::BackendMissing);
     }
-    let opening = Opening {
+    if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
+        return Ok(Opened::NotOurs);
+    }
+    let mut opening = Opening {
         backend: chosen,
         service: number,
         flags: flow_flags(hook, &backend),
         tcp: parsed.tcp,
-        now_ns: world.now_ns(),
+        now_ns,
     };
-    let new = FlowKey::new(key.src, key.sport, backend.address, backend.port, key.proto);
-    let rewrite = match open_pair::<F, W>(world, key, new, opening) {
-        Ok(rewrite) => rewrite,
-        Err(reason) => return dropped::<F, W>(world, key, number, reason),
-    };
-    if hairpin && let Err(reason) = open_hairpin::<F, W>(world, &rewrite, key.proto, opening) {
-        return dropped::<F, W>(world, key, number, reason);
+    new.dst = backend.address;
+    new.dport = backend.port;
+    refused(open_pair::<F, W>(world, key, new, &opening))?;
+    if hook == Hook::Ingress && key.src == backend.address {
+        // A pod that reaches itself through its own Service must not see its own address as the client's: where the
+        // packet leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1).
+        if let Some(node) = world.node_address() {
+            let mut masqueraded = *new;
+            masqueraded.src = node;
+            opening.flags = opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+            refused(open_pair::<F, W>(world, new, &mut masqueraded, &opening))?;
+        }
     }
     world.count(Counter::FlowsCreated);
-    let done = if opening.flags.has(FlowFlags::HOST_CLIENT) { Verdict::Route } else { Verdict::Pass };
-    finish::<F, P, W>(packet, world, parsed, &rewrite, done)
+    Ok(if opening.flags.has(FlowFlags::HOST_CLIENT) { Opened::TranslateAndRoute } else { Opened::Translate })
+}
+
+#[inline(always)]
+const fn refused(reason: Option<DropReason>) -> Result<(), DropReason> {
+    match reason {
+        Some(reason) => Err(reason),
+        None => Ok(()),
+    }
 }
 
 /// Flags of the client-to-backend entry.
@@ -274,26 +337,10 @@ fn flow_flags<A: Address>(hook: Hook, backend: &Backend<A>) -> FlowFlags {
     if backend.flags.has(BackendFlags::LOCAL) {
         flags = flags.with(FlowFlags::LOCAL_BACKEND);
     }
-    if matches!(hook, Hook::Egress { .. }) {
+    if hook.is_egress() {
         flags = flags.with(FlowFlags::HOST_CLIENT).with(FlowFlags::EGRESS);
     }
     flags
-}
-
-/// A pod that reaches itself through its own Service must not see its own address as the client's: where the packet
-/// leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1).
-#[inline(always)]
-fn open_hairpin<F: PathFamily, W: World + Tables<F>>(
-    world: &W,
-    forward: &Rewrite<F::Addr>,
-    proto: Proto,
-    opening: Opening,
-) -> Result<(), DropReason> {
-    let Some(node) = world.node_address() else { return Ok(()) };
-    let old = FlowKey::new(forward.src, forward.sport, forward.dst, forward.dport, proto);
-    let new = FlowKey::new(node, forward.sport, forward.dst, forward.dport, proto);
-    let flags = opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
-    open_pair::<F, W>(world, &old, new, Opening { flags, ..opening }).map(|_| ())
 }
 
 #[inline(always)]
@@ -305,7 +352,8 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     done: Verdict,
 ) -> Verdict {
     if !apply::<F, P>(packet, parsed, rewrite) {
-        return dropped::<F, W>(world, &parsed.key, u32::MAX, DropReason::RewriteFailed);
+        dropped::<F, W>(world, &parsed.key, u32::MAX, DropReason::RewriteFailed);
+        return Verdict::Drop(DropReason::RewriteFailed);
     }
     if let Some(id) = parsed.fragment
         && parsed.has_l4
@@ -316,24 +364,9 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     done
 }
 
-#[inline(always)]
-fn reject<F: PathFamily, P: Packet, W: World>(
-    packet: &mut P,
-    world: &W,
-    key: &FlowKey<F::Addr>,
-    service: u32,
-) -> Verdict {
-    let now_ns = world.now_ns();
-    if world.bucket(Bucket::Reject, |bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX)) != Some(true) {
-        return dropped::<F, W>(world, key, service, DropReason::RejectLimited);
-    }
-    let verdict = dropped::<F, W>(world, key, service, DropReason::NoEndpoint);
-    if turn_into_port_unreachable::<F, P>(packet) { Verdict::Answer } else { verdict }
-}
-
 /// Counts and reports a drop. There is no other way to one.
-#[inline(always)]
-fn dropped<F: PathFamily, W: World>(world: &W, key: &FlowKey<F::Addr>, service: u32, reason: DropReason) -> Verdict {
+#[inline(never)]
+fn dropped<F: PathFamily, W: World>(world: &W, key: &FlowKey<F::Addr>, service: u32, reason: DropReason) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
     let allowed = world.bucket(Bucket::Event, |bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX)) == Some(true);
@@ -352,7 +385,6 @@ fn dropped<F: PathFamily, W: World>(world: &W, key: &FlowKey<F::Addr>, service: 
     if !allowed || !world.emit(&event) {
         world.count(Counter::EventsLost);
     }
-    Verdict::Drop(reason)
 }
 
 /// Whether the checksum field may hold the sum over the pseudo header only, to be completed later by a device or

@@ -72,7 +72,7 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>,
         address_delta: checksum::negate(flow.address_delta),
         port_delta: checksum::negate(flow.port_delta),
         service: flow.service,
-        flags: flow.flags.without(FlowFlags::SEEN).toggled(FlowFlags::REPLY.with(FlowFlags::EGRESS)),
+        flags: flow.flags.of_counterpart(),
         tcp: TcpSeen(0),
         pad: 0,
         opened_s: flow.opened_s,
@@ -96,67 +96,86 @@ pub struct Opening {
     pub now_ns: u64,
 }
 
-/// Makes the two entries that turn `old` into `new` and back. The source port is changed when another flow has the
-/// tuple: then `new`'s is what could be had.
+/// Makes the two entries that turn `old` into `new` and back. The source port of `new` is changed when another flow
+/// has the tuple. Nothing is returned when it is done, else the reason why it can't be: no source port is left, or the
+/// table takes no entry.
 ///
-/// # Errors
-/// If no source port is left or the table takes no entry.
-#[inline(always)]
+/// A function of its own in the kernel, as all that is needed only once per flow: 512 octets of stack are shared by
+/// all frames.
+#[inline(never)]
 pub fn open_pair<F: Family, W: World + Tables<F>>(
     world: &W,
     old: &FlowKey<F::Addr>,
-    mut new: FlowKey<F::Addr>,
-    opening: Opening,
-) -> Result<Rewrite<F::Addr>, DropReason> {
+    new: &mut FlowKey<F::Addr>,
+    opening: &Opening,
+) -> Option<DropReason> {
     let hash = flow_hash(old);
     let wanted = new.sport;
+    let reply_to = old.reversed();
+    let reply = Opening { flags: opening.flags.of_counterpart(), tcp: TcpSeen(0), ..*opening };
     let mut attempt = 0;
     while attempt < SOURCE_PORT_TRIES_MAX {
         if attempt > 0 {
             new.sport = other_port(hash, wanted, attempt);
         }
-        let rewrite = Rewrite::between(old, &new);
-        let forward = Flow {
-            check: old.check(),
-            backend: opening.backend,
-            src: rewrite.src,
-            dst: rewrite.dst,
-            sport: rewrite.sport,
-            dport: rewrite.dport,
-            address_delta: rewrite.address_delta,
-            port_delta: rewrite.port_delta,
-            service: opening.service,
-            flags: opening.flags,
-            tcp: opening.tcp,
-            pad: 0,
-            opened_s: (opening.now_ns / SECOND_NS) as u32,
-            seen_ns: opening.now_ns,
-        };
-        let (reply_key, reply) = counterpart(old, &forward);
-        let claimed = match world.insert_flow(&reply_key, &reply, Insert::New) {
+        let reply_from = new.reversed();
+        let claimed = match write_entry::<F, W>(world, &reply_from, &reply_to, &reply, Insert::New) {
             Ok(()) => true,
             Err(Refused::Exists) => {
                 // Ours from an earlier life of the tuple, or of a flow that is over: take it.
-                let free = world.flow(&reply_key, |held| {
-                    held.src == reply.src && held.sport == reply.sport && held.dst == reply.dst && held.dport == reply.dport
-                        || is_over(&reply_key, held, None, opening.now_ns)
+                let free = world.flow(&reply_from, |held| {
+                    held.dst == reply_to.dst
+                        && held.dport == reply_to.dport
+                        && held.src == reply_to.src
+                        && held.sport == reply_to.sport
+                        || is_over(&reply_from, held, None, opening.now_ns)
                 });
-                free != Some(false) && world.insert_flow(&reply_key, &reply, Insert::Any).is_ok()
+                free != Some(false)
+                    && write_entry::<F, W>(world, &reply_from, &reply_to, &reply, Insert::Any).is_ok()
             }
-            Err(Refused::Full) => return Err(DropReason::FlowTableFull),
+            Err(Refused::Full) => return Some(DropReason::FlowTableFull),
         };
         if claimed {
             if attempt > 0 {
                 world.count(Counter::PortsTranslated);
             }
-            return match world.insert_flow(old, &forward, Insert::Any) {
-                Ok(()) => Ok(rewrite),
-                Err(_) => Err(DropReason::FlowTableFull),
+            return match write_entry::<F, W>(world, old, new, opening, Insert::Any) {
+                Ok(()) => None,
+                Err(_) => Some(DropReason::FlowTableFull),
             };
         }
         attempt += 1;
     }
-    Err(DropReason::NoSourcePort)
+    Some(DropReason::NoSourcePort)
+}
+
+/// Writes the entry that turns packets of `old` into packets of `new`.
+#[inline(never)]
+fn write_entry<F: Family, W: Tables<F>>(
+    world: &W,
+    old: &FlowKey<F::Addr>,
+    new: &FlowKey<F::Addr>,
+    opening: &Opening,
+    how: Insert,
+) -> Result<(), Refused> {
+    let rewrite = Rewrite::between(old, new);
+    let flow = Flow {
+        check: old.check(),
+        backend: opening.backend,
+        src: rewrite.src,
+        dst: rewrite.dst,
+        sport: rewrite.sport,
+        dport: rewrite.dport,
+        address_delta: rewrite.address_delta,
+        port_delta: rewrite.port_delta,
+        service: opening.service,
+        flags: opening.flags,
+        tcp: opening.tcp,
+        pad: 0,
+        opened_s: (opening.now_ns / SECOND_NS) as u32,
+        seen_ns: opening.now_ns,
+    };
+    world.insert_flow(old, &flow, how)
 }
 
 /// A source port to try instead of `wanted`: the sequence depends on the flow, so that two flows that collide once

@@ -102,11 +102,11 @@ impl FlowFlags {
         Self(self.0 & !other.0)
     }
 
-    /// The bits in which the two differ.
+    /// The flags of the entry for the opposite direction, of which no packet has been seen.
     #[must_use]
     #[inline(always)]
-    pub const fn toggled(self, other: Self) -> Self {
-        Self(self.0 ^ other.0)
+    pub const fn of_counterpart(self) -> Self {
+        Self(self.without(Self::SEEN).0 ^ Self::REPLY.with(Self::EGRESS).0)
     }
 }
 

@@ -10,7 +10,7 @@ pub const FRONTENDS_MAX: u32 = 262_144;
 /// Places for backends, per family. Number 0 is never used.
 pub const BACKENDS_MAX: u32 = 524_288;
 /// Places for slots, per family.
-pub const SLOTS_MAX: u32 = 2_097_152;
+pub const SLOTS_MAX: u32 = 1_048_576;
 /// Flow entries per family when nothing else is asked for; a flow takes two.
 pub const FLOWS_DEFAULT: u32 = 524_288;
 /// Smallest number of flow entries that can be asked for: the kernel's LRU lists keep 128 free entries per CPU.

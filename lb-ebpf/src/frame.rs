@@ -1,0 +1,185 @@
+//! Packet memory: the only comparisons with the end of the packet, and the helpers that change it.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    programs::{TcContext, XdpContext},
+};
+use lb_common::datapath::{ChecksumChange, Header, Packet, add, fold};
+
+/// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// A socket buffer at a tc hook, with a link header of `LINK` octets.
+pub struct Skb<'a, const LINK: usize>(pub &'a TcContext);
+
+impl<const LINK: usize> Skb<'_, LINK> {
+    #[inline(always)]
+    fn add_to_checksum(&mut self, offset: usize, delta: u32, flags: u64) -> bool {
+        // SAFETY: the helper checks the packet's bounds itself; references into the packet end with `&mut self`.
+        unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset as u32, 0, u64::from(delta), flags) == 0 }
+    }
+}
+
+/// A frame in an XDP buffer.
+pub struct XdpFrame<'a>(pub &'a XdpContext);
+
+#[inline(always)]
+fn at<H>(data: usize, data_end: usize, at: usize) -> Option<*mut H> {
+    let start = data + at;
+    if start + size_of::<H>() > data_end { None } else { Some(ptr::with_exposed_provenance_mut(start)) }
+}
+
+impl<const LINK: usize> Packet for Skb<'_, LINK> {
+    const LINK_LEN: usize = LINK;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn linear_len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn pull(&mut self, len: usize) -> bool {
+        // SAFETY: the context is the program's own. References into the packet end with `&mut self`.
+        unsafe { bpf_skb_pull_data(self.0.skb.skb, len as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn header<H: Header>(&self, offset: usize) -> Option<&H> {
+        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
+        // SAFETY: inside the packet as just compared; `Header` is valid for any octets at any alignment, and nothing
+        // writes to the packet while `&self` lives.
+        Some(unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
+        // A helper instead of a plain store: with plain stores the kernel would copy the headers of every cloned
+        // packet on entry, also of those that are not ours.
+        // SAFETY: the helper reads `size_of::<H>()` octets of `header`, and checks the packet's bounds itself.
+        unsafe {
+            bpf_skb_store_bytes(
+                self.0.skb.skb.cast(),
+                offset as u32,
+                ptr::from_ref(header).cast(),
+                size_of::<H>() as u32,
+                0,
+            ) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, offset: usize, change: ChecksumChange) -> bool {
+        let zero = if change.zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | zero;
+        // The kernel knows whether the checksum is partial; then only the addresses count.
+        let addresses = change.address_delta == 0
+            // The flag tells kernels from 6.16 on (commit ead7f9b8de65) to leave a sum over the whole packet alone;
+            // older ones refuse it.
+            || change.ipv6 && self.add_to_checksum(offset, change.address_delta, pseudo | BPF_F_IPV6)
+            || self.add_to_checksum(offset, change.address_delta, pseudo);
+        addresses && (change.port_delta == 0 || self.add_to_checksum(offset, change.port_delta, zero))
+    }
+
+    #[inline(always)]
+    fn shrink_to(&mut self, len: usize) -> bool {
+        // SAFETY: the context is the program's own; references into the packet end with `&mut self`.
+        unsafe { bpf_skb_change_tail(self.0.skb.skb, len as u32, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn insert_after_link(&mut self, len: usize) -> bool {
+        // SAFETY: as in `shrink_to`.
+        unsafe { bpf_skb_adjust_room(self.0.skb.skb, len as i32, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+}
+
+impl Packet for XdpFrame<'_> {
+    const LINK_LEN: usize = 14;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.linear_len()
+    }
+
+    #[inline(always)]
+    fn linear_len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn pull(&mut self, _len: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn header<H: Header>(&self, offset: usize) -> Option<&H> {
+        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
+        // SAFETY: inside the packet as just compared; `Header` is valid for any octets at any alignment, and nothing
+        // writes to the packet while `&self` lives.
+        Some(unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
+        let Some(place) = at::<H>(self.0.data(), self.0.data_end(), offset) else { return false };
+        // SAFETY: inside the packet as just compared, and `&mut self` is the only access to it.
+        unsafe { ptr::copy_nonoverlapping(header, place, 1) };
+        true
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, offset: usize, change: ChecksumChange) -> bool {
+        let Some(&field) = self.header::<[u8; 2]>(offset) else { return false };
+        let old = u16::from_ne_bytes(field);
+        if change.zero_is_none && old == 0 {
+            return true;
+        }
+        let delta = add(change.address_delta, change.port_delta);
+        let mut new = !fold(add(u32::from(!old), delta));
+        if change.zero_is_none && new == 0 {
+            new = 0xffff;
+        }
+        self.store(offset, &new.to_ne_bytes())
+    }
+
+    // XDP answers nothing: packets that need an answer go up untouched.
+    #[inline(always)]
+    fn shrink_to(&mut self, _len: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn insert_after_link(&mut self, _len: usize) -> bool {
+        false
+    }
+}
+
+/// Device index of the packet.
+#[inline(always)]
+pub fn skb_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Whether the packet was sent by this host rather than received: it has no device on which it came in.
+#[inline(always)]
+pub fn skb_is_local(ctx: &TcContext) -> bool {
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*ctx.skb.skb).ingress_ifindex == 0 }
+}
+
+/// Device index of the frame.
+#[inline(always)]
+pub fn xdp_ifindex(ctx: &XdpContext) -> u32 {
+    ctx.ingress_ifindex() as u32
+}

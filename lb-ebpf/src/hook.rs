@@ -1,0 +1,69 @@
+//! Entry points: what the kernel calls, and how each verdict is told to it.
+//!
+//! | verdict | tc | XDP |
+//! |---|---|---|
+//! | `Pass` | `TC_ACT_UNSPEC`: on to the next program of the device, or the stack | `XDP_PASS` |
+//! | `Route` | FIB look-up, then `bpf_redirect_neigh` or up through loopback | never |
+//! | `Answer` | `bpf_redirect` back to the sender | never |
+//! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use lb_common::datapath::{self, Hook, Verdict};
+
+use crate::{
+    frame::{Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
+    route,
+    world::Kernel,
+};
+
+const ETHERNET: usize = 14;
+const NO_LINK: usize = 0;
+
+#[inline(always)]
+fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
+    let ifindex = skb_ifindex(ctx);
+    match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Route => route::anew::<LINK>(ctx),
+        Verdict::Answer => route::back(ifindex, hook != Hook::Ingress),
+        Verdict::Drop(_) => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext) -> Hook {
+    if skb_is_local(ctx) { Hook::EgressLocal } else { Hook::EgressForwarded }
+}
+
+#[classifier]
+pub fn lb_tc_ingress(ctx: TcContext) -> i32 {
+    tc::<ETHERNET>(&ctx, Hook::Ingress)
+}
+
+#[classifier]
+pub fn lb_tc_egress(ctx: TcContext) -> i32 {
+    tc::<ETHERNET>(&ctx, egress(&ctx))
+}
+
+#[classifier]
+pub fn lb_tc_l3_in(ctx: TcContext) -> i32 {
+    tc::<NO_LINK>(&ctx, Hook::Ingress)
+}
+
+#[classifier]
+pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
+    tc::<NO_LINK>(&ctx, egress(&ctx))
+}
+
+#[xdp]
+pub fn lb_xdp(ctx: XdpContext) -> u32 {
+    let ifindex = xdp_ifindex(&ctx);
+    match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex }) {
+        Verdict::Pass | Verdict::Route | Verdict::Answer => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    }
+}

@@ -1,0 +1,80 @@
+//! Every table, with its kind and size; keys and values are in `lb_common::layout`, names in
+//! `lb_common::layout::names`. `docs/maps.md` says who writes and who reads each.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use lb_common::{
+    datapath::Bucket,
+    layout::{
+        Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
+        Node, Service, TokenBucket,
+        limits::{BACKENDS_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX},
+    },
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+pub type Frontends<A> = HashMap<FrontendKey<A>, u32, { FRONTENDS_MAX as usize }, NO_PREALLOC>;
+pub type Services = Array<Service, { SERVICES_MAX as usize }, MMAPABLE>;
+pub type Slots = Array<u32, { SLOTS_MAX as usize }, MMAPABLE>;
+pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
+pub type Labels = HashMap<u32, Label, { SERVICES_MAX as usize }, NO_PREALLOC>;
+pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, { FLOWS_DEFAULT as usize }>;
+pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentPorts, { FRAGMENTS_MAX as usize }>;
+
+#[btf_map]
+pub static LB4_FRONTENDS: Frontends<Ip4> = Frontends::new();
+#[btf_map]
+pub static LB6_FRONTENDS: Frontends<Ip6> = Frontends::new();
+#[btf_map]
+pub static LB4_SERVICES: Services = Services::new();
+#[btf_map]
+pub static LB6_SERVICES: Services = Services::new();
+#[btf_map]
+pub static LB4_SLOTS: Slots = Slots::new();
+#[btf_map]
+pub static LB6_SLOTS: Slots = Slots::new();
+#[btf_map]
+pub static LB4_BACKENDS: Backends<Ip4> = Backends::new();
+#[btf_map]
+pub static LB6_BACKENDS: Backends<Ip6> = Backends::new();
+/// Written and read by userspace only; here so that the object defines every table.
+#[btf_map]
+pub static LB4_LABELS: Labels = Labels::new();
+/// As [`LB4_LABELS`].
+#[btf_map]
+pub static LB6_LABELS: Labels = Labels::new();
+#[btf_map]
+pub static CT4_FLOWS: Flows<Ip4> = Flows::new();
+#[btf_map]
+pub static CT6_FLOWS: Flows<Ip6> = Flows::new();
+#[btf_map]
+pub static CT4_FRAGMENTS: Fragments<Ip4> = Fragments::new();
+#[btf_map]
+pub static CT6_FRAGMENTS: Fragments<Ip6> = Fragments::new();
+#[btf_map]
+pub static NODE: Array<Node, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+#[btf_map]
+pub static BUCKETS: PerCpuArray<TokenBucket, { Bucket::COUNT }> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+
+/// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a third of the precise clock. Set by the
+/// loader.
+#[unsafe(no_mangle)]
+static COARSE_CLOCK: Global<u8> = Global::new(0);
+
+/// See [`COARSE_CLOCK`].
+#[inline(always)]
+pub fn has_coarse_clock() -> bool {
+    COARSE_CLOCK.load() != 0
+}

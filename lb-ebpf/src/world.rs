@@ -1,0 +1,138 @@
+//! The decision core's tables and world on maps and helpers.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+};
+use lb_common::{
+    datapath::{Bucket, Insert, Refused, Tables, World},
+    layout::{
+        Address, Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
+        Service, TokenBucket, V4, V6,
+    },
+};
+
+use crate::maps;
+
+/// What a program sees besides the packet.
+pub struct Kernel {
+    /// Device on which the packet is seen.
+    pub ifindex: u32,
+}
+
+const EEXIST: i32 = -17;
+
+macro_rules! tables {
+    ($family:ty, $addr:ty, $node_field:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $flows:ident, $fragments:ident) => {
+        impl Tables<$family> for Kernel {
+            #[inline(always)]
+            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<u32> {
+                // SAFETY: one aligned word is copied out at once; a recycled entry yields another frontend's service
+                // number at worst, which the agent frees only after a grace period.
+                unsafe { maps::$frontends.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn service(&self, number: u32) -> Option<Service> {
+                maps::$services.get(number).copied()
+            }
+
+            #[inline(always)]
+            fn slot(&self, place: u32) -> Option<u32> {
+                maps::$slots.get(place).copied()
+            }
+
+            #[inline(always)]
+            fn backend(&self, number: u32) -> Option<Backend<$addr>> {
+                maps::$backends.get(number).copied()
+            }
+
+            #[inline(always)]
+            fn flow<R>(&self, key: &FlowKey<$addr>, visit: impl FnOnce(&mut Flow<$addr>) -> R) -> Option<R> {
+                let flow = maps::$flows.get_ptr_mut(key)?;
+                // SAFETY: the kernel keeps the element's memory until the program ends. Other CPUs may write to it or
+                // recycle it meanwhile: all fields are plain integers, and the core compares `check` after reading.
+                Some(visit(unsafe { &mut *flow }))
+            }
+
+            #[inline(always)]
+            fn insert_flow(&self, key: &FlowKey<$addr>, flow: &Flow<$addr>, how: Insert) -> Result<(), Refused> {
+                let flags = if how == Insert::New { u64::from(BPF_NOEXIST) } else { 0 };
+                match maps::$flows.insert(key, flow, flags) {
+                    Ok(()) => Ok(()),
+                    Err(EEXIST) => Err(Refused::Exists),
+                    Err(_) => Err(Refused::Full),
+                }
+            }
+
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentPorts> {
+                // SAFETY: four octets are copied out at once.
+                unsafe { maps::$fragments.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn insert_fragment(&self, key: &FragmentKey<$addr>, ports: &FragmentPorts) {
+                // A refusal shows as later fragments that aren't translated; the table is an LRU and takes all.
+                let _ = maps::$fragments.insert(key, ports, 0);
+            }
+
+            #[inline(always)]
+            fn node_address(&self) -> Option<$addr> {
+                let address = maps::NODE.get(0)?.$node_field;
+                (address != <$addr>::default()).then_some(address)
+            }
+        }
+    };
+}
+
+tables!(V4, Ip4, ipv4, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, CT4_FLOWS, CT4_FRAGMENTS);
+tables!(V6, Ip6, ipv6, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, CT6_FLOWS, CT6_FRAGMENTS);
+
+impl World for Kernel {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        if maps::has_coarse_clock() {
+            // SAFETY: takes nothing and only reads a clock.
+            unsafe { bpf_ktime_get_coarse_ns() }
+        } else {
+            // SAFETY: takes nothing and only reads a clock.
+            unsafe { bpf_ktime_get_ns() }
+        }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    #[inline(always)]
+    fn count(&self, what: Counter) {
+        increment(maps::COUNTERS.get_ptr_mut(what as u32));
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, reason: DropReason) {
+        increment(maps::DROPS.get_ptr_mut(reason as u32));
+    }
+
+    #[inline(always)]
+    fn bucket<R>(&self, which: Bucket, visit: impl FnOnce(&mut TokenBucket) -> R) -> Option<R> {
+        let bucket = maps::BUCKETS.get_ptr_mut(which as u32)?;
+        // SAFETY: this CPU's own copy; a program that interrupts this one may take a token in between, no more.
+        Some(visit(unsafe { &mut *bucket }))
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) -> bool {
+        maps::EVENTS.output(*event, 0).is_ok()
+    }
+}
+
+#[inline(always)]
+fn increment(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
+        // SAFETY: this CPU's own copy, alive until the program ends.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}

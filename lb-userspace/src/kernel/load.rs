@@ -1,0 +1,163 @@
+//! Loading the object: maps pinned or adopted from pins, programs verified by the kernel.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Map,
+    programs::{Program, SchedClassifier, Xdp},
+    sys::is_helper_supported,
+};
+use lb_common::layout::names;
+
+/// What can be chosen when the object is loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Folder of map pins: maps pinned there are adopted, others are created and pinned. Without it nothing is pinned
+    /// and all ends with the process.
+    pub maps: Option<PathBuf>,
+    /// Entries of each flow table, where it has to be created.
+    pub flows_max: u32,
+}
+
+/// The loaded object: maps open, programs verified.
+pub struct Datapath {
+    ebpf: Ebpf,
+}
+
+/// The object that was built into this binary.
+///
+/// # Errors
+/// If the binary was built without one.
+pub fn object() -> Result<&'static [u8]> {
+    #[cfg(sluice_bpf_object)]
+    {
+        Ok(aya::include_bytes_aligned!(env!("SLUICE_BPF_OBJECT")))
+    }
+    #[cfg(not(sluice_bpf_object))]
+    {
+        Err(anyhow!(
+            "this sluice was built without its kernel programs; run `cargo xtask build`, which makes them first"
+        ))
+    }
+}
+
+impl Datapath {
+    /// Loads maps and programs.
+    ///
+    /// # Errors
+    /// If the kernel refuses a map or a program; the message has the kernel's reason and the verifier's last lines.
+    pub fn load(options: &LoadOptions) -> Result<Self> {
+        Self::load_object(object()?, options)
+    }
+
+    /// Loads another object than the one built in: for tests and benches.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_object(object: &[u8], options: &LoadOptions) -> Result<Self> {
+        let coarse_clock = is_helper_supported(
+            aya::programs::ProgramType::SchedClassifier,
+            aya::sys::BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+        )
+        .unwrap_or(false);
+        let pins: Vec<(&str, PathBuf)> = options
+            .maps
+            .iter()
+            .flat_map(|folder| names::MAPS.iter().map(move |name| (*name, folder.join(name))))
+            .collect();
+        let mut loader = EbpfLoader::new();
+        let coarse_clock = u8::from(coarse_clock);
+        loader.override_global("COARSE_CLOCK", &coarse_clock, true);
+        for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
+            loader.map_max_entries(name, options.flows_max);
+        }
+        for (name, path) in &pins {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let mut ebpf = loader.load(object).map_err(|error| {
+            anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
+        })?;
+        for name in names::PROGRAMS {
+            let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+            match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                _ => return Err(anyhow!("program {name} has a type that Sluice does not know")),
+            }
+            .with_context(|| format!("the kernel refused program {name}"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// Takes a map out, by its name in [`names`].
+    ///
+    /// # Errors
+    /// If the object has no such map or it was taken before.
+    pub fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf.take_map(name).with_context(|| format!("the object has no map {name}, or it was taken already"))
+    }
+
+    /// A tc program, by its name in [`names`].
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        program.try_into().with_context(|| format!("{name} is no tc program"))
+    }
+
+    /// An XDP program, by its name in [`names`].
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        program.try_into().with_context(|| format!("{name} is no XDP program"))
+    }
+
+    /// How many instructions the verifier walked for each program: the measure of the verifier budget.
+    ///
+    /// # Errors
+    /// If the kernel does not tell (before 5.16).
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>> {
+        names::PROGRAMS
+            .iter()
+            .map(|&name| {
+                let program = self.ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
+                let count = program
+                    .info()?
+                    .verified_instruction_count()
+                    .context("the kernel does not tell verified instructions (needs 5.16)")?;
+                Ok((name, count))
+            })
+            .collect()
+    }
+}
+
+/// What to do about the usual refusals.
+fn explain_load_error(error: &str) -> String {
+    let hint = if error.contains("Operation not permitted") || error.contains("os error 1)") {
+        "the process lacks CAP_BPF (and CAP_NET_ADMIN, CAP_PERFMON): run as root or grant them"
+    } else if error.contains("Cannot allocate memory") || error.contains("os error 12)") {
+        "the kernel has no memory for a table of this size: lower --flows-max or raise the memory limit of the cgroup"
+    } else if error.contains("Read-only file system") || error.contains("os error 30)") {
+        "the BPF file system is read-only: remount it writable, or choose another --pin-dir"
+    } else if error.contains("No space left") {
+        "the BPF file system is full"
+    } else {
+        "run `sluice doctor` to see what this kernel lacks"
+    };
+    hint.to_owned()
+}
+
+/// Opens a pinned map without loading anything: what the command line reads from.
+///
+/// # Errors
+/// If there is no such pin or the kernel refuses to open it.
+pub(crate) fn open_pinned_map(maps: &Path, name: &str) -> Result<Map> {
+    let path = maps.join(name);
+    let data = aya::maps::MapData::from_pin(&path).with_context(|| format!("open the pinned table {}", path.display()))?;
+    Map::from_map_data(data).with_context(|| format!("{} is no table of Sluice's", path.display()))
+}

@@ -1,0 +1,20 @@
+//! The door to the kernel: loading the programs, pinning what must outlive the agent, attaching to devices.
+//!
+//! Only this room and `tables` know aya. What the tables hold is none of its business.
+//!
+//! ```text
+//! /sys/fs/bpf/sluice/            the pin folder (--pin-dir); the agent's lock is on it
+//!   layout-1/                    one folder per layout version: no agent touches another's
+//!     maps/LB4_FRONTENDS …       every table
+//!     links/3-ingress            one link per device and hook: <ifindex>-<hook>
+//! ```
+
+mod attach;
+mod load;
+mod pins;
+mod preflight;
+
+pub use attach::{Attached, Attachments, Direction, LinkKind, XdpPolicy};
+pub use load::{Datapath, LoadOptions, object};
+pub use pins::{Lock, Pins, PinsError};
+pub use preflight::{Finding, Level, preflight};

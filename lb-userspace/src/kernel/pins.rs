@@ -1,0 +1,323 @@
+//! The pin folder: where it is, who may write to it, and whether what lies there is ours and of this layout.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use lb_common::layout::{
+    Backend, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service,
+    TokenBucket, limits::LAYOUT_VERSION, names,
+};
+use rustix::{
+    fs::{FlockOperation, flock, statfs},
+    io::Errno,
+    mount::{MountFlags, mount},
+};
+use thiserror::Error;
+
+/// Magic number of a BPF file system (`BPF_FS_MAGIC` in the kernel's `linux/magic.h`).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// What can be wrong with the pin folder.
+#[derive(Debug, Error)]
+pub enum PinsError {
+    /// The kernel refused a file operation.
+    #[error("{action} {path}: {reason}. {remedy}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why the kernel said no.
+        reason: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Another agent holds the folder.
+    #[error(
+        "another agent already serves this node: the lock on {path} is held{holder}. Stop that agent first, or give \
+         this one a --pin-dir of its own"
+    )]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// ` by process N`, if the kernel tells.
+        holder: String,
+    },
+    /// Tables of another layout version are there.
+    #[error(
+        "{path} holds tables of layout {found}, this Sluice knows layout {LAYOUT_VERSION}: nothing was touched. Run \
+         the version that made them, or end its datapath with that version's `sluice cleanup`"
+    )]
+    OtherLayout {
+        /// The pin folder.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// A pin has our name, but isn't our table.
+    #[error(
+        "{path} is not the table that Sluice puts there ({difference}): nothing was touched. Move it away, or run \
+         `sluice cleanup`"
+    )]
+    Foreign {
+        /// The pin.
+        path: PathBuf,
+        /// In what it differs.
+        difference: String,
+    },
+}
+
+/// The pin folder of one agent.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Held by the agent that serves the node; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _folder: File,
+}
+
+impl Pins {
+    /// The pin folder at `root`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the tables of this layout are pinned.
+    #[must_use]
+    pub fn maps(&self) -> PathBuf {
+        self.layout().join("maps")
+    }
+
+    /// Where the links of this layout are pinned.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.layout().join("links")
+    }
+
+    fn layout(&self) -> PathBuf {
+        self.root.join(format!("layout-{LAYOUT_VERSION}"))
+    }
+
+    /// Whether an agent has ever pinned anything here.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.maps().join(names::LB4_FRONTENDS).exists()
+    }
+
+    /// Makes the folder (mounting a BPF file system under it if there is none), takes the lock, and checks that what
+    /// lies there is of this layout and ours.
+    ///
+    /// # Errors
+    /// See [`PinsError`]. Nothing is changed then but the mount.
+    pub fn claim(&self) -> Result<Lock, PinsError> {
+        self.ensure_bpf_file_system()?;
+        make_folder(&self.root)?;
+        let lock = self.lock()?;
+        self.refuse_other_layouts()?;
+        make_folder(&self.maps())?;
+        make_folder(&self.links())?;
+        self.check_maps()?;
+        Ok(lock)
+    }
+
+    /// Whether some process holds the lock.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(self.lock(), Err(PinsError::Locked { .. }))
+    }
+
+    fn lock(&self) -> Result<Lock, PinsError> {
+        let folder = File::open(&self.root).map_err(file_error("open", &self.root, REMEDY_ROOT))?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock { _folder: folder }),
+            Err(Errno::WOULDBLOCK) => {
+                Err(PinsError::Locked { path: self.root.clone(), holder: lock_holder(&folder).unwrap_or_default() })
+            }
+            Err(errno) => Err(file_error("lock", &self.root, REMEDY_ROOT)(errno.into())),
+        }
+    }
+
+    fn ensure_bpf_file_system(&self) -> Result<(), PinsError> {
+        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        if is_bpf_file_system(existing) {
+            return Ok(());
+        }
+        // Mount where everybody expects it, and only there: elsewhere the user has something else in mind.
+        let standard = Path::new("/sys/fs/bpf");
+        if self.root.starts_with(standard) && standard.exists() {
+            mount(c"bpf", standard, c"bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+                .map_err(|errno| file_error("mount a BPF file system on", standard, REMEDY_MOUNT)(errno.into()))?;
+            tracing::info!(path = %standard.display(), "mounted the BPF file system");
+            return Ok(());
+        }
+        Err(file_error("pin tables in", &self.root, REMEDY_MOUNT)(io::Error::other("it is not on a BPF file system")))
+    }
+
+    fn refuse_other_layouts(&self) -> Result<(), PinsError> {
+        let ours = self.layout();
+        for entry in list(&self.root)? {
+            if entry != ours {
+                let found = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                return Err(PinsError::OtherLayout { path: self.root.clone(), found });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_maps(&self) -> Result<(), PinsError> {
+        for (name, expected) in expected_maps() {
+            let path = self.maps().join(name);
+            if !path.exists() {
+                continue;
+            }
+            let foreign = |difference: String| PinsError::Foreign { path: path.clone(), difference };
+            let info = MapInfo::from_pin(&path).map_err(|error| foreign(format!("the kernel says: {error}")))?;
+            let found = Shape {
+                kind: info.map_type().map_err(|error| foreign(error.to_string()))?,
+                key_len: info.key_size() as usize,
+                value_len: info.value_size() as usize,
+            };
+            if found != expected {
+                return Err(foreign(format!("found {found}, expected {expected}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every pin and the folder: links first, which detaches the programs.
+    ///
+    /// # Errors
+    /// If an agent holds the lock, or the kernel refuses.
+    pub fn remove(&self) -> Result<Vec<PathBuf>, PinsError> {
+        if !self.root.exists() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock()?;
+        let mut removed = Vec::new();
+        for layout in list(&self.root)? {
+            for part in ["links", "maps"] {
+                for pin in list(&layout.join(part))? {
+                    fs::remove_file(&pin).map_err(file_error("remove", &pin, REMEDY_ROOT))?;
+                    removed.push(pin);
+                }
+            }
+            for folder in [layout.join("links"), layout.join("maps"), layout] {
+                if folder.exists() {
+                    fs::remove_dir(&folder).map_err(file_error("remove", &folder, REMEDY_ROOT))?;
+                }
+            }
+        }
+        fs::remove_dir(&self.root).map_err(file_error("remove", &self.root, REMEDY_ROOT))?;
+        Ok(removed)
+    }
+}
+
+const REMEDY_ROOT: &str = "Run as root, and check that the BPF file system is mounted writable (`mount | grep bpf`)";
+const REMEDY_MOUNT: &str = "Mount it by hand: mount -t bpf bpf /sys/fs/bpf, or choose a --pin-dir on a BPF file system";
+
+fn file_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+    remedy: &'static str,
+) -> impl FnOnce(io::Error) -> PinsError + 'a {
+    move |reason| PinsError::File { action, path: path.to_owned(), reason, remedy }
+}
+
+fn make_folder(path: &Path) -> Result<(), PinsError> {
+    fs::create_dir_all(path).map_err(file_error("make the folder", path, REMEDY_ROOT))
+}
+
+/// Entries of a folder; none if there is no such folder.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file_error("list", folder, REMEDY_ROOT)(error)),
+    };
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(file_error("list", folder, REMEDY_ROOT)))
+        .collect()
+}
+
+/// Whether a path lies on a BPF file system.
+pub(super) fn is_bpf_file_system(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.f_type as i64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// ` by process N`, from the kernel's list of locks.
+fn lock_holder(folder: &File) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = folder.metadata().ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let line = locks.lines().find(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))?;
+    let pid = line.split_whitespace().nth(4)?;
+    Some(format!(" by process {pid}"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shape {
+    kind: MapType,
+    key_len: usize,
+    value_len: usize,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} with keys of {} and values of {} octets", self.kind, self.key_len, self.value_len)
+    }
+}
+
+fn shape<K, V>(kind: MapType) -> Shape {
+    Shape { kind, key_len: size_of::<K>(), value_len: size_of::<V>() }
+}
+
+/// What each table must be: aya adopts a pin without comparing.
+fn expected_maps() -> Vec<(&'static str, Shape)> {
+    use MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
+    vec![
+        (names::LB4_FRONTENDS, shape::<FrontendKey<Ip4>, u32>(Hash)),
+        (names::LB6_FRONTENDS, shape::<FrontendKey<Ip6>, u32>(Hash)),
+        (names::LB4_SERVICES, shape::<u32, Service>(Array)),
+        (names::LB6_SERVICES, shape::<u32, Service>(Array)),
+        (names::LB4_SLOTS, shape::<u32, u32>(Array)),
+        (names::LB6_SLOTS, shape::<u32, u32>(Array)),
+        (names::LB4_BACKENDS, shape::<u32, Backend<Ip4>>(Array)),
+        (names::LB6_BACKENDS, shape::<u32, Backend<Ip6>>(Array)),
+        (names::LB4_LABELS, shape::<u32, Label>(Hash)),
+        (names::LB6_LABELS, shape::<u32, Label>(Hash)),
+        (names::CT4_FLOWS, shape::<FlowKey<Ip4>, Flow<Ip4>>(LruHash)),
+        (names::CT6_FLOWS, shape::<FlowKey<Ip6>, Flow<Ip6>>(LruHash)),
+        (names::CT4_FRAGMENTS, shape::<FragmentKey<Ip4>, FragmentPorts>(LruHash)),
+        (names::CT6_FRAGMENTS, shape::<FragmentKey<Ip6>, FragmentPorts>(LruHash)),
+        (names::NODE, shape::<u32, Node>(Array)),
+        (names::DROPS, shape::<u32, u64>(PerCpuArray)),
+        (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),
+        (names::BUCKETS, shape::<u32, TokenBucket>(PerCpuArray)),
+        (names::EVENTS, Shape { kind: RingBuf, key_len: 0, value_len: 0 }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_has_an_expected_shape() {
+        let named: Vec<_> = expected_maps().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(named, names::MAPS);
+    }
+}

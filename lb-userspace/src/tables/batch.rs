@@ -1,0 +1,89 @@
+//! Reading a hash table many entries a system call (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya lacks: one by one,
+//! a million flows would take seconds.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+/// `BPF_MAP_LOOKUP_BATCH` in the kernel's `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// The member of the kernel's `union bpf_attr` for batch commands.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Calls `visit` with every entry, read `batch_len` at a time. Entries that come or go meanwhile may be missed or seen
+/// twice.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(super) fn for_each<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    batch_len: u32,
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    let mut len = batch_len as usize;
+    let mut keys: Vec<K> = Vec::new();
+    let mut values: Vec<V> = Vec::new();
+    // A place in the table: opaque, at most as long as a key or 4 octets.
+    let (mut from, mut to) = ([0_u64; 8], [0_u64; 8]);
+    assert!(size_of::<K>() <= size_of_val(&from), "a place in the table doesn't fit");
+    let mut first = true;
+    loop {
+        keys.clear();
+        values.clear();
+        keys.reserve(len);
+        values.reserve(len);
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { from.as_ptr().addr() as u64 },
+            out_batch: to.as_mut_ptr().addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: len as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the structure is laid out as the kernel's and outlives the call; `keys` and `values` have room for
+        // `count` entries, `from` and `to` for a place.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        let error = (result < 0).then(io::Error::last_os_error);
+        let end = match &error {
+            None => false,
+            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // One bucket of the table holds more entries than were asked for.
+            Some(error) if error.raw_os_error() == Some(libc::ENOSPC) && len < 1 << 20 => {
+                len *= 2;
+                continue;
+            }
+            Some(_) => return Err(error.unwrap_or_else(|| io::ErrorKind::Other.into())),
+        };
+        let count = (attr.count as usize).min(len);
+        // SAFETY: the kernel has written `count` entries, which is no more than there is room for, and every bit
+        // pattern is a valid `Pod`.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        for (key, value) in keys.iter().zip(&values) {
+            visit(key, value);
+        }
+        if end {
+            return Ok(());
+        }
+        std::mem::swap(&mut from, &mut to);
+        first = false;
+    }
+}

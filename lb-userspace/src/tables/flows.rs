@@ -1,0 +1,66 @@
+//! The flow tables from userspace: reading them whole, looking at one entry, removing one.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::layout::{Flow, FlowKey};
+
+use super::{batch, kernel::TableFamily};
+
+/// Entries read in one system call.
+const BATCH_LEN: u32 = 4096;
+
+/// One entry with its key.
+pub type FlowEntry<F> = (
+    FlowKey<<F as lb_common::layout::Family>::Addr>,
+    Flow<<F as lb_common::layout::Family>::Addr>,
+);
+
+/// The flow table of one family.
+pub struct FlowTable<F: TableFamily> {
+    map: HashMap<MapData, FlowKey<F::Addr>, Flow<F::Addr>>,
+    fd: OwnedFd,
+    /// Entries that fit.
+    pub capacity: u32,
+}
+
+impl<F: TableFamily> FlowTable<F> {
+    /// Opens the table.
+    ///
+    /// # Errors
+    /// If the map is of another kind.
+    pub fn open(map: Map) -> Result<Self> {
+        let Map::LruHashMap(data) = &map else { return Err(anyhow!("{} is no LRU hash table", F::FLOWS)) };
+        let capacity = data.info()?.max_entries();
+        let fd = data.fd().as_fd().try_clone_to_owned().with_context(|| format!("open {}", F::FLOWS))?;
+        Ok(Self { fd, map: HashMap::try_from(map).context(F::FLOWS)?, capacity })
+    }
+
+    /// Calls `visit` with every entry.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn for_each(&self, visit: impl FnMut(&FlowKey<F::Addr>, &Flow<F::Addr>)) -> Result<()> {
+        batch::for_each(self.fd.as_fd(), BATCH_LEN, visit).with_context(|| format!("read {}", F::FLOWS))
+    }
+
+    /// One entry. Does not count as use: the entry is not kept from being evicted by it.
+    #[must_use]
+    pub fn get(&self, key: &FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
+        self.map.get(key, 0).ok()
+    }
+
+    /// Removes an entry; false if it was gone.
+    pub fn remove(&mut self, key: &FlowKey<F::Addr>) -> bool {
+        self.map.remove(key).is_ok()
+    }
+
+    /// Writes an entry: for tests and benches.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()> {
+        self.map.insert(key, flow, 0).with_context(|| format!("write {}", F::FLOWS))
+    }
+}

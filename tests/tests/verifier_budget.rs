@@ -1,0 +1,27 @@
+//! The verifier budget: how many instructions the kernel's verifier walks for each program. A program that grows past
+//! its budget is on its way to being refused by older kernels and to costing more per packet.
+
+use lb_userspace::kernel::{Datapath, LoadOptions};
+
+/// Program, verified instructions at most. The kernel refuses at 1 000 000.
+const BUDGETS: &[(&str, u32)] = &[
+    ("lb_tc_ingress", 40_000),
+    ("lb_tc_egress", 40_000),
+    ("lb_tc_l3_in", 40_000),
+    ("lb_tc_l3_out", 40_000),
+    ("lb_xdp", 20_000),
+];
+
+#[test]
+fn every_program_stays_within_its_verifier_budget() {
+    let datapath = Datapath::load(&LoadOptions { maps: None, flows_max: 16_384 }).expect("load the object");
+    let measured = datapath.verified_instructions().expect("verified instructions");
+    for (name, count) in &measured {
+        println!("{name}: {count} verified instructions");
+    }
+    assert_eq!(measured.len(), BUDGETS.len());
+    for ((name, count), (budgeted, budget)) in measured.into_iter().zip(BUDGETS) {
+        assert_eq!(name, *budgeted);
+        assert!(count <= *budget, "{name}: the verifier walks {count} instructions, the budget is {budget}");
+    }
+}
