@@ -1,1 +1,3 @@
+//! Test support for Sluice: what the packet tables, labs, scripts, benches and the demo have in common.
 
+pub mod lab;

@@ -1,0 +1,314 @@
+//! The agent under test: `sluice run` in the node's namespace, and `sluice <command>` beside it.
+//!
+//! What it is told on its command line is the contract between the labs and the agent; what it then does is for the tests.
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Host, Lab, exec, plan};
+
+/// How long a polite stop may take before it counts as a hang.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How often readiness is looked at.
+const POLL: Duration = Duration::from_millis(2);
+/// Lines of the log that go into an error message.
+const TAIL_LINES: usize = 25;
+
+/// How the agent is to use XDP on the outward device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Only the tc and socket tiers.
+    #[default]
+    Off,
+    /// In the driver.
+    Native,
+    /// In the stack, after the driver.
+    Generic,
+}
+
+impl XdpMode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// What to start the agent with.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// XDP on `eth0`.
+    pub xdp: XdpMode,
+    /// The folder with Services and EndpointSlices; `<lab>/manifests` unless told.
+    pub manifests: Option<PathBuf>,
+    /// More words for the command line of `sluice run`.
+    pub extra: Vec<String>,
+    /// For `wait_ready`.
+    pub ready_within: Duration,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            xdp: XdpMode::Off,
+            manifests: None,
+            extra: Vec::new(),
+            ready_within: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A started agent. Dropping it kills it and runs `sluice cleanup`.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    node: Host,
+    lab_directory: PathBuf,
+    pins: PathBuf,
+    arguments: Vec<String>,
+    ready_within: Duration,
+    child: Option<Child>,
+    state_before: Option<(u64, i64, i64)>,
+}
+
+impl Agent {
+    /// The program under test: `$SLUICE_BIN`, or the workspace's release build.
+    pub fn binary() -> Result<PathBuf> {
+        let path = match std::env::var_os("SLUICE_BIN") {
+            Some(path) => PathBuf::from(path),
+            None => match std::env::var_os("CARGO_TARGET_DIR") {
+                Some(target) => PathBuf::from(target).join("release/sluice"),
+                None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/sluice"),
+            },
+        };
+        path.canonicalize().with_context(|| {
+            format!(
+                "no agent at {}; build it with `cargo xtask build`, or name one in SLUICE_BIN",
+                path.display()
+            )
+        })
+    }
+
+    /// Starts the agent in the lab's node. It is not ready yet: see [`Self::wait_ready`].
+    pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self> {
+        let lab_directory = lab.directory();
+        let manifests = options
+            .manifests
+            .clone()
+            .unwrap_or_else(|| lab_directory.join("manifests"));
+        let run = lab_directory.join("run");
+        for folder in [&manifests, &run] {
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        let text = |path: &Path| path.display().to_string();
+        let mut arguments: Vec<String> = ["run", "--manifests"].map(str::to_owned).into();
+        arguments.push(text(&manifests));
+        arguments.extend(["--pin-dir".to_owned(), text(&lab.pin_directory())]);
+        arguments.extend(["--run-dir".to_owned(), text(&run)]);
+        arguments.extend(["--node-name", plan::NODE_NAME].map(str::to_owned));
+        arguments.extend(["--outward-devices", "eth0"].map(str::to_owned));
+        arguments.extend(["--xdp", options.xdp.word()].map(str::to_owned));
+        arguments.extend(options.extra.iter().cloned());
+        let mut agent = Self {
+            binary: Self::binary()?,
+            node: lab.node().clone(),
+            pins: lab.pin_directory(),
+            lab_directory,
+            arguments,
+            ready_within: options.ready_within,
+            child: None,
+            state_before: None,
+        };
+        agent.spawn()?;
+        Ok(agent)
+    }
+
+    /// Waits until the agent has written `"ready": true`, and says how long that took.
+    pub fn wait_ready(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        loop {
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait().context("looking after the agent")?
+            {
+                self.child = None;
+                bail!(
+                    "the agent ended ({status}) before it was ready; its log says:\n{}",
+                    self.log_tail()
+                );
+            }
+            if self.is_ready() {
+                return Ok(start.elapsed());
+            }
+            if start.elapsed() > self.ready_within {
+                bail!(
+                    "the agent did not write `\"ready\": true` to {} within {:?}; its log says:\n{}",
+                    self.state_file().display(),
+                    self.ready_within,
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Kills the agent as the kernel's out-of-memory killer would, and waits until it is gone. What it pinned stays.
+    pub fn kill9(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("killing the agent: it is not running")?;
+        child.kill().context("killing the agent")?;
+        child.wait().context("waiting for the killed agent")?;
+        Ok(())
+    }
+
+    /// Asks the agent to end (SIGTERM), as the kubelet does, and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("stopping the agent: it is not running")?;
+        kill_process(Pid::from_child(&child), Signal::TERM).context("sending SIGTERM to the agent")?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().context("waiting for the agent to end")? {
+                if !status.success() {
+                    bail!(
+                        "the agent answered SIGTERM with {status}; its log says:\n{}",
+                        self.log_tail()
+                    );
+                }
+                return Ok(());
+            }
+            if start.elapsed() > STOP_WAIT {
+                child.kill().context("killing the agent that did not stop")?;
+                child.wait().context("waiting for the killed agent")?;
+                bail!(
+                    "the agent was still there {STOP_WAIT:?} after SIGTERM; its log says:\n{}",
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Starts it again with the same command line, after a polite stop if it still runs.
+    pub fn restart(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            self.stop()?;
+        }
+        self.spawn()
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Runs another command of the same binary against the same pins, and returns what it printed.
+    pub fn cli<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        let mut command = self.node.command(&self.binary);
+        command.args(arguments).args(self.places());
+        exec::output(&mut command)
+    }
+
+    /// As [`Self::cli`], for commands that print JSON.
+    pub fn cli_json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<serde_json::Value> {
+        let text = self.cli(arguments)?;
+        serde_json::from_str(&text).with_context(|| format!("expected JSON from sluice, got: {text}"))
+    }
+
+    /// What `state.json` says now.
+    pub fn state(&self) -> Result<serde_json::Value> {
+        let path = self.state_file();
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON: {text}", path.display()))
+    }
+
+    /// Where the agent's output goes, all its lives in one file.
+    pub fn log_file(&self) -> PathBuf {
+        self.lab_directory.join("agent.log")
+    }
+
+    /// The last lines of the log, indented for a message.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        if lines.is_empty() {
+            return "  (nothing)".to_owned();
+        }
+        let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+        tail.iter()
+            .map(|line| format!("  | {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// `--pin-dir … --run-dir …`: what every command of the binary needs to find this agent.
+    pub fn places(&self) -> [String; 4] {
+        let run = self.lab_directory.join("run");
+        [
+            "--pin-dir".to_owned(),
+            self.pins.display().to_string(),
+            "--run-dir".to_owned(),
+            run.display().to_string(),
+        ]
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let path = self.log_file();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("opening the agent's log {}", path.display()))?;
+        self.state_before = self.state_mark();
+        let mut command = self.node.command(&self.binary);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("sharing the agent's log")?)
+            .stderr(log);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {} in {}", self.binary.display(), self.node.name))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.lab_directory.join("run/state.json")
+    }
+
+    /// Tells one writing of the state file from another.
+    fn state_mark(&self) -> Option<(u64, i64, i64)> {
+        let mark = |file: Metadata| (file.ino(), file.mtime(), file.mtime_nsec());
+        fs::metadata(self.state_file()).ok().map(mark)
+    }
+
+    /// What an earlier life of the agent wrote doesn't count.
+    fn is_ready(&self) -> bool {
+        self.state_mark() != self.state_before && self.state().is_ok_and(|state| state["ready"] == true)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the agent's log says:\n{}", self.log_tail());
+        }
+        if self.child.is_some()
+            && let Err(error) = self.kill9()
+        {
+            eprintln!("{error:#}");
+        }
+        // A lab that was removed first has taken the pins with it.
+        if self.lab_directory.exists()
+            && let Err(error) = self.cli(["cleanup"])
+        {
+            eprintln!("after the agent: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What can be chosen about a lab, each with the machine in the field that it stands for.
+
+use anyhow::{Result, bail};
+
+use super::{Lab, plan};
+
+/// How the pods of the node are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// A routed link per pod, /32 and /128 addresses, gateway 169.254.1.1 and fe80::1: Calico and the `ptp` plugin.
+    Routed,
+    /// Ports of the bridge `cni0`, one subnet: flannel and the `bridge` plugin.
+    Bridge,
+}
+
+/// A lab to be built.
+#[derive(Clone, Debug)]
+#[must_use = "nothing exists before build()"]
+pub struct LabBuilder {
+    pub(super) topology: Topology,
+    pub(super) backends: u8,
+    pub(super) partial_checksums: bool,
+    pub(super) gro: bool,
+    pub(super) learn_neighbours: bool,
+    pub(super) outward_mtu: u32,
+    pub(super) pod_mtu: u32,
+    pub(super) rp_filter: u8,
+}
+
+impl LabBuilder {
+    pub(super) fn new(topology: Topology) -> Self {
+        Self {
+            topology,
+            backends: 4,
+            partial_checksums: true,
+            gro: true,
+            learn_neighbours: false,
+            outward_mtu: 1500,
+            pod_mtu: 1500,
+            rp_filter: 0,
+        }
+    }
+
+    /// How many backends (4 unless told).
+    pub fn backends(mut self, number: u8) -> Self {
+        self.backends = number;
+        self
+    }
+
+    /// Client and pods send packets with complete checksums and no larger than the MTU, as they arrive from a real network card.
+    /// Without this they are partial and segments are large, as between containers on one machine.
+    pub fn complete_checksums(mut self) -> Self {
+        self.partial_checksums = false;
+        self
+    }
+
+    /// Switches GRO off at client and pods. It is on unless told, because a veth without GRO and without an XDP program of its own
+    /// silently drops frames that an XDP program redirects into it, which no network card does.
+    pub fn without_gro(mut self) -> Self {
+        self.gro = false;
+        self
+    }
+
+    /// Neighbours are found by ARP and ND when first needed, instead of being there from the start.
+    pub fn learn_neighbours(mut self) -> Self {
+        self.learn_neighbours = true;
+        self
+    }
+
+    /// The MTU between client and node.
+    pub fn outward_mtu(mut self, bytes: u32) -> Self {
+        self.outward_mtu = bytes;
+        self
+    }
+
+    /// The MTU between node and pods.
+    pub fn pod_mtu(mut self, bytes: u32) -> Self {
+        self.pod_mtu = bytes;
+        self
+    }
+
+    /// The node's `rp_filter`: 0 (unless told), 1 strict (as Calico sets it), 2 loose (many distributions).
+    pub fn rp_filter(mut self, mode: u8) -> Self {
+        self.rp_filter = mode;
+        self
+    }
+
+    /// Builds it: some 50 ms.
+    pub fn build(self) -> Result<Lab> {
+        if self.backends == 0 || self.backends > plan::BACKENDS_MAX {
+            bail!(
+                "a lab has 1 to {} backends (their addresses end in 11 to 250), not {}",
+                plan::BACKENDS_MAX,
+                self.backends
+            );
+        }
+        Lab::build(&self)
+    }
+}
