@@ -1,0 +1,133 @@
+//! Builds the kernel programs, and the agent that carries them.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::object::{is_bpf, write_if_changed};
+use crate::process;
+use crate::repository::Repository;
+use crate::setup::Session;
+use crate::toolchain::TARGET;
+
+/// The agent's build script and the tests take the object from here instead of target/bpf when it is set.
+pub(crate) const OBJECT_VARIABLE: &str = "SLUICE_BPF_OBJECT";
+
+const EBPF_PACKAGE: &str = "lb-ebpf";
+
+/// The binary of lb-ebpf that the agent loads.
+const AGENT_PROGRAMS: &str = "lb";
+
+/// What `build` leaves behind.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    /// The agent, `sluice`.
+    pub(crate) agent: PathBuf,
+    /// The object it carries.
+    pub(crate) object: PathBuf,
+}
+
+/// Compiles every binary of lb-ebpf and puts each object at its stable place. Returns the one the agent carries.
+pub(crate) fn kernel_programs(session: &mut Session<'_>) -> Result<PathBuf> {
+    let toolchain = session.toolchain()?;
+    let repository = session.repository;
+    let manifest = repository.ebpf_manifest();
+    let target_dir = repository.ebpf_target_dir();
+    let mut cargo = toolchain.cargo(repository, "build", &manifest, &target_dir);
+    process::run(cargo.arg("--bins")).with_context(|| {
+        format!(
+            "the kernel programs do not compile with {}; the compiler says why above",
+            toolchain.compiler
+        )
+    })?;
+
+    let metadata = repository.metadata(&manifest)?;
+    let bins = metadata.targets(EBPF_PACKAGE, "bin");
+    for bin in &bins {
+        let compiled = target_dir.join(TARGET).join("release").join(bin);
+        let bytes = fs::read(&compiled).with_context(|| format!("cannot read {}", compiled.display()))?;
+        if !is_bpf(&bytes) {
+            bail!(
+                "{} is not a BPF object, though compiler and linker reported success",
+                compiled.display()
+            );
+        }
+        let object = repository.ebpf_object(bin);
+        let news = if write_if_changed(&object, &bytes)? {
+            "new"
+        } else {
+            "unchanged"
+        };
+        let shown = object.strip_prefix(repository.root()).unwrap_or(&object);
+        println!("build-ebpf: {} ({} bytes, {news})", shown.display(), bytes.len());
+    }
+    remove_objects_of_no_program(repository, &bins)?;
+    if !bins.contains(AGENT_PROGRAMS) {
+        bail!(
+            "{} has no binary named {AGENT_PROGRAMS}, which the agent loads",
+            manifest.display()
+        );
+    }
+    Ok(repository.ebpf_object(AGENT_PROGRAMS))
+}
+
+/// An object whose source is gone would still be found by benches and tests.
+fn remove_objects_of_no_program(repository: &Repository, bins: &BTreeSet<&str>) -> Result<()> {
+    for entry in fs::read_dir(repository.ebpf_target_dir())?.flatten() {
+        let name = entry.file_name();
+        let stale = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".bpf.o"))
+            .is_some_and(|bin| !bins.contains(bin));
+        if stale {
+            fs::remove_file(entry.path())
+                .with_context(|| format!("cannot remove the left-over {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel programs, then the release build of the agent.
+pub(crate) fn everything(session: &mut Session<'_>) -> Result<Built> {
+    let object = kernel_programs(session)?;
+    let repository = session.repository;
+    let mut cargo = process::cargo(repository);
+    cargo.args(["build", "--release", "--package", "lb-userspace", "--bin", "sluice"]);
+    process::run(&mut cargo).context("the agent does not compile; the compiler says why above")?;
+    let agent = repository.workspace()?.agent();
+    if !agent.is_file() {
+        bail!(
+            "cargo built the agent, but there is no {}: is `build.target` set in a cargo configuration?",
+            agent.display()
+        );
+    }
+    let chosen = env::var_os(OBJECT_VARIABLE)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
+    Ok(Built {
+        agent,
+        object: chosen.unwrap_or(object),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_without_a_program_go_away_and_others_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let repository = Repository::at(root.path());
+        fs::create_dir_all(repository.ebpf_target_dir()).unwrap();
+        for name in ["lb.bpf.o", "gone.bpf.o", ".rustc_info.json"] {
+            fs::write(repository.ebpf_target_dir().join(name), "").unwrap();
+        }
+        remove_objects_of_no_program(&repository, &BTreeSet::from(["lb"])).unwrap();
+        assert!(repository.ebpf_object("lb").exists());
+        assert!(!repository.ebpf_object("gone").exists());
+        assert!(repository.ebpf_target_dir().join(".rustc_info.json").exists());
+    }
+}
