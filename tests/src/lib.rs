@@ -1,3 +1,4 @@
 //! Test support for Sluice: what the packet tables, labs, scripts, benches and the demo have in common.
 
 pub mod lab;
+pub mod traffic;
