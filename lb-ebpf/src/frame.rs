@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{ChecksumChange, Header, Packet, add, fold};
+use lb_common::datapath::{ChecksumChange, Header, Packet, header::Draft, updated};
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -19,7 +19,7 @@ pub struct Skb<'a, const LINK: usize>(pub &'a TcContext);
 
 impl<const LINK: usize> Skb<'_, LINK> {
     #[inline(always)]
-    fn add_to_checksum(&mut self, offset: usize, delta: u32, flags: u64) -> bool {
+    fn add_to_checksum(&mut self, offset: usize, delta: u16, flags: u64) -> bool {
         // SAFETY: the helper checks the packet's bounds itself; references into the packet end with `&mut self`.
         unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset as u32, 0, u64::from(delta), flags) == 0 }
     }
@@ -63,14 +63,15 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
 
     #[inline(always)]
     fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
+        let aligned = Draft(*header);
         // A helper instead of a plain store: with plain stores the kernel would copy the headers of every cloned
         // packet on entry, also of those that are not ours.
-        // SAFETY: the helper reads `size_of::<H>()` octets of `header`, and checks the packet's bounds itself.
+        // SAFETY: the helper reads `size_of::<H>()` octets of `aligned`, and checks the packet's bounds itself.
         unsafe {
             bpf_skb_store_bytes(
                 self.0.skb.skb.cast(),
                 offset as u32,
-                ptr::from_ref(header).cast(),
+                (&raw const aligned.0).cast(),
                 size_of::<H>() as u32,
                 0,
             ) == 0
@@ -144,8 +145,7 @@ impl Packet for XdpFrame<'_> {
         if change.zero_is_none && old == 0 {
             return true;
         }
-        let delta = add(change.address_delta, change.port_delta);
-        let mut new = !fold(add(u32::from(!old), delta));
+        let mut new = updated(old, u64::from(change.address_delta) + u64::from(change.port_delta));
         if change.zero_is_none && new == 0 {
             new = 0xffff;
         }

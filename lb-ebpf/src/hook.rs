@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `Pass` | `TC_ACT_UNSPEC`: on to the next program of the device, or the stack | `XDP_PASS` |
 //! | `Route` | FIB look-up, then `bpf_redirect_neigh` or up through loopback | never |
-//! | `Answer` | `bpf_redirect` back to the sender | never |
+//! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
 
 use aya_ebpf::{
@@ -16,7 +16,7 @@ use lb_common::datapath::{self, Hook, Verdict};
 
 use crate::{
     frame::{Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
-    route,
+    outline, route,
     world::Kernel,
 };
 
@@ -28,10 +28,26 @@ fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
     let ifindex = skb_ifindex(ctx);
     match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Route => route::anew::<LINK>(ctx),
-        Verdict::Answer => route::back(ifindex, hook != Hook::Ingress),
+        Verdict::Route => reroute::<LINK>(ctx),
+        Verdict::Refuse => {
+            if answer::<LINK>(ctx) {
+                route::back(ifindex, hook != Hook::Ingress)
+            } else {
+                TC_ACT_SHOT
+            }
+        }
         Verdict::Drop(_) => TC_ACT_SHOT,
     }
+}
+
+#[inline(always)]
+fn answer<const LINK: usize>(ctx: &TcContext) -> bool {
+    if LINK == ETHERNET { outline::answer(ctx) } else { outline::answer_l3(ctx) }
+}
+
+#[inline(always)]
+fn reroute<const LINK: usize>(ctx: &TcContext) -> i32 {
+    if LINK == ETHERNET { outline::reroute(ctx) } else { outline::reroute_l3(ctx) }
 }
 
 #[inline(always)]
@@ -63,7 +79,7 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
     match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex }) {
-        Verdict::Pass | Verdict::Route | Verdict::Answer => xdp_action::XDP_PASS,
+        Verdict::Pass | Verdict::Route | Verdict::Refuse => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }
 }

@@ -7,6 +7,7 @@
 mod frame;
 mod hook;
 mod maps;
+mod outline;
 mod route;
 mod world;
 

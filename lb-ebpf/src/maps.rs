@@ -10,7 +10,7 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
+        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
         Node, Service, TokenBucket,
         limits::{BACKENDS_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
@@ -57,6 +57,10 @@ pub static CT6_FLOWS: Flows<Ip6> = Flows::new();
 pub static CT4_FRAGMENTS: Fragments<Ip4> = Fragments::new();
 #[btf_map]
 pub static CT6_FRAGMENTS: Fragments<Ip6> = Fragments::new();
+#[btf_map]
+pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static NODE: Array<Node, 1, MMAPABLE> = Array::new();
 #[btf_map]

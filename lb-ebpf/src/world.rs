@@ -1,5 +1,7 @@
 //! The decision core's tables and world on maps and helpers.
 
+use core::ops::DerefMut;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
@@ -7,7 +9,7 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Address, Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
+        Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
         Service, TokenBucket, V4, V6,
     },
 };
@@ -23,7 +25,7 @@ pub struct Kernel {
 const EEXIST: i32 = -17;
 
 macro_rules! tables {
-    ($family:ty, $addr:ty, $node_field:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $flows:ident, $fragments:ident) => {
+    ($family:ty, $addr:ty, $node_field:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $flows:ident, $fragments:ident, $desk:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn frontend(&self, key: &FrontendKey<$addr>) -> Option<u32> {
@@ -48,11 +50,11 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flow<R>(&self, key: &FlowKey<$addr>, visit: impl FnOnce(&mut Flow<$addr>) -> R) -> Option<R> {
+            fn flow(&self, key: &FlowKey<$addr>) -> Option<impl DerefMut<Target = Flow<$addr>>> {
                 let flow = maps::$flows.get_ptr_mut(key)?;
                 // SAFETY: the kernel keeps the element's memory until the program ends. Other CPUs may write to it or
                 // recycle it meanwhile: all fields are plain integers, and the core compares `check` after reading.
-                Some(visit(unsafe { &mut *flow }))
+                Some(unsafe { &mut *flow })
             }
 
             #[inline(always)]
@@ -78,6 +80,13 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn desk(&self) -> Option<impl DerefMut<Target = Desk<$addr>>> {
+                let desk = maps::$desk.get_ptr_mut(0)?;
+                // SAFETY: this CPU's own copy; programs at network hooks don't interrupt each other on one CPU.
+                Some(unsafe { &mut *desk })
+            }
+
+            #[inline(always)]
             fn node_address(&self) -> Option<$addr> {
                 let address = maps::NODE.get(0)?.$node_field;
                 (address != <$addr>::default()).then_some(address)
@@ -86,8 +95,8 @@ macro_rules! tables {
     };
 }
 
-tables!(V4, Ip4, ipv4, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, CT4_FLOWS, CT4_FRAGMENTS);
-tables!(V6, Ip6, ipv6, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, CT6_FLOWS, CT6_FRAGMENTS);
+tables!(V4, Ip4, ipv4, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, CT4_FLOWS, CT4_FRAGMENTS, CT4_DESK);
+tables!(V6, Ip6, ipv6, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, CT6_FLOWS, CT6_FRAGMENTS, CT6_DESK);
 
 impl World for Kernel {
     #[inline(always)]
@@ -117,10 +126,10 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn bucket<R>(&self, which: Bucket, visit: impl FnOnce(&mut TokenBucket) -> R) -> Option<R> {
+    fn bucket(&self, which: Bucket) -> Option<impl DerefMut<Target = TokenBucket>> {
         let bucket = maps::BUCKETS.get_ptr_mut(which as u32)?;
         // SAFETY: this CPU's own copy; a program that interrupts this one may take a token in between, no more.
-        Some(visit(unsafe { &mut *bucket }))
+        Some(unsafe { &mut *bucket })
     }
 
     #[inline(always)]

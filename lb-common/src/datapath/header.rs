@@ -3,8 +3,14 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// What can be read from and written to a packet.
-pub trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}
-impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned> Header for T {}
+pub trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {}
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy> Header for T {}
+
+/// A header under construction: on the stack the kernel allows aligned access only, while headers in a packet may stand
+/// anywhere.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Draft<H>(pub H);
 
 macro_rules! header {
     ($(#[$attr:meta])* $name:ident { $($(#[$field_attr:meta])* $field:ident: $len:literal,)* }) => {
@@ -61,8 +67,13 @@ header! {
 }
 
 header! {
-    /// The part of an IPv4 header that a translation changes.
+    /// The end of an IPv4 header, which a translation changes. It begins with two fields that stay, so that the
+    /// addresses are aligned: the kernel allows no other access to the stack.
     Ipv4Tail {
+        /// Time to live.
+        ttl: 1,
+        /// Protocol.
+        proto: 1,
         /// Header checksum.
         checksum: 2,
         /// Source address.

@@ -14,7 +14,7 @@
 //! where they arrive.
 
 mod checksum;
-mod header;
+pub mod header;
 mod packet;
 mod parse;
 mod path;
@@ -24,10 +24,11 @@ mod select;
 mod track;
 mod world;
 
-pub use checksum::{add, fold, negate};
+pub use checksum::{fold, updated};
 pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Tcp, Udp};
 pub use packet::{ChecksumChange, Packet};
-pub use path::{Hook, Verdict, tc, xdp};
+pub use parse::Parsed;
+pub use path::{Hook, Opened, Opens, Verdict, open, refuse, tc, xdp};
 pub use select::{flow_hash, pick};
-pub use track::{counterpart, idle_limit_ns, is_over};
+pub use track::{counterpart, idle_limit_ns, is_over, open_pair};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -7,9 +7,9 @@ use super::header::Header;
 pub struct ChecksumChange {
     /// Change of the sum over the addresses, which are part of the pseudo header. A partial checksum (one that the
     /// device or the receiver's stack completes) covers these words only.
-    pub address_delta: u32,
+    pub address_delta: u16,
     /// Change of the sum over the ports.
-    pub port_delta: u32,
+    pub port_delta: u16,
     /// UDP: a field of zero says that there is no checksum, and a result of zero is sent as 0xffff (RFC 768).
     pub zero_is_none: bool,
     /// The pseudo header is IPv6's: the IP header has no checksum of its own that would cancel the change out of a

@@ -7,10 +7,10 @@ use super::{
     header::{Tcp, Udp},
     packet::Packet,
     parse::{Network, ParseFamily, Parsed, network},
-    reject::{RejectFamily, turn_into_port_unreachable},
+    reject::turn_into_port_unreachable,
     rewrite::{Rewrite, RewriteFamily, address_sum, apply},
     select::{flow_hash, pick},
-    track::{Opening, counterpart, open_pair},
+    track::{counterpart, open_pair},
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
@@ -27,8 +27,8 @@ pub enum Verdict {
     Pass,
     /// Translated, and sent by the host itself: it needs a route to its new destination.
     Route,
-    /// It has become an answer to its sender.
-    Answer,
+    /// Its sender is to be told that nobody listens: [`refuse`] makes the answer.
+    Refuse,
     /// Gone, counted and reported.
     Drop(DropReason),
 }
@@ -54,12 +54,12 @@ impl Hook {
 }
 
 /// What the core needs of a family.
-trait PathFamily: ParseFamily + RewriteFamily + RejectFamily {}
-impl<F: ParseFamily + RewriteFamily + RejectFamily> PathFamily for F {}
+pub trait PathFamily: ParseFamily + RewriteFamily {}
+impl<F: ParseFamily + RewriteFamily> PathFamily for F {}
 
 /// The tc datapath.
 #[inline(always)]
-pub fn tc<P: Packet, W: World + Tables<V4> + Tables<V6>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+pub fn tc<P: Packet, W: Opens<V4> + Opens<V6>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     match network(packet) {
         Network::V4 => translate::<V4, P, W>(packet, world, hook),
         Network::V6 => translate::<V6, P, W>(packet, world, hook),
@@ -69,8 +69,35 @@ pub fn tc<P: Packet, W: World + Tables<V4> + Tables<V6>>(packet: &mut P, world: 
 
 /// The XDP datapath: packets that it can finish are translated, all others go up untouched, and tc finishes them.
 #[inline(always)]
-pub fn xdp<P: Packet, W: World + Tables<V4> + Tables<V6>>(packet: &mut P, world: &W) -> Verdict {
+pub fn xdp<P: Packet, W: Opens<V4> + Opens<V6>>(packet: &mut P, world: &W) -> Verdict {
     tc(packet, world, Hook::Xdp)
+}
+
+/// Turns a packet into an answer to its sender: ICMP or ICMPv6 port unreachable. False if the kernel refused; the
+/// packet is then not fit to be sent.
+#[inline(always)]
+pub fn refuse<P: Packet>(packet: &mut P) -> bool {
+    match network(packet) {
+        Network::V4 => turn_into_port_unreachable::<V4, P>(packet),
+        Network::V6 => turn_into_port_unreachable::<V6, P>(packet),
+        Network::Other => false,
+    }
+}
+
+/// A world in which flows can be opened. The kernel programs put [`open`] into a function that is verified once, for
+/// itself, instead of on every path that leads to it.
+pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
+    /// See [`open`].
+    #[inline(always)]
+    fn open(&self, hook: Hook) -> Opened {
+        open::<F, Self>(self, hook)
+    }
+
+    /// See [`open_pair`].
+    #[inline(always)]
+    fn open_pair(&self) -> Option<DropReason> {
+        open_pair::<F, Self>(self)
+    }
 }
 
 /// What the flow table says of a packet.
@@ -84,7 +111,7 @@ enum Followed<A> {
 }
 
 #[inline(always)]
-fn translate<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world) else { return Verdict::Pass };
     if hook == Hook::Xdp && (parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed)) {
         return Verdict::Pass;
@@ -102,24 +129,22 @@ fn translate<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
         Followed::Unknown if hook == Hook::EgressForwarded => Verdict::Pass,
         Followed::Unknown => {
-            let mut new = parsed.key;
-            match open::<F, W>(world, &parsed, hook, &mut new) {
-                Opened::NotOurs => Verdict::Pass,
-                Opened::Translate => {
-                    finish::<F, P, W>(packet, world, &parsed, &Rewrite::between(&parsed.key, &new), Verdict::Pass)
-                }
-                Opened::TranslateAndRoute => {
-                    finish::<F, P, W>(packet, world, &parsed, &Rewrite::between(&parsed.key, &new), Verdict::Route)
-                }
-                Opened::Reject => {
-                    if turn_into_port_unreachable::<F, P>(packet) {
-                        Verdict::Answer
-                    } else {
-                        Verdict::Drop(DropReason::NoEndpoint)
-                    }
-                }
-                Opened::Drop(reason) => Verdict::Drop(reason),
+            if let Some(mut desk) = world.desk() {
+                desk.old = parsed.key;
+                desk.opening.tcp = parsed.tcp;
             }
+            let done = match world.open(hook) {
+                Opened::NotOurs => return Verdict::Pass,
+                Opened::Translate => Verdict::Pass,
+                Opened::TranslateAndRoute => Verdict::Route,
+                Opened::Refuse => return Verdict::Refuse,
+                Opened::Drop(reason) => return Verdict::Drop(reason),
+            };
+            let rewrite = match world.desk() {
+                Some(desk) => Rewrite::between(&parsed.key, &desk.translated),
+                None => return Verdict::Pass,
+            };
+            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
     }
 }
@@ -127,80 +152,60 @@ fn translate<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
 /// An established flow: one look-up says it all.
 #[inline(always)]
 fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed<F::Addr> {
-    struct Found<A> {
-        rewrite: Rewrite<A>,
-        flags: FlowFlags,
-        backend: u32,
-        tcp_before: TcpSeen,
-        stale: bool,
-    }
     let key = &parsed.key;
-    let now_ns = world.now_ns();
-    let egress = hook.is_egress();
-    let found = world.flow(key, |flow| {
-        let mut found = Found {
-            rewrite: Rewrite {
-                src: flow.src,
-                dst: flow.dst,
-                sport: flow.sport,
-                dport: flow.dport,
-                address_delta: flow.address_delta,
-                port_delta: flow.port_delta,
-            },
-            flags: flow.flags,
-            backend: flow.backend,
-            tcp_before: flow.tcp,
-            stale: false,
-        };
-        // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there
-        // and last here, so a mixture of two entries is noticed.
-        compiler_fence(Ordering::SeqCst);
-        if flow.check != key.check() {
-            return None;
-        }
-        if flow.flags.has(FlowFlags::EGRESS) != egress
-            || hook == Hook::Xdp && !(flow.flags.has(FlowFlags::LOCAL_BACKEND) && !flow.flags.has(FlowFlags::REPLY))
-        {
-            return Some(Err(()));
-        }
-        if now_ns.wrapping_sub(flow.seen_ns) > REFRESH_NS {
-            flow.seen_ns = now_ns;
-            found.stale = true;
-        }
-        if !flow.flags.has(FlowFlags::SEEN) {
-            flow.flags = flow.flags.with(FlowFlags::SEEN);
-        }
-        let tcp = flow.tcp.with(parsed.tcp);
-        if tcp != flow.tcp {
-            flow.tcp = tcp;
-        }
-        Some(Ok(found))
-    });
-    let found = match found {
-        Some(Some(Ok(found))) => found,
-        Some(Some(Err(()))) => return Followed::Elsewhere,
-        Some(None) | None => return Followed::Unknown,
+    let Some(mut flow) = world.flow(key) else { return Followed::Unknown };
+    let rewrite = Rewrite {
+        src: flow.src,
+        dst: flow.dst,
+        sport: flow.sport,
+        dport: flow.dport,
+        address_delta: flow.address_delta,
+        port_delta: flow.port_delta,
     };
-    let to_backend = !found.flags.has(FlowFlags::REPLY) && !found.flags.has(FlowFlags::MASQUERADE);
+    let (flags, backend, tcp_before) = (flow.flags, flow.backend, flow.tcp);
+    // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
+    // last here, so a mixture of two entries is noticed.
+    compiler_fence(Ordering::SeqCst);
+    if flow.check != key.check() {
+        return Followed::Unknown;
+    }
+    let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
+    if flags.has(FlowFlags::EGRESS) != hook.is_egress() || hook == Hook::Xdp && !for_xdp {
+        return Followed::Elsewhere;
+    }
+    let now_ns = world.now_ns();
+    let stale = now_ns.wrapping_sub(flow.seen_ns) > REFRESH_NS;
+    if stale {
+        flow.seen_ns = now_ns;
+    }
+    if !flags.has(FlowFlags::SEEN) {
+        flow.flags = flags.with(FlowFlags::SEEN);
+    }
+    let tcp = tcp_before.with(parsed.tcp);
+    if tcp != tcp_before {
+        flow.tcp = tcp;
+    }
+    drop(flow);
+    let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, found.backend, &found.rewrite) {
+        if !serves::<F, W>(world, backend, &rewrite) {
             world.count(Counter::FlowsReselected);
             return Followed::Unknown;
         }
     } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
-        if is_closed(found.tcp_before)
-            || counterpart_is_closed::<F, W>(world, key, &found.rewrite)
-            || !serves::<F, W>(world, found.backend, &found.rewrite)
+        if is_closed(tcp_before)
+            || counterpart_is_closed::<F, W>(world, key, &rewrite)
+            || !serves::<F, W>(world, backend, &rewrite)
         {
             return Followed::Unknown;
         }
     }
-    if found.stale {
+    if stale {
         heal::<F, W>(world, key);
     }
-    Followed::Rewrite(found.rewrite, found.flags)
+    Followed::Rewrite(rewrite, flags)
 }
 
 #[inline(always)]
@@ -215,7 +220,7 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
     rewrite: &Rewrite<F::Addr>,
 ) -> bool {
     let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto);
-    world.flow(&other, |flow| is_closed(flow.tcp)).unwrap_or(true)
+    world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
 }
 
 /// Whether the backend number still stands for the backend that the flow goes to.
@@ -230,53 +235,87 @@ fn serves<F: PathFamily, W: Tables<F>>(world: &W, number: u32, rewrite: &Rewrite
 }
 
 /// Once a second per flow: keeps the opposite entry from being evicted, and writes it anew if it was.
-#[inline(always)]
+#[inline(never)]
 fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) {
-    let Some(flow) = world.flow(key, |flow| *flow) else { return };
-    let (other_key, other) = counterpart(key, &flow);
-    if world.flow(&other_key, |_| ()).is_none() && world.insert_flow(&other_key, &other, Insert::New).is_ok() {
+    let Some(mut desk) = world.desk() else { return };
+    let desk = &mut *desk;
+    match world.flow(key) {
+        Some(flow) => counterpart(key, &flow, &mut desk.key, &mut desk.flow),
+        None => return,
+    }
+    if world.flow(&desk.key).is_none() && world.insert_flow(&desk.key, &desk.flow, Insert::New).is_ok() {
         world.count(Counter::FlowsHealed);
     }
 }
 
 /// What becomes of the first packet of a flow.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Opened {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// No frontend.
     NotOurs,
+    /// Entries are made; write the new tuple.
     Translate,
+    /// The same, and the packet needs a new route.
     TranslateAndRoute,
-    Reject,
+    /// Tell the sender that nobody listens.
+    Refuse,
+    /// Counted and reported already.
     Drop(DropReason),
 }
 
-/// A packet without a flow: is it for a frontend, and which backend takes it? `new` becomes the tuple to write.
-#[inline(never)]
-fn open<F: PathFamily, W: World + Tables<F>>(
-    world: &W,
-    parsed: &Parsed<F::Addr>,
-    hook: Hook,
-    new: &mut FlowKey<F::Addr>,
-) -> Opened {
-    let key = &parsed.key;
-    let Some(number) = world.frontend(&FrontendKey::new(key.dst, key.dport, key.proto)) else { return Opened::NotOurs };
-    match choose::<F, W>(world, parsed, hook, number, new) {
+impl Opened {
+    const DROP: u32 = 16;
+
+    /// As a number, for the way out of a kernel function.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::NotOurs => 0,
+            Self::Translate => 1,
+            Self::TranslateAndRoute => 2,
+            Self::Refuse => 3,
+            Self::Drop(reason) => Self::DROP + reason as u32,
+        }
+    }
+
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::NotOurs,
+            1 => Self::Translate,
+            2 => Self::TranslateAndRoute,
+            3 => Self::Refuse,
+            _ => match DropReason::from_number(code.wrapping_sub(Self::DROP) as u16) {
+                Some(reason) => Self::Drop(reason),
+                None => Self::Drop(DropReason::RewriteFailed),
+            },
+        }
+    }
+}
+
+/// A packet without a flow, of the desk's `old` tuple: is it for a frontend, and which backend takes it? The desk's
+/// `translated` becomes the tuple to write.
+#[inline(always)]
+pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Opened {
+    let frontend = {
+        let Some(desk) = world.desk() else { return Opened::NotOurs };
+        FrontendKey::new(desk.old.dst, desk.old.dport, desk.old.proto)
+    };
+    let Some(number) = world.frontend(&frontend) else { return Opened::NotOurs };
+    match choose::<F, W>(world, hook, number) {
         Ok(opened) => opened,
         Err(reason) => {
-            dropped::<F, W>(world, key, number, reason);
-            if reason == DropReason::NoEndpoint { Opened::Reject } else { Opened::Drop(reason) }
+            dropped::<F, W>(world, number, reason);
+            if reason == DropReason::NoEndpoint { Opened::Refuse } else { Opened::Drop(reason) }
         }
     }
 }
 
 #[inline(always)]
-fn choose<F: PathFamily, W: World + Tables<F>>(
-    world: &W,
-    parsed: &Parsed<F::Addr>,
-    hook: Hook,
-    number: u32,
-    new: &mut FlowKey<F::Addr>,
-) -> Result<Opened, DropReason> {
-    let key = &parsed.key;
+fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, number: u32) -> Result<Opened, DropReason> {
     let now_ns = world.now_ns();
     let service = world.service(number).ok_or(DropReason::BackendMissing)?;
     let (base, len) = match service.internal.choice() {
@@ -285,12 +324,13 @@ fn choose<F: PathFamily, W: World + Tables<F>>(
         _ if hook == Hook::Xdp => return Ok(Opened::NotOurs),
         Choice::Drop => return Err(DropReason::NoLocalEndpoint),
         Choice::Reject => {
-            let allowed = world.bucket(Bucket::Reject, |bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
-            return Err(if allowed == Some(true) { DropReason::NoEndpoint } else { DropReason::RejectLimited });
+            let allowed =
+                world.bucket(Bucket::Reject).is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
+            return Err(if allowed { DropReason::NoEndpoint } else { DropReason::RejectLimited });
         }
     };
-    let slot = base.wrapping_add(pick(flow_hash(key), len));
-    let chosen = world.slot(slot).ok_or(DropReason::BackendMissing)?;
+    let hash = flow_hash(&world.desk().ok_or(DropReason::BackendMissing)?.old);
+    let chosen = world.slot(base.wrapping_add(pick(hash, len))).ok_or(DropReason::BackendMissing)?;
     let backend = world.backend(chosen).ok_or(DropReason::BackendMissing)?;
     if !backend.flags.has(BackendFlags::ACTIVE) {
         return Err(DropReason::BackendMissing);
@@ -298,28 +338,42 @@ fn choose<F: PathFamily, W: World + Tables<F>>(
     if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
         return Ok(Opened::NotOurs);
     }
-    let mut opening = Opening {
-        backend: chosen,
-        service: number,
-        flags: flow_flags(hook, &backend),
-        tcp: parsed.tcp,
-        now_ns,
+    let hairpin = {
+        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
+        let desk = &mut *desk;
+        desk.new = desk.old;
+        desk.new.dst = backend.address;
+        desk.new.dport = backend.port;
+        desk.opening.now_ns = now_ns;
+        desk.opening.backend = chosen;
+        desk.opening.service = number;
+        desk.opening.flags = flow_flags(hook, &backend);
+        hook == Hook::Ingress && desk.old.src == backend.address
     };
-    new.dst = backend.address;
-    new.dport = backend.port;
-    refused(open_pair::<F, W>(world, key, new, &opening))?;
-    if hook == Hook::Ingress && key.src == backend.address {
-        // A pod that reaches itself through its own Service must not see its own address as the client's: where the
-        // packet leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1).
-        if let Some(node) = world.node_address() {
-            let mut masqueraded = *new;
-            masqueraded.src = node;
-            opening.flags = opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
-            refused(open_pair::<F, W>(world, new, &mut masqueraded, &opening))?;
-        }
+    refused(world.open_pair())?;
+    {
+        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
+        desk.translated = desk.new;
+    }
+    if hairpin && let Some(node) = world.node_address() {
+        open_hairpin::<F, W>(world, node)?;
     }
     world.count(Counter::FlowsCreated);
-    Ok(if opening.flags.has(FlowFlags::HOST_CLIENT) { Opened::TranslateAndRoute } else { Opened::Translate })
+    Ok(if hook.is_egress() { Opened::TranslateAndRoute } else { Opened::Translate })
+}
+
+/// A pod that reaches itself through its own Service must not see its own address as the client's: where the packet
+/// leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1).
+#[inline(always)]
+fn open_hairpin<F: PathFamily, W: Opens<F>>(world: &W, node: F::Addr) -> Result<(), DropReason> {
+    {
+        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
+        let desk = &mut *desk;
+        desk.old = desk.new;
+        desk.new.src = node;
+        desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+    }
+    refused(world.open_pair())
 }
 
 #[inline(always)]
@@ -352,7 +406,10 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     done: Verdict,
 ) -> Verdict {
     if !apply::<F, P>(packet, parsed, rewrite) {
-        dropped::<F, W>(world, &parsed.key, u32::MAX, DropReason::RewriteFailed);
+        if let Some(mut desk) = world.desk() {
+            desk.old = parsed.key;
+        }
+        dropped::<F, W>(world, u32::MAX, DropReason::RewriteFailed);
         return Verdict::Drop(DropReason::RewriteFailed);
     }
     if let Some(id) = parsed.fragment
@@ -364,12 +421,14 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     done
 }
 
-/// Counts and reports a drop. There is no other way to one.
+/// Counts and reports the drop of a packet of the desk's `old` tuple. There is no other way to one.
 #[inline(never)]
-fn dropped<F: PathFamily, W: World>(world: &W, key: &FlowKey<F::Addr>, service: u32, reason: DropReason) {
+fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, service: u32, reason: DropReason) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
-    let allowed = world.bucket(Bucket::Event, |bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX)) == Some(true);
+    let allowed = world.bucket(Bucket::Event).is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
+    let Some(desk) = world.desk() else { return };
+    let key = &desk.old;
     let event = Event {
         time_ns: now_ns,
         src: key.src.to_16_octets(),
@@ -398,7 +457,7 @@ fn checksum_may_be_partial<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>
         packet.header::<Udp>(parsed.l4).map(|udp| udp.checksum)
     };
     let Some(field) = field else { return true };
-    let words = u32::from(u16::from(parsed.key.proto.0).to_be()) + u32::from((parsed.l4_len as u16).to_be());
-    let pseudo = checksum::add(address_sum(&parsed.key.src, &parsed.key.dst), words);
+    let words = u64::from(u16::from(parsed.key.proto.0).to_be()) + u64::from((parsed.l4_len as u16).to_be());
+    let pseudo = address_sum(&parsed.key.src, &parsed.key.dst) + words;
     u16::from_ne_bytes(field) == checksum::fold(pseudo)
 }

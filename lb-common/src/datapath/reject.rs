@@ -3,11 +3,11 @@
 
 use super::{
     checksum,
-    header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6},
+    header::{Ethernet, IcmpHead, Ipv4, Ipv6},
     packet::Packet,
     rewrite::address_sum,
 };
-use crate::layout::{Family, Ip4, Ip6, Proto, V4, V6};
+use crate::layout::{Address, Family, Ip4, Ip6, Proto, V4, V6};
 
 /// Octets of the offending packet that are quoted at most, beyond which a sender needs nothing to find its socket:
 /// the longest IP header and 64 octets. A multiple of 4.
@@ -20,7 +20,7 @@ pub trait RejectFamily: Family {
     /// Addresses of the offending packet and its length as the IP header says.
     fn offender<P: Packet>(packet: &P) -> Option<Offender<Self::Addr>>;
     /// Writes IP and ICMP header in front of a quote whose one's complement sum is `quote_sum`.
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Self::Addr>, quote: usize, quote_sum: u32) -> bool;
+    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Self::Addr>, quote: usize, quote_sum: u64) -> bool;
 }
 
 /// What the answer needs to know of the packet.
@@ -38,14 +38,14 @@ pub fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mut P) ->
     if !packet.shrink_to(P::LINK_LEN + quote) || !packet.pull(P::LINK_LEN + quote) {
         return false;
     }
-    let mut sum = 0;
+    let mut sum: u64 = 0;
     let mut at = 0;
     while at < QUOTE_MAX {
         if at >= quote {
             break;
         }
         let Some(word) = packet.header::<[u8; 4]>(P::LINK_LEN + at) else { return false };
-        sum = checksum::add(sum, u32::from_ne_bytes(*word));
+        sum += u64::from(u32::from_ne_bytes(*word));
         at += 4;
     }
     packet.insert_after_link(F::ANSWER_LEN)
@@ -59,20 +59,32 @@ fn turn_link_around<P: Packet>(packet: &mut P) -> bool {
         return true;
     }
     let Some(&ethernet) = packet.header::<Ethernet>(0) else { return false };
-    packet.store(0, &Ethernet { dst: ethernet.src, src: ethernet.dst, ethertype: ethernet.ethertype })
+    packet.store(0, &ethernet.src) && packet.store(size_of_val(&ethernet.dst), &ethernet.dst)
 }
 
-/// Sum over a header's 16-bit words as they lie in memory.
+/// Writes a header word by word: on the stack the kernel allows aligned access only, which a whole header under
+/// construction does not get.
 #[inline(always)]
-fn header_sum<H: Header>(header: &H) -> u32 {
-    let mut sum = 0;
-    for pair in header.as_bytes().chunks_exact(2) {
-        if let [a, b] = *pair {
-            sum = checksum::add(sum, u32::from(u16::from_ne_bytes([a, b])));
+fn store_words<P: Packet, const N: usize>(packet: &mut P, at: usize, words: [u32; N]) -> bool {
+    let mut index = 0;
+    while index < N {
+        if !packet.store(at + index * 4, &words[index].to_ne_bytes()) {
+            return false;
         }
+        index += 1;
     }
-    sum
+    true
 }
+
+/// Two octets and a 16-bit field as they lie behind each other in memory.
+#[inline(always)]
+const fn word(a: u8, b: u8, field: u16) -> u32 {
+    let [c, d] = field.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// Hops that an answer may take.
+const TTL: u8 = 64;
 
 impl RejectFamily for V4 {
     const ANSWER_LEN: usize = size_of::<Ipv4>() + size_of::<IcmpHead>();
@@ -85,25 +97,18 @@ impl RejectFamily for V4 {
     }
 
     #[inline(always)]
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip4>, quote: usize, quote_sum: u32) -> bool {
-        let mut ip = Ipv4 {
-            version_ihl: [0x45],
-            tos: [0],
-            total_len: ((Self::ANSWER_LEN + quote) as u16).to_be_bytes(),
-            id: [0; 2],
-            fragment: [0x40, 0],
-            ttl: [64],
-            proto: [Proto::ICMP.0],
-            checksum: [0; 2],
-            src: offender.dst.octets,
-            dst: offender.src.octets,
-        };
-        ip.checksum = (!checksum::fold(header_sum(&ip))).to_ne_bytes();
+    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip4>, quote: usize, quote_sum: u64) -> bool {
+        let total_len = (Self::ANSWER_LEN + quote) as u16;
+        let (src, dst) = (offender.dst.word(0), offender.src.word(0));
+        let first = word(0x45, 0, total_len.to_be());
+        // Not to be fragmented; identification is of no use then (RFC 6864 §4.1).
+        let second = word(0, 0, 0x4000_u16.to_be());
+        let third = word(TTL, Proto::ICMP.0, 0);
+        let sum = [first, second, third, src, dst].into_iter().map(u64::from).sum();
+        let third = word(TTL, Proto::ICMP.0, !checksum::fold(sum));
         // Type 3, destination unreachable; code 3, port unreachable.
-        let mut icmp = IcmpHead { kind: [3], code: [3], checksum: [0; 2], rest: [0; 4] };
-        let sum = checksum::add(header_sum(&icmp), quote_sum);
-        icmp.checksum = (!checksum::fold(sum)).to_ne_bytes();
-        packet.store(P::LINK_LEN, &ip) && packet.store(P::LINK_LEN + size_of::<Ipv4>(), &icmp)
+        let icmp = word(3, 3, !checksum::fold(u64::from(word(3, 3, 0)) + quote_sum));
+        store_words(packet, P::LINK_LEN, [first, second, third, src, dst, icmp, 0])
     }
 }
 
@@ -118,24 +123,21 @@ impl RejectFamily for V6 {
     }
 
     #[inline(always)]
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip6>, quote: usize, quote_sum: u32) -> bool {
+    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip6>, quote: usize, quote_sum: u64) -> bool {
         let payload_len = (size_of::<IcmpHead>() + quote) as u16;
-        let ip = Ipv6 {
-            version_class_flow: [0x60, 0, 0, 0],
-            payload_len: payload_len.to_be_bytes(),
-            next: [Proto::ICMPV6.0],
-            hop_limit: [64],
-            src: offender.dst.octets,
-            dst: offender.src.octets,
+        let first = word(0x60, 0, 0);
+        let second = {
+            let [a, b] = payload_len.to_be_bytes();
+            u32::from_ne_bytes([a, b, Proto::ICMPV6.0, TTL])
         };
+        let pseudo = address_sum(&offender.src, &offender.dst)
+            + u64::from(payload_len.to_be())
+            + u64::from(u16::from(Proto::ICMPV6.0).to_be());
         // Type 1, destination unreachable; code 4, port unreachable.
-        let mut icmp = IcmpHead { kind: [1], code: [4], checksum: [0; 2], rest: [0; 4] };
-        let pseudo = checksum::add(
-            address_sum(&offender.src, &offender.dst),
-            u32::from(payload_len.to_be()) + u32::from(u16::from(Proto::ICMPV6.0).to_be()),
-        );
-        let sum = checksum::add(checksum::add(header_sum(&icmp), quote_sum), pseudo);
-        icmp.checksum = (!checksum::fold(sum)).to_ne_bytes();
-        packet.store(P::LINK_LEN, &ip) && packet.store(P::LINK_LEN + size_of::<Ipv6>(), &icmp)
+        let icmp = word(1, 4, !checksum::fold(u64::from(word(1, 4, 0)) + quote_sum + pseudo));
+        store_words(packet, P::LINK_LEN, [first, second])
+            && packet.store(P::LINK_LEN + 8, &offender.dst.octets)
+            && packet.store(P::LINK_LEN + 24, &offender.src.octets)
+            && store_words(packet, P::LINK_LEN + size_of::<Ipv6>(), [icmp, 0])
     }
 }

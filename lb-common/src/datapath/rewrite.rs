@@ -20,9 +20,9 @@ pub struct Rewrite<A> {
     /// Destination port.
     pub dport: Port,
     /// Change of the sum over the addresses.
-    pub address_delta: u32,
+    pub address_delta: u16,
     /// Change of the sum over the ports.
-    pub port_delta: u32,
+    pub port_delta: u16,
 }
 
 /// What a family's header needs.
@@ -40,9 +40,14 @@ impl RewriteFamily for V4 {
     fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip4>) -> bool {
         const TAIL: usize = size_of::<Ipv4>() - size_of::<Ipv4Tail>();
         let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else { return false };
-        let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta);
-        let tail =
-            Ipv4Tail { checksum: sum.to_ne_bytes(), src: rewrite.src.octets, dst: rewrite.dst.octets };
+        let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta.into());
+        let tail = Ipv4Tail {
+            ttl: tail.ttl,
+            proto: tail.proto,
+            checksum: sum.to_ne_bytes(),
+            src: rewrite.src.octets,
+            dst: rewrite.dst.octets,
+        };
         packet.store(P::LINK_LEN + TAIL, &tail)
     }
 }
@@ -91,12 +96,11 @@ pub fn apply<F: RewriteFamily, P: Packet>(
 
 /// Sum over the two addresses of a tuple.
 #[inline(always)]
-pub fn address_sum<A: Address>(src: &A, dst: &A) -> u32 {
+pub fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
     let mut sum = 0;
     let mut index = 0;
     while index < A::WORDS {
-        sum = checksum::add(sum, src.word(index));
-        sum = checksum::add(sum, dst.word(index));
+        sum += u64::from(src.word(index)) + u64::from(dst.word(index));
         index += 1;
     }
     sum
@@ -106,17 +110,14 @@ impl<A: Address> Rewrite<A> {
     /// The rewrite that turns packets of `old` into packets of `new`.
     #[inline(always)]
     pub fn between(old: &FlowKey<A>, new: &FlowKey<A>) -> Self {
-        let ports = |key: &FlowKey<A>| u32::from(key.sport.raw()) + u32::from(key.dport.raw());
+        let ports = |key: &FlowKey<A>| u64::from(key.sport.raw()) + u64::from(key.dport.raw());
         Self {
             src: new.src,
             dst: new.dst,
             sport: new.sport,
             dport: new.dport,
-            address_delta: checksum::add(
-                checksum::negate(address_sum(&old.src, &old.dst)),
-                address_sum(&new.src, &new.dst),
-            ),
-            port_delta: checksum::add(checksum::negate(ports(old)), ports(new)),
+            address_delta: checksum::difference(address_sum(&old.src, &old.dst), address_sum(&new.src, &new.dst)),
+            port_delta: checksum::difference(ports(old), ports(new)),
         }
     }
 }

@@ -58,80 +58,49 @@ pub fn is_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, peer: Option<&Flow<
 }
 
 /// The entry of the opposite direction: its key and its contents follow from this one's.
-#[must_use]
 #[inline(always)]
-pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>, Flow<A>) {
-    let other_key = FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto);
-    let other = Flow {
-        check: other_key.check(),
-        backend: flow.backend,
-        src: key.dst,
-        dst: key.src,
-        sport: key.dport,
-        dport: key.sport,
-        address_delta: checksum::negate(flow.address_delta),
-        port_delta: checksum::negate(flow.port_delta),
-        service: flow.service,
-        flags: flow.flags.of_counterpart(),
-        tcp: TcpSeen(0),
-        pad: 0,
-        opened_s: flow.opened_s,
-        seen_ns: flow.seen_ns,
+pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut FlowKey<A>, other: &mut Flow<A>) {
+    other_key.src = flow.dst;
+    other_key.dst = flow.src;
+    other_key.sport = flow.dport;
+    other_key.dport = flow.sport;
+    other_key.proto = key.proto;
+    other_key.pad = [0; 3];
+    other.check = other_key.check();
+    other.backend = flow.backend;
+    other.src = key.dst;
+    other.dst = key.src;
+    other.sport = key.dport;
+    other.dport = key.sport;
+    other.address_delta = checksum::negate(flow.address_delta);
+    other.port_delta = checksum::negate(flow.port_delta);
+    other.service = flow.service;
+    other.flags = flow.flags.of_counterpart();
+    other.tcp = TcpSeen(0);
+    other.pad = 0;
+    other.seen_ns = flow.seen_ns;
+}
+
+/// Makes the two entries that turn packets of the desk's `old` tuple into packets of its `new` one and back. The
+/// source port of `new` is changed when another flow has the tuple. Nothing is returned when it is done, else the
+/// reason why it can't be: no source port is left, or the table takes no entry.
+#[inline(always)]
+pub fn open_pair<F: Family, W: World + Tables<F>>(world: &W) -> Option<DropReason> {
+    let (hash, wanted) = match world.desk() {
+        Some(desk) => (flow_hash(&desk.old), desk.new.sport),
+        None => return Some(DropReason::FlowTableFull),
     };
-    (other_key, other)
-}
-
-/// What all entries of a new flow have in common.
-#[derive(Clone, Copy)]
-pub struct Opening {
-    /// Backend number.
-    pub backend: u32,
-    /// Service number.
-    pub service: u32,
-    /// Flags of the client-to-backend entry.
-    pub flags: FlowFlags,
-    /// TCP flags of the packet that opens it.
-    pub tcp: TcpSeen,
-    /// Now.
-    pub now_ns: u64,
-}
-
-/// Makes the two entries that turn `old` into `new` and back. The source port of `new` is changed when another flow
-/// has the tuple. Nothing is returned when it is done, else the reason why it can't be: no source port is left, or the
-/// table takes no entry.
-///
-/// A function of its own in the kernel, as all that is needed only once per flow: 512 octets of stack are shared by
-/// all frames.
-#[inline(never)]
-pub fn open_pair<F: Family, W: World + Tables<F>>(
-    world: &W,
-    old: &FlowKey<F::Addr>,
-    new: &mut FlowKey<F::Addr>,
-    opening: &Opening,
-) -> Option<DropReason> {
-    let hash = flow_hash(old);
-    let wanted = new.sport;
-    let reply_to = old.reversed();
-    let reply = Opening { flags: opening.flags.of_counterpart(), tcp: TcpSeen(0), ..*opening };
     let mut attempt = 0;
     while attempt < SOURCE_PORT_TRIES_MAX {
-        if attempt > 0 {
-            new.sport = other_port(hash, wanted, attempt);
+        if attempt > 0
+            && let Some(mut desk) = world.desk()
+        {
+            desk.new.sport = other_port(hash, wanted, attempt);
         }
-        let reply_from = new.reversed();
-        let claimed = match write_entry::<F, W>(world, &reply_from, &reply_to, &reply, Insert::New) {
+        let claimed = match write_entry::<F, W>(world, Side::Reply, Insert::New) {
             Ok(()) => true,
             Err(Refused::Exists) => {
-                // Ours from an earlier life of the tuple, or of a flow that is over: take it.
-                let free = world.flow(&reply_from, |held| {
-                    held.dst == reply_to.dst
-                        && held.dport == reply_to.dport
-                        && held.src == reply_to.src
-                        && held.sport == reply_to.sport
-                        || is_over(&reply_from, held, None, opening.now_ns)
-                });
-                free != Some(false)
-                    && write_entry::<F, W>(world, &reply_from, &reply_to, &reply, Insert::Any).is_ok()
+                reply_is_free::<F, W>(world) && write_entry::<F, W>(world, Side::Reply, Insert::Any).is_ok()
             }
             Err(Refused::Full) => return Some(DropReason::FlowTableFull),
         };
@@ -139,7 +108,7 @@ pub fn open_pair<F: Family, W: World + Tables<F>>(
             if attempt > 0 {
                 world.count(Counter::PortsTranslated);
             }
-            return match write_entry::<F, W>(world, old, new, opening, Insert::Any) {
+            return match write_entry::<F, W>(world, Side::Forward, Insert::Any) {
                 Ok(()) => None,
                 Err(_) => Some(DropReason::FlowTableFull),
             };
@@ -149,33 +118,72 @@ pub fn open_pair<F: Family, W: World + Tables<F>>(
     Some(DropReason::NoSourcePort)
 }
 
-/// Writes the entry that turns packets of `old` into packets of `new`.
+/// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
+/// to a flow that is over. The desk has the wanted entry and its key.
+#[inline(always)]
+fn reply_is_free<F: Family, W: World + Tables<F>>(world: &W) -> bool {
+    let Some(desk) = world.desk() else { return false };
+    world.flow(&desk.key).is_none_or(|held| {
+        held.dst == desk.flow.dst
+            && held.dport == desk.flow.dport
+            && held.src == desk.flow.src
+            && held.sport == desk.flow.sport
+            || is_over(&desk.key, &held, None, desk.opening.now_ns)
+    })
+}
+
+/// Which of a pair of entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// From `old` to `new`.
+    Forward,
+    /// From `new` reversed to `old` reversed.
+    Reply,
+}
+
+/// Lays out an entry on the desk and writes it.
 #[inline(never)]
-fn write_entry<F: Family, W: Tables<F>>(
-    world: &W,
-    old: &FlowKey<F::Addr>,
-    new: &FlowKey<F::Addr>,
-    opening: &Opening,
-    how: Insert,
-) -> Result<(), Refused> {
-    let rewrite = Rewrite::between(old, new);
-    let flow = Flow {
-        check: old.check(),
-        backend: opening.backend,
-        src: rewrite.src,
-        dst: rewrite.dst,
-        sport: rewrite.sport,
-        dport: rewrite.dport,
-        address_delta: rewrite.address_delta,
-        port_delta: rewrite.port_delta,
-        service: opening.service,
-        flags: opening.flags,
-        tcp: opening.tcp,
-        pad: 0,
-        opened_s: (opening.now_ns / SECOND_NS) as u32,
-        seen_ns: opening.now_ns,
-    };
-    world.insert_flow(old, &flow, how)
+fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> Result<(), Refused> {
+    let Some(mut desk) = world.desk() else { return Err(Refused::Full) };
+    let desk = &mut *desk;
+    let opening = &desk.opening;
+    let rewrite = Rewrite::between(&desk.old, &desk.new);
+    desk.flow.backend = opening.backend;
+    desk.flow.service = opening.service;
+    desk.flow.pad = 0;
+    desk.flow.seen_ns = opening.now_ns;
+    // Field by field: whole tuples would be copied over the stack.
+    if side == Side::Forward {
+        desk.key.src = desk.old.src;
+        desk.key.dst = desk.old.dst;
+        desk.key.sport = desk.old.sport;
+        desk.key.dport = desk.old.dport;
+        desk.flow.src = desk.new.src;
+        desk.flow.dst = desk.new.dst;
+        desk.flow.sport = desk.new.sport;
+        desk.flow.dport = desk.new.dport;
+        desk.flow.address_delta = rewrite.address_delta;
+        desk.flow.port_delta = rewrite.port_delta;
+        desk.flow.flags = opening.flags;
+        desk.flow.tcp = opening.tcp;
+    } else {
+        desk.key.src = desk.new.dst;
+        desk.key.dst = desk.new.src;
+        desk.key.sport = desk.new.dport;
+        desk.key.dport = desk.new.sport;
+        desk.flow.src = desk.old.dst;
+        desk.flow.dst = desk.old.src;
+        desk.flow.sport = desk.old.dport;
+        desk.flow.dport = desk.old.sport;
+        desk.flow.address_delta = checksum::negate(rewrite.address_delta);
+        desk.flow.port_delta = checksum::negate(rewrite.port_delta);
+        desk.flow.flags = opening.flags.of_counterpart();
+        desk.flow.tcp = TcpSeen(0);
+    }
+    desk.key.proto = desk.old.proto;
+    desk.key.pad = [0; 3];
+    desk.flow.check = desk.key.check();
+    world.insert_flow(&desk.key, &desk.flow, how)
 }
 
 /// A source port to try instead of `wanted`: the sequence depends on the flow, so that two flows that collide once

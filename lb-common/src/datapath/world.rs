@@ -1,8 +1,10 @@
 //! What the decisions need besides the packet: tables, a clock, counters. The kernel programs implement it on maps
 //! and helpers, the host on `BTreeMap`s and a clock that is turned by hand.
 
+use core::ops::DerefMut;
+
 use crate::layout::{
-    Backend, Counter, DropReason, Event, Family, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Service,
+    Backend, Counter, Desk, DropReason, Event, Family, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Service,
     TokenBucket,
 };
 
@@ -34,8 +36,8 @@ pub trait Tables<F: Family> {
     fn slot(&self, place: u32) -> Option<u32>;
     /// A backend record.
     fn backend(&self, number: u32) -> Option<Backend<F::Addr>>;
-    /// Shows a flow entry to `visit`, which may change its time and its TCP flags.
-    fn flow<R>(&self, key: &FlowKey<F::Addr>, visit: impl FnOnce(&mut Flow<F::Addr>) -> R) -> Option<R>;
+    /// A flow entry, whose time and flags may be changed in place. Must be let go of before entries are written.
+    fn flow(&self, key: &FlowKey<F::Addr>) -> Option<impl DerefMut<Target = Flow<F::Addr>>>;
     /// Writes a flow entry.
     ///
     /// # Errors
@@ -45,6 +47,8 @@ pub trait Tables<F: Family> {
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts>;
     /// Remembers the ports of a datagram.
     fn insert_fragment(&self, key: &FragmentKey<F::Addr>, ports: &FragmentPorts);
+    /// This CPU's desk. Must be let go of before anything else is asked to use it.
+    fn desk(&self) -> Option<impl DerefMut<Target = Desk<F::Addr>>>;
     /// The node's address for masquerading, if it has one.
     fn node_address(&self) -> Option<F::Addr>;
 }
@@ -75,7 +79,7 @@ pub trait World {
     /// Counts a drop.
     fn count_drop(&self, reason: DropReason);
     /// This CPU's token bucket.
-    fn bucket<R>(&self, which: Bucket, visit: impl FnOnce(&mut TokenBucket) -> R) -> Option<R>;
+    fn bucket(&self, which: Bucket) -> Option<impl DerefMut<Target = TokenBucket>>;
     /// Reports a drop; false if there was no room.
     fn emit(&self, event: &Event) -> bool;
 }

@@ -12,7 +12,7 @@ use super::{Address, Port, Proto};
 
 pod! {
     /// A 5-tuple as seen on the wire, at the hook where the entry applies.
-    #[derive(Hash, PartialOrd, Ord)]
+    #[derive(Hash, PartialOrd, Ord, Default)]
     pub struct FlowKey<A> {
         /// Source address.
         pub src: A,
@@ -164,9 +164,9 @@ pod! {
         /// Destination port to write.
         pub dport: Port,
         /// What the rewrite of the addresses adds to a one's complement sum over them (IPv4 header and pseudo header).
-        pub address_delta: u32,
+        pub address_delta: u16,
         /// What the rewrite of the ports adds to a one's complement sum over them.
-        pub port_delta: u32,
+        pub port_delta: u16,
         /// Service number of the frontend.
         pub service: u32,
         /// What the entry is.
@@ -175,10 +175,8 @@ pod! {
         pub tcp: TcpSeen,
         /// Always zero.
         pub pad: u8,
-        /// Monotonic time at which the entry was made, in seconds.
-        pub opened_s: u32,
         /// Monotonic time of the last packet, in nanoseconds, exact to `limits::REFRESH_NS`.
         pub seen_ns: u64,
     }
-    sizes: 48, 72;
+    sizes: 40, 64;
 }

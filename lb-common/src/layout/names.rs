@@ -41,6 +41,10 @@ names! {
     CT4_FRAGMENTS;
     /// IPv6 datagrams in fragments.
     CT6_FRAGMENTS;
+    /// Where IPv4 flows are laid out while they are opened, per CPU: one [`Desk`](super::Desk).
+    CT4_DESK;
+    /// Where IPv6 flows are laid out.
+    CT6_DESK;
     /// Facts about the node: one [`Node`](super::Node).
     NODE;
     /// Drops by [`DropReason`](super::DropReason), per CPU.

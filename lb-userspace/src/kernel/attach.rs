@@ -82,7 +82,10 @@ impl Attachments {
     /// Attachments whose links are pinned in `links`.
     #[must_use]
     pub fn new(links: PathBuf) -> Self {
-        Self { links, devices: BTreeMap::new() }
+        Self {
+            links,
+            devices: BTreeMap::new(),
+        }
     }
 
     /// What is attached, by device index.
@@ -139,9 +142,17 @@ impl Attachments {
                 }
             }
         }
-        let attach_type = if direction == Direction::Ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+        let attach_type = if direction == Direction::Ingress {
+            TcAttachType::Ingress
+        } else {
+            TcAttachType::Egress
+        };
         // First on the way in, last on the way out: programs of the CNI see client and backend, as netfilter does.
-        let order = if direction == Direction::Ingress { LinkOrder::first() } else { LinkOrder::last() };
+        let order = if direction == Direction::Ingress {
+            LinkOrder::first()
+        } else {
+            LinkOrder::last()
+        };
         let id = classifier.attach_with_options(device, attach_type, TcAttachOptions::TcxOrder(order))?;
         let link: FdLink = classifier.take_link(id)?.try_into()?;
         link.pin(pin)?;
@@ -182,7 +193,9 @@ impl Attachments {
             }
             fs::remove_file(pin).with_context(|| format!("remove the dead link {}", pin.display()))?;
         }
-        let id = program.attach_to_if_index(ifindex, mode).context("the device refuses the program")?;
+        let id = program
+            .attach_to_if_index(ifindex, mode)
+            .context("the device refuses the program")?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(pin)?;
         Ok(())
@@ -203,7 +216,10 @@ impl Attachments {
     pub fn forget_all_but(&mut self, present: &BTreeSet<u32>) -> Result<()> {
         for entry in fs::read_dir(&self.links).with_context(|| format!("list {}", self.links.display()))? {
             let name = entry?.file_name();
-            let ifindex = name.to_str().and_then(|name| name.split('-').next()).and_then(|index| index.parse().ok());
+            let ifindex = name
+                .to_str()
+                .and_then(|name| name.split('-').next())
+                .and_then(|index| index.parse().ok());
             if let Some(ifindex) = ifindex
                 && !present.contains(&ifindex)
             {

@@ -80,7 +80,9 @@ impl Datapath {
             anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
         })?;
         for name in names::PROGRAMS {
-            let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+            let program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the object has no program {name}"))?;
             match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::Xdp(program) => program.load(),
@@ -96,7 +98,9 @@ impl Datapath {
     /// # Errors
     /// If the object has no such map or it was taken before.
     pub fn take_map(&mut self, name: &str) -> Result<Map> {
-        self.ebpf.take_map(name).with_context(|| format!("the object has no map {name}, or it was taken already"))
+        self.ebpf
+            .take_map(name)
+            .with_context(|| format!("the object has no map {name}, or it was taken already"))
     }
 
     /// A tc program, by its name in [`names`].
@@ -104,7 +108,10 @@ impl Datapath {
     /// # Errors
     /// If there is none of this name.
     pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("{name} is no tc program"))
     }
 
@@ -113,7 +120,10 @@ impl Datapath {
     /// # Errors
     /// If there is none of this name.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("{name} is no XDP program"))
     }
 
@@ -125,7 +135,10 @@ impl Datapath {
         names::PROGRAMS
             .iter()
             .map(|&name| {
-                let program = self.ebpf.program(name).with_context(|| format!("the object has no program {name}"))?;
+                let program = self
+                    .ebpf
+                    .program(name)
+                    .with_context(|| format!("the object has no program {name}"))?;
                 let count = program
                     .info()?
                     .verified_instruction_count()
@@ -158,6 +171,7 @@ fn explain_load_error(error: &str) -> String {
 /// If there is no such pin or the kernel refuses to open it.
 pub(crate) fn open_pinned_map(maps: &Path, name: &str) -> Result<Map> {
     let path = maps.join(name);
-    let data = aya::maps::MapData::from_pin(&path).with_context(|| format!("open the pinned table {}", path.display()))?;
+    let data =
+        aya::maps::MapData::from_pin(&path).with_context(|| format!("open the pinned table {}", path.display()))?;
     Map::from_map_data(data).with_context(|| format!("{} is no table of Sluice's", path.display()))
 }

@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use lb_common::layout::{
-    Backend, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service,
-    TokenBucket, limits::LAYOUT_VERSION, names,
+    Backend, Desk, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, TokenBucket,
+    limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -144,35 +144,54 @@ impl Pins {
         let folder = File::open(&self.root).map_err(file_error("open", &self.root, REMEDY_ROOT))?;
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock { _folder: folder }),
-            Err(Errno::WOULDBLOCK) => {
-                Err(PinsError::Locked { path: self.root.clone(), holder: lock_holder(&folder).unwrap_or_default() })
-            }
+            Err(Errno::WOULDBLOCK) => Err(PinsError::Locked {
+                path: self.root.clone(),
+                holder: lock_holder(&folder).unwrap_or_default(),
+            }),
             Err(errno) => Err(file_error("lock", &self.root, REMEDY_ROOT)(errno.into())),
         }
     }
 
     fn ensure_bpf_file_system(&self) -> Result<(), PinsError> {
-        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let existing = self
+            .root
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
         if is_bpf_file_system(existing) {
             return Ok(());
         }
         // Mount where everybody expects it, and only there: elsewhere the user has something else in mind.
         let standard = Path::new("/sys/fs/bpf");
         if self.root.starts_with(standard) && standard.exists() {
-            mount(c"bpf", standard, c"bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-                .map_err(|errno| file_error("mount a BPF file system on", standard, REMEDY_MOUNT)(errno.into()))?;
+            mount(
+                c"bpf",
+                standard,
+                c"bpf",
+                MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+                None,
+            )
+            .map_err(|errno| file_error("mount a BPF file system on", standard, REMEDY_MOUNT)(errno.into()))?;
             tracing::info!(path = %standard.display(), "mounted the BPF file system");
             return Ok(());
         }
-        Err(file_error("pin tables in", &self.root, REMEDY_MOUNT)(io::Error::other("it is not on a BPF file system")))
+        Err(file_error("pin tables in", &self.root, REMEDY_MOUNT)(io::Error::other(
+            "it is not on a BPF file system",
+        )))
     }
 
     fn refuse_other_layouts(&self) -> Result<(), PinsError> {
         let ours = self.layout();
         for entry in list(&self.root)? {
             if entry != ours {
-                let found = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                return Err(PinsError::OtherLayout { path: self.root.clone(), found });
+                let found = entry
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                return Err(PinsError::OtherLayout {
+                    path: self.root.clone(),
+                    found,
+                });
             }
         }
         Ok(())
@@ -184,7 +203,10 @@ impl Pins {
             if !path.exists() {
                 continue;
             }
-            let foreign = |difference: String| PinsError::Foreign { path: path.clone(), difference };
+            let foreign = |difference: String| PinsError::Foreign {
+                path: path.clone(),
+                difference,
+            };
             let info = MapInfo::from_pin(&path).map_err(|error| foreign(format!("the kernel says: {error}")))?;
             let found = Shape {
                 kind: info.map_type().map_err(|error| foreign(error.to_string()))?,
@@ -234,7 +256,12 @@ fn file_error<'a>(
     path: &'a Path,
     remedy: &'static str,
 ) -> impl FnOnce(io::Error) -> PinsError + 'a {
-    move |reason| PinsError::File { action, path: path.to_owned(), reason, remedy }
+    move |reason| PinsError::File {
+        action,
+        path: path.to_owned(),
+        reason,
+        remedy,
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), PinsError> {
@@ -249,7 +276,11 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
         Err(error) => return Err(file_error("list", folder, REMEDY_ROOT)(error)),
     };
     entries
-        .map(|entry| entry.map(|entry| entry.path()).map_err(file_error("list", folder, REMEDY_ROOT)))
+        .map(|entry| {
+            entry
+                .map(|entry| entry.path())
+                .map_err(file_error("list", folder, REMEDY_ROOT))
+        })
         .collect()
 }
 
@@ -263,7 +294,9 @@ fn lock_holder(folder: &File) -> Option<String> {
     use std::os::unix::fs::MetadataExt as _;
     let inode = folder.metadata().ok()?.ino();
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let line = locks.lines().find(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))?;
+    let line = locks
+        .lines()
+        .find(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))?;
     let pid = line.split_whitespace().nth(4)?;
     Some(format!(" by process {pid}"))
 }
@@ -277,12 +310,20 @@ struct Shape {
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} with keys of {} and values of {} octets", self.kind, self.key_len, self.value_len)
+        write!(
+            f,
+            "{:?} with keys of {} and values of {} octets",
+            self.kind, self.key_len, self.value_len
+        )
     }
 }
 
 fn shape<K, V>(kind: MapType) -> Shape {
-    Shape { kind, key_len: size_of::<K>(), value_len: size_of::<V>() }
+    Shape {
+        kind,
+        key_len: size_of::<K>(),
+        value_len: size_of::<V>(),
+    }
 }
 
 /// What each table must be: aya adopts a pin without comparing.
@@ -303,11 +344,20 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT6_FLOWS, shape::<FlowKey<Ip6>, Flow<Ip6>>(LruHash)),
         (names::CT4_FRAGMENTS, shape::<FragmentKey<Ip4>, FragmentPorts>(LruHash)),
         (names::CT6_FRAGMENTS, shape::<FragmentKey<Ip6>, FragmentPorts>(LruHash)),
+        (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
+        (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
         (names::NODE, shape::<u32, Node>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),
         (names::BUCKETS, shape::<u32, TokenBucket>(PerCpuArray)),
-        (names::EVENTS, Shape { kind: RingBuf, key_len: 0, value_len: 0 }),
+        (
+            names::EVENTS,
+            Shape {
+                kind: RingBuf,
+                key_len: 0,
+                value_len: 0,
+            },
+        ),
     ]
 }
 

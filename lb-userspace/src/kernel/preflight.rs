@@ -38,7 +38,12 @@ pub struct Finding {
 
 impl Finding {
     pub(crate) fn new(subject: &str, level: Level, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { subject: subject.to_owned(), level, found: found.into(), remedy: remedy.into() }
+        Self {
+            subject: subject.to_owned(),
+            level,
+            found: found.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -108,7 +113,12 @@ fn bpf_file_system(pin_dir: &Path) -> Finding {
     if !is_bpf_file_system(existing) {
         let mountable = pin_dir.starts_with("/sys/fs/bpf") && Path::new("/sys/fs/bpf").exists();
         return if mountable {
-            Finding::new("BPF file system", Level::Limited, "not mounted", "The agent mounts it when it starts as root")
+            Finding::new(
+                "BPF file system",
+                Level::Limited,
+                "not mounted",
+                "The agent mounts it when it starts as root",
+            )
         } else {
             Finding::new(
                 "BPF file system",
@@ -118,8 +128,8 @@ fn bpf_file_system(pin_dir: &Path) -> Finding {
             )
         };
     }
-    let read_only = rustix::fs::statvfs(existing)
-        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let read_only =
+        rustix::fs::statvfs(existing).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     if read_only {
         return Finding::new(
             "BPF file system",
@@ -134,14 +144,22 @@ fn bpf_file_system(pin_dir: &Path) -> Finding {
 fn kernel_features() -> Vec<Finding> {
     let supported = |subject: &str, probe: Result<bool, String>, since: &str| match probe {
         Ok(true) => Finding::new(subject, Level::Good, "there", ""),
-        Ok(false) => Finding::new(subject, Level::Missing, "not in this kernel", format!("Needs Linux {since}")),
-        Err(error) => Finding::new(subject, Level::Limited, format!("could not be probed: {error}"), "Run as root"),
+        Ok(false) => Finding::new(
+            subject,
+            Level::Missing,
+            "not in this kernel",
+            format!("Needs Linux {since}"),
+        ),
+        Err(error) => Finding::new(
+            subject,
+            Level::Limited,
+            format!("could not be probed: {error}"),
+            "Run as root",
+        ),
     };
     let program = |kind| is_program_supported(kind).map_err(|error| error.to_string());
     let map = |kind| is_map_supported(kind).map_err(|error| error.to_string());
-    let helper = |helper| {
-        is_helper_supported(ProgramType::SchedClassifier, helper).map_err(|error| error.to_string())
-    };
+    let helper = |helper| is_helper_supported(ProgramType::SchedClassifier, helper).map_err(|error| error.to_string());
     let mut findings = vec![
         supported("tc programs", program(ProgramType::SchedClassifier), "4.1"),
         supported("XDP programs", program(ProgramType::Xdp), "4.8"),
