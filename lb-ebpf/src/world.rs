@@ -1,6 +1,6 @@
 //! The decision core's tables and world on maps and helpers.
 
-use core::ops::DerefMut;
+use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -45,8 +45,8 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn backend(&self, number: u32) -> Option<Backend<$addr>> {
-                maps::$backends.get(number).copied()
+            fn backend(&self, number: u32) -> Option<impl Deref<Target = Backend<$addr>>> {
+                maps::$backends.get(number)
             }
 
             #[inline(always)]
@@ -87,9 +87,9 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn node_address(&self) -> Option<$addr> {
-                let address = maps::NODE.get(0)?.$node_field;
-                (address != <$addr>::default()).then_some(address)
+            fn node_address(&self) -> Option<impl Deref<Target = $addr>> {
+                let address = &maps::NODE.get(0)?.$node_field;
+                address.is_some().then_some(address)
             }
         }
     };

@@ -5,11 +5,11 @@ use lb_userspace::kernel::{Datapath, LoadOptions};
 
 /// Program, verified instructions at most. The kernel refuses at 1 000 000.
 const BUDGETS: &[(&str, u32)] = &[
-    ("lb_tc_ingress", 40_000),
-    ("lb_tc_egress", 40_000),
-    ("lb_tc_l3_in", 40_000),
-    ("lb_tc_l3_out", 40_000),
-    ("lb_xdp", 20_000),
+    ("lb_tc_ingress", 110_000),
+    ("lb_tc_egress", 110_000),
+    ("lb_tc_l3_in", 110_000),
+    ("lb_tc_l3_out", 110_000),
+    ("lb_xdp", 90_000),
 ];
 
 #[test]

@@ -67,9 +67,11 @@ header! {
 }
 
 header! {
-    /// The end of an IPv4 header, which a translation changes. It begins with two fields that stay, so that the
-    /// addresses are aligned: the kernel allows no other access to the stack.
+    /// The end of an IPv4 header, which a translation changes. It begins with fields that stay, so that the two
+    /// addresses are aligned as one word: the kernel allows no other access to the stack.
     Ipv4Tail {
+        /// Identification, flags and fragment offset.
+        id_fragment: 4,
         /// Time to live.
         ttl: 1,
         /// Protocol.

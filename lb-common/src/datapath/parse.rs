@@ -6,12 +6,12 @@ use super::{
     world::Tables,
 };
 use crate::layout::{
-    Family, FlowKey, FragmentKey, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6,
+    Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6,
 };
 
 /// A packet that may be ours.
 #[derive(Clone, Copy)]
-pub struct Parsed<A> {
+pub struct Parsed<A: Address> {
     /// Its 5-tuple.
     pub key: FlowKey<A>,
     /// Offset of the TCP or UDP header; of no use in a later fragment.
@@ -54,9 +54,10 @@ pub fn network<P: Packet>(packet: &mut P) -> Network {
         }
     }
     if P::LINK_LEN == 0 {
-        return match packet.header::<[u8; 1]>(0) {
-            Some([first]) if first >> 4 == 4 => Network::V4,
-            Some([first]) if first >> 4 == 6 => Network::V6,
+        // The shortest IP header; an IPv6 header is longer and begins with its version, too.
+        return match packet.header::<Ipv4>(0).map(|ip| ip.version_ihl[0] >> 4) {
+            Some(4) => Network::V4,
+            Some(6) => Network::V6,
             _ => Network::Other,
         };
     }
@@ -152,6 +153,26 @@ struct Layer4 {
     len: usize,
 }
 
+/// The ports of a datagram whose first fragment was translated. A function of its own in the kernel, whose stack holds
+/// no more than one key of everything at a time.
+#[inline(never)]
+fn recall<F: Family, T: Tables<F>>(
+    tables: &T,
+    src: &F::Addr,
+    dst: &F::Addr,
+    id: u32,
+    proto: Proto,
+) -> Option<FragmentPorts> {
+    tables.fragment(&FragmentKey { src: *src, dst: *dst, id, proto, pad: [0; 3] })
+}
+
+/// Remembers the ports of a datagram for the fragments that follow.
+#[inline(never)]
+pub fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) {
+    let FlowKey { src, dst, sport, dport, proto, .. } = *key;
+    tables.insert_fragment(&FragmentKey { src, dst, id, proto, pad: [0; 3] }, &FragmentPorts { sport, dport });
+}
+
 /// Reads ports and flags at `l4`. `datagram` is identification and "is the first" for a fragment.
 #[inline(always)]
 fn transport<F: Family, P: Packet, T: Tables<F>>(
@@ -167,7 +188,7 @@ fn transport<F: Family, P: Packet, T: Tables<F>>(
         return None;
     }
     if let Some((id, false)) = datagram {
-        let ports = tables.fragment(&FragmentKey { src, dst, id, proto, pad: [0; 3] })?;
+        let ports = recall::<F, T>(tables, &src, &dst, id, proto)?;
         let key = FlowKey::new(src, ports.sport, dst, ports.dport, proto);
         return Some(Parsed { key, l4: l4.at, l4_len: l4.len, tcp: TcpSeen(0), has_l4: false, fragment: Some(id) });
     }

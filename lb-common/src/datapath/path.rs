@@ -6,16 +6,16 @@ use super::{
     checksum,
     header::{Tcp, Udp},
     packet::Packet,
-    parse::{Network, ParseFamily, Parsed, network},
+    parse::{Network, ParseFamily, Parsed, network, remember},
     reject::turn_into_port_unreachable,
-    rewrite::{Rewrite, RewriteFamily, address_sum, apply},
+    rewrite::{RewriteFamily, address_sum, apply},
     select::{flow_hash, pick},
     track::{counterpart, open_pair},
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FragmentKey, FragmentPorts,
-    FrontendKey, Proto, TcpSeen,
+    Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FrontendKey,
+    Proto, Rewrite, TcpSeen,
     V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, REFRESH_NS, REJECTS_PER_SECOND_MAX},
 };
@@ -101,9 +101,9 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
 }
 
 /// What the flow table says of a packet.
-enum Followed<A> {
-    /// Do this; the flags are the entry's.
-    Rewrite(Rewrite<A>, FlowFlags),
+enum Followed {
+    /// Do what lies on the desk; the flags are the entry's.
+    Rewrite(FlowFlags),
     /// The entry is for another hook.
     Elsewhere,
     /// No entry, or one that must be made anew.
@@ -117,13 +117,13 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
         return Verdict::Pass;
     }
     match follow::<F, W>(world, &parsed, hook) {
-        Followed::Rewrite(rewrite, flags) => {
+        Followed::Rewrite(flags) => {
             let done = if flags.has(FlowFlags::HOST_CLIENT) && !flags.has(FlowFlags::REPLY) {
                 Verdict::Route
             } else {
                 Verdict::Pass
             };
-            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
+            finish::<F, P, W>(packet, world, &parsed, done)
         }
         Followed::Elsewhere => Verdict::Pass,
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
@@ -140,28 +140,24 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
                 Opened::Refuse => return Verdict::Refuse,
                 Opened::Drop(reason) => return Verdict::Drop(reason),
             };
-            let rewrite = match world.desk() {
-                Some(desk) => Rewrite::between(&parsed.key, &desk.translated),
-                None => return Verdict::Pass,
-            };
-            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
+            finish::<F, P, W>(packet, world, &parsed, done)
         }
     }
 }
 
 /// An established flow: one look-up says it all.
 #[inline(always)]
-fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed<F::Addr> {
+fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed {
     let key = &parsed.key;
     let Some(mut flow) = world.flow(key) else { return Followed::Unknown };
-    let rewrite = Rewrite {
-        src: flow.src,
-        dst: flow.dst,
-        sport: flow.sport,
-        dport: flow.dport,
-        address_delta: flow.address_delta,
-        port_delta: flow.port_delta,
-    };
+    let Some(mut desk) = world.desk() else { return Followed::Elsewhere };
+    let rewrite = &mut desk.rewrite;
+    rewrite.src = flow.src;
+    rewrite.dst = flow.dst;
+    rewrite.sport = flow.sport;
+    rewrite.dport = flow.dport;
+    rewrite.address_delta = flow.address_delta;
+    rewrite.port_delta = flow.port_delta;
     let (flags, backend, tcp_before) = (flow.flags, flow.backend, flow.tcp);
     // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
     // last here, so a mixture of two entries is noticed.
@@ -189,23 +185,24 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, backend, &rewrite) {
+        if !serves::<F, W>(world, backend, rewrite) {
             world.count(Counter::FlowsReselected);
             return Followed::Unknown;
         }
     } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
-            || counterpart_is_closed::<F, W>(world, key, &rewrite)
-            || !serves::<F, W>(world, backend, &rewrite)
+            || counterpart_is_closed::<F, W>(world, key, rewrite)
+            || !serves::<F, W>(world, backend, rewrite)
         {
             return Followed::Unknown;
         }
     }
+    drop(desk);
     if stale {
         heal::<F, W>(world, key);
     }
-    Followed::Rewrite(rewrite, flags)
+    Followed::Rewrite(flags)
 }
 
 #[inline(always)]
@@ -297,83 +294,108 @@ impl Opened {
 }
 
 /// A packet without a flow, of the desk's `old` tuple: is it for a frontend, and which backend takes it? The desk's
-/// `translated` becomes the tuple to write.
+/// `rewrite` becomes what is to be written.
 #[inline(always)]
 pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Opened {
-    let frontend = {
-        let Some(desk) = world.desk() else { return Opened::NotOurs };
-        FrontendKey::new(desk.old.dst, desk.old.dport, desk.old.proto)
-    };
-    let Some(number) = world.frontend(&frontend) else { return Opened::NotOurs };
-    match choose::<F, W>(world, hook, number) {
+    match choose::<F, W>(world, hook).and_then(|chosen| make::<F, W>(world, hook, chosen)) {
         Ok(opened) => opened,
         Err(reason) => {
-            dropped::<F, W>(world, number, reason);
+            dropped::<F, W>(world, reason);
             if reason == DropReason::NoEndpoint { Opened::Refuse } else { Opened::Drop(reason) }
         }
     }
 }
 
-#[inline(always)]
-fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, number: u32) -> Result<Opened, DropReason> {
-    let now_ns = world.now_ns();
+/// What choosing has led to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    NotOurs,
+    Backend,
+    /// A backend that is the client itself.
+    Hairpin,
+}
+
+/// Chooses a backend. The desk's `new` becomes the tuple towards it, `opening` what the entries have in common.
+#[inline(never)]
+fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, DropReason> {
+    let Some(mut desk) = world.desk() else { return Ok(Chosen::NotOurs) };
+    let desk = &mut *desk;
+    desk.opening.service = u32::MAX;
+    let frontend = FrontendKey::new(desk.old.dst, desk.old.dport, desk.old.proto);
+    let Some(number) = world.frontend(&frontend) else { return Ok(Chosen::NotOurs) };
+    desk.opening.service = number;
+    desk.opening.now_ns = world.now_ns();
     let service = world.service(number).ok_or(DropReason::BackendMissing)?;
     let (base, len) = match service.internal.choice() {
         Choice::Slots { base, len } => (base, len),
-        Choice::Absent => return Ok(Opened::NotOurs),
-        _ if hook == Hook::Xdp => return Ok(Opened::NotOurs),
+        Choice::Absent => return Ok(Chosen::NotOurs),
+        _ if hook == Hook::Xdp => return Ok(Chosen::NotOurs),
         Choice::Drop => return Err(DropReason::NoLocalEndpoint),
         Choice::Reject => {
+            let now_ns = desk.opening.now_ns;
             let allowed =
                 world.bucket(Bucket::Reject).is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
             return Err(if allowed { DropReason::NoEndpoint } else { DropReason::RejectLimited });
         }
     };
-    let hash = flow_hash(&world.desk().ok_or(DropReason::BackendMissing)?.old);
-    let chosen = world.slot(base.wrapping_add(pick(hash, len))).ok_or(DropReason::BackendMissing)?;
+    let slot = base.wrapping_add(pick(flow_hash(&desk.old), len));
+    let chosen = world.slot(slot).ok_or(DropReason::BackendMissing)?;
     let backend = world.backend(chosen).ok_or(DropReason::BackendMissing)?;
     if !backend.flags.has(BackendFlags::ACTIVE) {
         return Err(DropReason::BackendMissing);
     }
     if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
+        return Ok(Chosen::NotOurs);
+    }
+    desk.new.src = desk.old.src;
+    desk.new.dst = backend.address;
+    desk.new.sport = desk.old.sport;
+    desk.new.dport = backend.port;
+    desk.new.proto = desk.old.proto;
+    desk.opening.backend = chosen;
+    desk.opening.flags = flow_flags(hook, &backend);
+    let hairpin = hook == Hook::Ingress && desk.old.src == desk.new.dst;
+    Ok(if hairpin { Chosen::Hairpin } else { Chosen::Backend })
+}
+
+/// Makes the flow's entries.
+#[inline(always)]
+fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Result<Opened, DropReason> {
+    if chosen == Chosen::NotOurs {
         return Ok(Opened::NotOurs);
     }
-    let hairpin = {
-        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
-        let desk = &mut *desk;
-        desk.new = desk.old;
-        desk.new.dst = backend.address;
-        desk.new.dport = backend.port;
-        desk.opening.now_ns = now_ns;
-        desk.opening.backend = chosen;
-        desk.opening.service = number;
-        desk.opening.flags = flow_flags(hook, &backend);
-        hook == Hook::Ingress && desk.old.src == backend.address
-    };
     refused(world.open_pair())?;
     {
         let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
-        desk.translated = desk.new;
+        let desk = &mut *desk;
+        // The entry of the packet's own direction was written last.
+        desk.rewrite.src = desk.flow.src;
+        desk.rewrite.dst = desk.flow.dst;
+        desk.rewrite.sport = desk.flow.sport;
+        desk.rewrite.dport = desk.flow.dport;
+        desk.rewrite.address_delta = desk.flow.address_delta;
+        desk.rewrite.port_delta = desk.flow.port_delta;
     }
-    if hairpin && let Some(node) = world.node_address() {
-        open_hairpin::<F, W>(world, node)?;
+    if chosen == Chosen::Hairpin && masquerade_on_desk::<F, W>(world) {
+        refused(world.open_pair())?;
     }
     world.count(Counter::FlowsCreated);
     Ok(if hook.is_egress() { Opened::TranslateAndRoute } else { Opened::Translate })
 }
 
 /// A pod that reaches itself through its own Service must not see its own address as the client's: where the packet
-/// leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1).
-#[inline(always)]
-fn open_hairpin<F: PathFamily, W: Opens<F>>(world: &W, node: F::Addr) -> Result<(), DropReason> {
-    {
-        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
-        let desk = &mut *desk;
-        desk.old = desk.new;
-        desk.new.src = node;
-        desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
-    }
-    refused(world.open_pair())
+/// leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1). Lays out the entries for that,
+/// if the node has an address.
+#[inline(never)]
+fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
+    let (Some(node), Some(mut desk)) = (world.node_address(), world.desk()) else { return false };
+    let desk = &mut *desk;
+    desk.old.dst = desk.new.dst;
+    desk.old.sport = desk.new.sport;
+    desk.old.dport = desk.new.dport;
+    desk.new.src = *node;
+    desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+    true
 }
 
 #[inline(always)]
@@ -402,28 +424,27 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     packet: &mut P,
     world: &W,
     parsed: &Parsed<F::Addr>,
-    rewrite: &Rewrite<F::Addr>,
     done: Verdict,
 ) -> Verdict {
-    if !apply::<F, P>(packet, parsed, rewrite) {
+    if !world.desk().is_some_and(|desk| apply::<F, P>(packet, parsed, &desk.rewrite)) {
         if let Some(mut desk) = world.desk() {
             desk.old = parsed.key;
+            desk.opening.service = u32::MAX;
         }
-        dropped::<F, W>(world, u32::MAX, DropReason::RewriteFailed);
+        dropped::<F, W>(world, DropReason::RewriteFailed);
         return Verdict::Drop(DropReason::RewriteFailed);
     }
     if let Some(id) = parsed.fragment
         && parsed.has_l4
     {
-        let FlowKey { src, dst, sport, dport, proto, .. } = parsed.key;
-        world.insert_fragment(&FragmentKey { src, dst, id, proto, pad: [0; 3] }, &FragmentPorts { sport, dport });
+        remember::<F, W>(world, &parsed.key, id);
     }
     done
 }
 
 /// Counts and reports the drop of a packet of the desk's `old` tuple. There is no other way to one.
 #[inline(never)]
-fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, service: u32, reason: DropReason) {
+fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
     let allowed = world.bucket(Bucket::Event).is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
@@ -433,7 +454,7 @@ fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, service: u32, reason:
         time_ns: now_ns,
         src: key.src.to_16_octets(),
         dst: key.dst.to_16_octets(),
-        service,
+        service: desk.opening.service,
         ifindex: world.ifindex(),
         sport: key.sport,
         dport: key.dport,

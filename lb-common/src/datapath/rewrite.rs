@@ -6,24 +6,7 @@ use super::{
     packet::{ChecksumChange, Packet},
     parse::Parsed,
 };
-use crate::layout::{Address, Family, FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
-
-/// The 5-tuple to write and what it does to sums.
-#[derive(Clone, Copy)]
-pub struct Rewrite<A> {
-    /// Source address.
-    pub src: A,
-    /// Destination address.
-    pub dst: A,
-    /// Source port.
-    pub sport: Port,
-    /// Destination port.
-    pub dport: Port,
-    /// Change of the sum over the addresses.
-    pub address_delta: u16,
-    /// Change of the sum over the ports.
-    pub port_delta: u16,
-}
+use crate::layout::{Address, Family, FlowKey, Ip4, Ip6, Proto, Rewrite, V4, V6};
 
 /// What a family's header needs.
 pub trait RewriteFamily: Family {
@@ -42,6 +25,7 @@ impl RewriteFamily for V4 {
         let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else { return false };
         let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta.into());
         let tail = Ipv4Tail {
+            id_fragment: tail.id_fragment,
             ttl: tail.ttl,
             proto: tail.proto,
             checksum: sum.to_ne_bytes(),
@@ -106,18 +90,12 @@ pub fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
     sum
 }
 
-impl<A: Address> Rewrite<A> {
-    /// The rewrite that turns packets of `old` into packets of `new`.
-    #[inline(always)]
-    pub fn between(old: &FlowKey<A>, new: &FlowKey<A>) -> Self {
-        let ports = |key: &FlowKey<A>| u64::from(key.sport.raw()) + u64::from(key.dport.raw());
-        Self {
-            src: new.src,
-            dst: new.dst,
-            sport: new.sport,
-            dport: new.dport,
-            address_delta: checksum::difference(address_sum(&old.src, &old.dst), address_sum(&new.src, &new.dst)),
-            port_delta: checksum::difference(ports(old), ports(new)),
-        }
-    }
+/// What turning packets of `old` into packets of `new` does to the sums over addresses and over ports.
+#[inline(always)]
+pub fn deltas<A: Address>(old: &FlowKey<A>, new: &FlowKey<A>) -> (u16, u16) {
+    let ports = |key: &FlowKey<A>| u64::from(key.sport.raw()) + u64::from(key.dport.raw());
+    (
+        checksum::difference(address_sum(&old.src, &old.dst), address_sum(&new.src, &new.dst)),
+        checksum::difference(ports(old), ports(new)),
+    )
 }

@@ -2,7 +2,7 @@
 
 use super::{
     checksum,
-    rewrite::Rewrite,
+    rewrite::deltas,
     select::{flow_hash, pick},
     world::{Insert, Refused, Tables, World},
 };
@@ -147,7 +147,7 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
     let Some(mut desk) = world.desk() else { return Err(Refused::Full) };
     let desk = &mut *desk;
     let opening = &desk.opening;
-    let rewrite = Rewrite::between(&desk.old, &desk.new);
+    let (address_delta, port_delta) = deltas(&desk.old, &desk.new);
     desk.flow.backend = opening.backend;
     desk.flow.service = opening.service;
     desk.flow.pad = 0;
@@ -162,8 +162,8 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.dst = desk.new.dst;
         desk.flow.sport = desk.new.sport;
         desk.flow.dport = desk.new.dport;
-        desk.flow.address_delta = rewrite.address_delta;
-        desk.flow.port_delta = rewrite.port_delta;
+        desk.flow.address_delta = address_delta;
+        desk.flow.port_delta = port_delta;
         desk.flow.flags = opening.flags;
         desk.flow.tcp = opening.tcp;
     } else {
@@ -175,8 +175,8 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.dst = desk.old.src;
         desk.flow.sport = desk.old.dport;
         desk.flow.dport = desk.old.sport;
-        desk.flow.address_delta = checksum::negate(rewrite.address_delta);
-        desk.flow.port_delta = checksum::negate(rewrite.port_delta);
+        desk.flow.address_delta = checksum::negate(address_delta);
+        desk.flow.port_delta = checksum::negate(port_delta);
         desk.flow.flags = opening.flags.of_counterpart();
         desk.flow.tcp = TcpSeen(0);
     }

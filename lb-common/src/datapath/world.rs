@@ -1,7 +1,7 @@
 //! What the decisions need besides the packet: tables, a clock, counters. The kernel programs implement it on maps
 //! and helpers, the host on `BTreeMap`s and a clock that is turned by hand.
 
-use core::ops::DerefMut;
+use core::ops::{Deref, DerefMut};
 
 use crate::layout::{
     Backend, Counter, Desk, DropReason, Event, Family, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Service,
@@ -35,7 +35,7 @@ pub trait Tables<F: Family> {
     /// Backend number in a slot.
     fn slot(&self, place: u32) -> Option<u32>;
     /// A backend record.
-    fn backend(&self, number: u32) -> Option<Backend<F::Addr>>;
+    fn backend(&self, number: u32) -> Option<impl Deref<Target = Backend<F::Addr>>>;
     /// A flow entry, whose time and flags may be changed in place. Must be let go of before entries are written.
     fn flow(&self, key: &FlowKey<F::Addr>) -> Option<impl DerefMut<Target = Flow<F::Addr>>>;
     /// Writes a flow entry.
@@ -50,7 +50,7 @@ pub trait Tables<F: Family> {
     /// This CPU's desk. Must be let go of before anything else is asked to use it.
     fn desk(&self) -> Option<impl DerefMut<Target = Desk<F::Addr>>>;
     /// The node's address for masquerading, if it has one.
-    fn node_address(&self) -> Option<F::Addr>;
+    fn node_address(&self) -> Option<impl Deref<Target = F::Addr>>;
 }
 
 /// Which rate is limited.

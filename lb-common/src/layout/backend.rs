@@ -40,6 +40,8 @@ pod! {
         pub port: Port,
         /// Facts about it.
         pub flags: BackendFlags,
+        /// Always zero.
+        pub rest: A::Rest,
     }
-    sizes: 8, 20;
+    sizes: 8, 24;
 }

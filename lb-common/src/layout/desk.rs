@@ -1,7 +1,7 @@
 //! Where a flow is laid out while it is opened: per CPU, since a program's stack of 512 octets is too small for the
 //! keys and entries of an IPv6 flow. Of no meaning between packets.
 
-use super::{Flow, FlowFlags, FlowKey, TcpSeen};
+use super::{Flow, FlowFlags, FlowKey, Port, TcpSeen};
 
 pod! {
     /// What all entries of a new flow have in common.
@@ -24,6 +24,26 @@ pod! {
 }
 
 pod! {
+    /// A tuple to write into a packet, and what that does to sums.
+    #[derive(Default)]
+    pub struct Rewrite<A> {
+        /// Source address.
+        pub src: A,
+        /// Destination address.
+        pub dst: A,
+        /// Source port.
+        pub sport: Port,
+        /// Destination port.
+        pub dport: Port,
+        /// What it adds to a one's complement sum over the addresses.
+        pub address_delta: u16,
+        /// What it adds to a one's complement sum over the ports.
+        pub port_delta: u16,
+    }
+    sizes: 16, 40;
+}
+
+pod! {
     /// The desk of one CPU and family.
     #[derive(Default)]
     pub struct Desk<A> {
@@ -31,8 +51,8 @@ pod! {
         pub old: FlowKey<A>,
         /// The tuple that they get.
         pub new: FlowKey<A>,
-        /// The tuple that the packet under way gets at this hook.
-        pub translated: FlowKey<A>,
+        /// What the packet under way gets at this hook.
+        pub rewrite: Rewrite<A>,
         /// Key of the entry that is being written.
         pub key: FlowKey<A>,
         /// The entry that is being written.

@@ -1,6 +1,6 @@
 //! Key of the frontend tables: what a client dials.
 
-use super::{Port, Proto};
+use super::{Address, Port, Proto};
 
 pod! {
     /// Address, port and protocol that a client dials. The value is the service number (`u32`), an index into the
@@ -15,15 +15,17 @@ pod! {
         pub proto: Proto,
         /// Always zero.
         pub pad: u8,
+        /// Always zero.
+        pub rest: A::Rest,
     }
-    sizes: 8, 20;
+    sizes: 8, 24;
 }
 
-impl<A> FrontendKey<A> {
+impl<A: Address> FrontendKey<A> {
     /// The key for one frontend.
     #[must_use]
     #[inline(always)]
-    pub const fn new(address: A, port: Port, proto: Proto) -> Self {
-        Self { address, port, proto, pad: 0 }
+    pub fn new(address: A, port: Port, proto: Proto) -> Self {
+        Self { address, port, proto, pad: 0, rest: A::Rest::default() }
     }
 }

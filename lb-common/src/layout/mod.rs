@@ -26,7 +26,7 @@ mod service;
 pub use backend::{Backend, BackendFlags};
 pub use bucket::TokenBucket;
 pub use counter::Counter;
-pub use desk::{Desk, Opening};
+pub use desk::{Desk, Opening, Rewrite};
 pub use event::Event;
 pub use flow::{Flow, FlowFlags, FlowKey, TcpSeen};
 pub use fragment::{FragmentKey, FragmentPorts};

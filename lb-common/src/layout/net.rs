@@ -17,7 +17,7 @@ pub struct Ip4 {
 }
 
 /// An IPv6 address in network order.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialOrd, Ord, Default)]
 pub struct Ip6 {
     /// The sixteen octets as they stand on the wire.
@@ -63,8 +63,21 @@ impl fmt::Display for Proto {
 pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default + 'static {
     /// Number of 32-bit words.
     const WORDS: usize;
+    /// What fills a key or record of one address and four more octets up to whole 64-bit words.
+    type Rest: Copy + Eq + Ord + Hash + fmt::Debug + Default + 'static;
     /// The 32-bit word `index`, in the byte order of memory (not of the host): for sums, hashes and comparison only.
     fn word(&self, index: usize) -> u32;
+    /// Whether it is another than the unspecified address (all zero).
+    #[inline(always)]
+    fn is_some(&self) -> bool {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < Self::WORDS {
+            bits |= self.word(index);
+            index += 1;
+        }
+        bits != 0
+    }
     /// The address as sixteen octets, an IPv4 address in the first four: the form in which events carry it.
     fn to_16_octets(&self) -> [u8; 16];
 }
@@ -76,6 +89,7 @@ const fn word_at(octets: &[u8], at: usize) -> u32 {
 
 impl Address for Ip4 {
     const WORDS: usize = 1;
+    type Rest = [u8; 0];
 
     #[inline(always)]
     fn word(&self, _index: usize) -> u32 {
@@ -91,6 +105,7 @@ impl Address for Ip4 {
 
 impl Address for Ip6 {
     const WORDS: usize = 4;
+    type Rest = [u8; 4];
 
     #[inline(always)]
     fn word(&self, index: usize) -> u32 {

@@ -8,8 +8,10 @@ pod! {
     pub struct Node {
         /// The node's IPv4 address for masquerading; 0.0.0.0 if it has none.
         pub ipv4: Ip4,
+        /// Always zero.
+        pub pad: [u8; 4],
         /// The node's IPv6 address for masquerading; `::` if it has none.
         pub ipv6: Ip6,
     }
-    size: 20;
+    size: 24;
 }

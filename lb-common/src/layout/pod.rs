@@ -9,13 +9,14 @@ macro_rules! pod {
         pub struct $name:ident<A> { $($(#[$field_attr:meta])* pub $field:ident : $ty:ty,)* }
         sizes: $size4:literal, $size6:literal;
     ) => {
+        // Aligned for whole-word access: the kernel refuses any other to the stack, where these are put together.
         $(#[$attr])*
-        #[repr(C)]
+        #[repr(C, align(8))]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub struct $name<A> { $($(#[$field_attr])* pub $field: $ty,)* }
+        pub struct $name<A: $crate::layout::Address> { $($(#[$field_attr])* pub $field: $ty,)* }
 
         const _: () = {
-            const fn packed_len<A>() -> usize { 0 $(+ size_of::<$ty>())* }
+            const fn packed_len<A: $crate::layout::Address>() -> usize { 0 $(+ size_of::<$ty>())* }
             assert!(packed_len::<$crate::layout::Ip4>() == $size4, "fields add up to another size for IPv4");
             assert!(packed_len::<$crate::layout::Ip6>() == $size6, "fields add up to another size for IPv6");
             assert!(size_of::<$name<$crate::layout::Ip4>>() == $size4, "hidden padding for IPv4");

@@ -57,7 +57,12 @@ pub(super) fn for_each<K: aya::Pod, V: aya::Pod>(
         // SAFETY: the structure is laid out as the kernel's and outlives the call; `keys` and `values` have room for
         // `count` entries, `from` and `to` for a place.
         let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
         };
         let error = (result < 0).then(io::Error::last_os_error);
         let end = match &error {

@@ -31,10 +31,20 @@ impl<F: TableFamily> FlowTable<F> {
     /// # Errors
     /// If the map is of another kind.
     pub fn open(map: Map) -> Result<Self> {
-        let Map::LruHashMap(data) = &map else { return Err(anyhow!("{} is no LRU hash table", F::FLOWS)) };
+        let Map::LruHashMap(data) = &map else {
+            return Err(anyhow!("{} is no LRU hash table", F::FLOWS));
+        };
         let capacity = data.info()?.max_entries();
-        let fd = data.fd().as_fd().try_clone_to_owned().with_context(|| format!("open {}", F::FLOWS))?;
-        Ok(Self { fd, map: HashMap::try_from(map).context(F::FLOWS)?, capacity })
+        let fd = data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .with_context(|| format!("open {}", F::FLOWS))?;
+        Ok(Self {
+            fd,
+            map: HashMap::try_from(map).context(F::FLOWS)?,
+            capacity,
+        })
     }
 
     /// Calls `visit` with every entry.
@@ -61,6 +71,8 @@ impl<F: TableFamily> FlowTable<F> {
     /// # Errors
     /// If the kernel refuses.
     pub fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()> {
-        self.map.insert(key, flow, 0).with_context(|| format!("write {}", F::FLOWS))
+        self.map
+            .insert(key, flow, 0)
+            .with_context(|| format!("write {}", F::FLOWS))
     }
 }

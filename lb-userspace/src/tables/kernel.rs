@@ -60,7 +60,12 @@ impl TableFamily for V4 {
 
     fn backend_from_words([word, _, _]: [u64; 3]) -> Backend<Ip4> {
         let ([a, b, c, d], port, flags) = from_tail_word(word);
-        Backend { address: Ip4 { octets: [a, b, c, d] }, port, flags }
+        Backend {
+            address: Ip4 { octets: [a, b, c, d] },
+            port,
+            flags,
+            rest: [],
+        }
     }
 }
 
@@ -101,6 +106,7 @@ impl TableFamily for V6 {
             address: Ip6 { octets },
             port: Port { octets: [p, q] },
             flags: BackendFlags(u16::from_ne_bytes([f, g])),
+            rest: [0; 4],
         }
     }
 }
@@ -114,7 +120,11 @@ fn tail_word([a, b, c, d]: [u8; 4], port: Port, flags: BackendFlags) -> u64 {
 
 fn from_tail_word(word: u64) -> ([u8; 4], Port, BackendFlags) {
     let [a, b, c, d, p, q, f, g] = word.to_ne_bytes();
-    ([a, b, c, d], Port { octets: [p, q] }, BackendFlags(u16::from_ne_bytes([f, g])))
+    (
+        [a, b, c, d],
+        Port { octets: [p, q] },
+        BackendFlags(u16::from_ne_bytes([f, g])),
+    )
 }
 
 /// The tables of one family, in the kernel.
@@ -135,7 +145,9 @@ impl<F: TableFamily> KernelTables<F> {
     pub fn open(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
         let mut array = |name: &'static str, element_len: usize| -> Result<(MappedArray, u32)> {
             let map = take(name)?;
-            let Map::Array(data) = &map else { return Err(anyhow!("{name} is no array")) };
+            let Map::Array(data) = &map else {
+                return Err(anyhow!("{name} is no array"));
+            };
             let entries = data.info()?.max_entries();
             let mapped = MappedArray::new(data.fd(), entries, element_len)
                 .with_context(|| format!("map the table {name} into memory"))?;
@@ -144,7 +156,11 @@ impl<F: TableFamily> KernelTables<F> {
         let (services, service_count) = array(F::SERVICES, size_of::<Service>())?;
         let (slots, slot_count) = array(F::SLOTS, size_of::<u32>())?;
         let (backends, backend_count) = array(F::BACKENDS, size_of::<Backend<F::Addr>>())?;
-        let capacity = Capacity { services: service_count, slots: slot_count, backends: backend_count };
+        let capacity = Capacity {
+            services: service_count,
+            slots: slot_count,
+            backends: backend_count,
+        };
         Ok(Self {
             frontends: HashMap::try_from(take(F::FRONTENDS)?).with_context(|| F::FRONTENDS)?,
             labels: HashMap::try_from(take(F::LABELS)?).with_context(|| F::LABELS)?,
@@ -161,7 +177,9 @@ const EXTERNAL_WORD: usize = 1;
 
 impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     fn put_frontend(&mut self, key: &FrontendKey<F::Addr>, number: u32) -> Result<(), TableError> {
-        self.frontends.insert(key, number, 0).map_err(error("write a frontend", F::FRONTENDS))
+        self.frontends
+            .insert(key, number, 0)
+            .map_err(error("write a frontend", F::FRONTENDS))
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey<F::Addr>) -> Result<(), TableError> {
@@ -169,7 +187,9 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn put_label(&mut self, number: u32, label: &Label) -> Result<(), TableError> {
-        self.labels.insert(number, label, 0).map_err(error("write a label", F::LABELS))
+        self.labels
+            .insert(number, label, 0)
+            .map_err(error("write a label", F::LABELS))
     }
 
     fn remove_label(&mut self, number: u32) -> Result<(), TableError> {
@@ -205,7 +225,10 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn scopes(&self, number: u32) -> (Scope, Scope) {
-        (Scope(self.services.load(number, INTERNAL_WORD)), Scope(self.services.load(number, EXTERNAL_WORD)))
+        (
+            Scope(self.services.load(number, INTERNAL_WORD)),
+            Scope(self.services.load(number, EXTERNAL_WORD)),
+        )
     }
 
     fn slot(&self, place: u32) -> u32 {
@@ -270,7 +293,9 @@ impl NodeTable {
     /// # Errors
     /// If the map is of another kind.
     pub fn open(map: Map) -> Result<Self> {
-        Ok(Self { node: aya::maps::Array::try_from(map).context(names::NODE)? })
+        Ok(Self {
+            node: aya::maps::Array::try_from(map).context(names::NODE)?,
+        })
     }
 
     /// Writes the record.
@@ -278,7 +303,9 @@ impl NodeTable {
     /// # Errors
     /// If the kernel refuses.
     pub fn put(&mut self, node: Node) -> Result<(), TableError> {
-        self.node.set(0, node, 0).map_err(error("write the node record", names::NODE))
+        self.node
+            .set(0, node, 0)
+            .map_err(error("write the node record", names::NODE))
     }
 }
 
@@ -289,10 +316,19 @@ mod tests {
     #[test]
     fn backend_records_survive_the_way_through_words() {
         let flags = BackendFlags::ACTIVE.with(BackendFlags::LOCAL);
-        let v4 = Backend { address: Ip4 { octets: [10, 1, 2, 3] }, port: Port::new(8080), flags };
+        let v4 = Backend {
+            address: Ip4 { octets: [10, 1, 2, 3] },
+            port: Port::new(8080),
+            flags,
+            rest: [],
+        };
         assert_eq!(V4::backend_from_words(V4::backend_to_words(&v4)), v4);
         let octets = *b"\xfd\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e";
-        let v6 = Backend { address: Ip6 { octets }, port: Port::new(53), flags };
+        let v6 = Backend {
+            address: Ip6 { octets },
+            port: Port::new(53),
+            flags,
+        };
         assert_eq!(V6::backend_from_words(V6::backend_to_words(&v6)), v6);
     }
 }

@@ -27,10 +27,21 @@ impl MappedArray {
         // SAFETY: a new mapping at an address of the kernel's choice, of a file that is as long as is asked for: the
         // kernel refuses a longer one.
         let start = unsafe {
-            mmap(std::ptr::null_mut(), words * 8, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, map.as_fd(), 0)
+            mmap(
+                std::ptr::null_mut(),
+                words * 8,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map.as_fd(),
+                0,
+            )
         }?;
         let start = NonNull::new(start.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, words, words_per_element })
+        Ok(Self {
+            start,
+            words,
+            words_per_element,
+        })
     }
 
     fn word(&self, element: u32, word: usize) -> Option<&AtomicU64> {

@@ -8,7 +8,7 @@ use super::{Capacity, TableError, Tables};
 
 /// One write, as a reader could see it happen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Write<A> {
+pub enum Write<A: Address> {
     /// A frontend came, or changed its service.
     PutFrontend(FrontendKey<A>, u32),
     /// A frontend went.
@@ -159,7 +159,11 @@ pub struct Faulty<T> {
 impl<T> Faulty<T> {
     fn check(&mut self, action: &'static str) -> Result<(), TableError> {
         if (self.fails)() {
-            return Err(TableError { action, table: "a faulty table", reason: "fault injected".to_owned() });
+            return Err(TableError {
+                action,
+                table: "a faulty table",
+                reason: "fault injected".to_owned(),
+            });
         }
         Ok(())
     }

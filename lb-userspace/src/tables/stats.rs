@@ -52,7 +52,9 @@ impl EventReader {
     /// # Errors
     /// If the map is of another kind.
     pub fn open(map: Map) -> Result<Self> {
-        Ok(Self { ring: RingBuf::try_from(map).context(names::EVENTS)? })
+        Ok(Self {
+            ring: RingBuf::try_from(map).context(names::EVENTS)?,
+        })
     }
 
     /// The next event, if there is one.
