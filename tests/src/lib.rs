@@ -1,4 +1,5 @@
 //! Test support for Sluice: what the packet tables, labs, scripts, benches and the demo have in common.
 
+pub mod demo;
 pub mod lab;
 pub mod traffic;

@@ -19,6 +19,17 @@ fn targets(lab: &Lab, port: u16) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Waits for a load to have made so many connections in its current phase; a busy machine gets the time it needs.
+fn wait_for(load: &HttpLoad, connections: u64) {
+    for _ in 0..1000 {
+        if load.report().connections >= connections {
+            return;
+        }
+        pause(10);
+    }
+    panic!("no {connections} connections within 10 s: {:?}", load.report());
+}
+
 fn pause(millis: u64) {
     std::thread::sleep(Duration::from_millis(millis));
 }
@@ -28,27 +39,38 @@ fn every_answered_connection_is_counted_for_its_backend() {
     let lab = lab();
     let servers = Server::start_on(lab.backends(), &Serve::default()).expect("servers start");
     let plan = HttpPlan {
-        connections_max: 400,
         per_second: 1000,
         ..HttpPlan::to(targets(&lab, 8080))
     };
     let load = HttpLoad::start(lab.client(), plan, Phase::served("first")).expect("the load starts");
-    pause(200);
+    wait_for(&load, 100);
     load.begin(Phase::served("second"));
-    pause(300);
+    wait_for(&load, 100);
     let reports = load.finish();
     for report in &reports {
-        assert_eq!(
-            (report.lost, report.refused, report.surprises),
-            (0, 0, 0),
-            "{:?}",
-            report.failures
-        );
+        assert_eq!((report.lost, report.refused, report.surprises), (0, 0, 0), "{report:?}");
         let (one, two) = (report.backends["backend-1"].count, report.backends["backend-2"].count);
-        assert!(one.abs_diff(two) <= 2, "asked in turn, answered {one} and {two}");
+        assert!(one.abs_diff(two) <= 4, "asked in turn, answered {one} and {two}");
     }
-    assert_eq!(reports.iter().map(|report| report.answered).sum::<u64>(), 400);
-    assert_eq!(servers.iter().map(Server::accepted).sum::<u64>(), 400);
+    let answered: u64 = reports.iter().map(|report| report.answered).sum();
+    assert_eq!(servers.iter().map(Server::accepted).sum::<u64>(), answered);
+}
+
+#[test]
+fn a_load_ends_by_itself() {
+    let lab = lab();
+    let servers = Server::start_on(lab.backends(), &Serve::default()).expect("servers start");
+    let plan = HttpPlan {
+        per_second: 0,
+        at_once: 16,
+        connections_max: 300,
+        ..HttpPlan::to(targets(&lab, 8080))
+    };
+    let load = HttpLoad::start(lab.client(), plan, Phase::served("all")).expect("the load starts");
+    wait_for(&load, 300);
+    pause(50);
+    assert_eq!(load.finish().remove(0).answered, 300);
+    assert_eq!(servers.iter().map(Server::accepted).sum::<u64>(), 300);
 }
 
 #[test]
@@ -61,7 +83,7 @@ fn downloads_are_checked() {
         ..HttpPlan::to(targets(&lab, 8080))
     };
     let load = HttpLoad::start(lab.client(), plan, Phase::served("download")).expect("the load starts");
-    pause(500);
+    wait_for(&load, 20);
     let report = load.finish().remove(0);
     assert_eq!((report.answered, report.lost), (20, 0), "{:?}", report.failures);
 }
@@ -79,7 +101,7 @@ fn a_refusal_is_lost_where_an_answer_was_due_and_fine_where_it_was_expected() {
         (Phase::refused("refused", Duration::ZERO), 0),
     ] {
         let load = HttpLoad::start(lab.client(), plan.clone(), phase).expect("the load starts");
-        pause(200);
+        wait_for(&load, 40);
         let report = load.finish().remove(0);
         assert_eq!((report.refused, report.lost), (40, lost), "{:?}", report.failures);
         assert!(report.refusal.max() < Duration::from_millis(100), "{}", report.refusal);
@@ -96,7 +118,7 @@ fn silence_and_broken_answers_are_lost() {
         ..HttpPlan::to(["10.96.0.10:80".parse().expect("an address")])
     };
     let load = HttpLoad::start(lab.client(), nowhere, Phase::served("nowhere")).expect("the load starts");
-    pause(50);
+    wait_for(&load, 2);
     let report = load.finish().remove(0);
     assert_eq!((report.answered, report.lost), (0, 2), "{:?}", report.failures);
 
@@ -121,7 +143,6 @@ fn long_lived_connections_are_kept_and_their_loss_is_noticed() {
         let plan = LongLivedPlan {
             connections: 8,
             every: Duration::from_millis(10),
-            patience: Duration::from_secs(1),
             ..LongLivedPlan::to(targets(&lab, port), entry)
         };
         let connections = LongLived::start(lab.client(), plan).expect("they start");

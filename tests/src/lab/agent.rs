@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(2);
 const TAIL_LINES: usize = 25;
 
 /// How the agent is to use XDP on the outward device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
     /// Only the tc and socket tiers.
     #[default]
@@ -135,16 +135,7 @@ impl Agent {
     pub fn wait_ready(&mut self) -> Result<Duration> {
         let start = Instant::now();
         loop {
-            if let Some(child) = &mut self.child
-                && let Some(status) = child.try_wait().context("looking after the agent")?
-            {
-                self.child = None;
-                bail!(
-                    "the agent ended ({status}) before it was ready; its log says:\n{}",
-                    self.log_tail()
-                );
-            }
-            if self.is_ready() {
+            if self.is_ready()? {
                 return Ok(start.elapsed());
             }
             if start.elapsed() > self.ready_within {
@@ -157,6 +148,21 @@ impl Agent {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Whether the agent has written `"ready": true` (what an earlier life of it wrote doesn't count). An agent that has ended
+    /// by itself is an error.
+    pub fn is_ready(&mut self) -> Result<bool> {
+        if let Some(child) = &mut self.child
+            && let Some(status) = child.try_wait().context("looking after the agent")?
+        {
+            self.child = None;
+            bail!(
+                "the agent ended by itself ({status}); its log says:\n{}",
+                self.log_tail()
+            );
+        }
+        Ok(self.state_mark() != self.state_before && self.state().is_ok_and(|state| state["ready"] == true))
     }
 
     /// Kills the agent as the kernel's out-of-memory killer would, and waits until it is gone. What it pinned stays.
@@ -286,11 +292,6 @@ impl Agent {
     fn state_mark(&self) -> Option<(u64, i64, i64)> {
         let mark = |file: Metadata| (file.ino(), file.mtime(), file.mtime_nsec());
         fs::metadata(self.state_file()).ok().map(mark)
-    }
-
-    /// What an earlier life of the agent wrote doesn't count.
-    fn is_ready(&self) -> bool {
-        self.state_mark() != self.state_before && self.state().is_ok_and(|state| state["ready"] == true)
     }
 }
 

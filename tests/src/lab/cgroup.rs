@@ -76,6 +76,7 @@ pub(super) fn processes(lab: &str) -> Vec<i32> {
 /// Removes the cgroup of a lab if nobody is left in it, and the process's own when that was the last one in it.
 pub(super) fn remove(lab: &str) -> Result<()> {
     for group in lab_groups(lab) {
+        release_own_threads(&group);
         remove_empty(&group)?;
         let Some(home) = group.parent() else { continue };
         let others = fs::read_dir(home).is_ok_and(|list| list.flatten().any(|entry| entry.path().is_dir()));
@@ -146,6 +147,20 @@ fn current(mount: &Path) -> Result<PathBuf> {
 fn move_process(target: &Path) -> Result<()> {
     fs::write(target.join("cgroup.procs"), "0")
         .with_context(|| format!("moving this process into cgroup {}", target.display()))
+}
+
+/// Threads of this process that are still inside (a server that outlives its lab) go back to the process's own cgroup.
+fn release_own_threads(group: &Path) {
+    let threads = fs::read_to_string(group.join("cgroup.threads")).unwrap_or_default();
+    for thread in threads
+        .lines()
+        .filter(|thread| Path::new(&format!("/proc/self/task/{thread}")).exists())
+    {
+        if let Some(home) = group.parent() {
+            // One that has ended in the meantime needs no other place.
+            let _ended = fs::write(home.join("cgroup.threads"), thread);
+        }
+    }
 }
 
 fn remove_empty(group: &Path) -> Result<()> {

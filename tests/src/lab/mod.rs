@@ -151,14 +151,17 @@ impl Lab {
     }
 
     /// Removes the lab now, and says what could not be removed.
-    pub fn remove(self) -> Result<()> {
-        cleanup::remove(&self.name)
+    pub fn remove(mut self) -> Result<()> {
+        // Without a name there is nothing left to drop.
+        cleanup::remove(&std::mem::take(&mut self.name))
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Err(error) = cleanup::remove(&self.name) {
+        if !self.name.is_empty()
+            && let Err(error) = cleanup::remove(&self.name)
+        {
             eprintln!("{error:#}");
         }
     }

@@ -26,6 +26,9 @@ use crate::lab::Host;
 /// How often connections that are due get started.
 const TICK: Duration = Duration::from_millis(2);
 
+/// Connections that are due and wait for a place pile up to as many as come in this part of a second.
+const JAM_MAX: f64 = 0.1;
+
 /// What to ask for, how often, and how long to wait.
 #[derive(Clone, Debug)]
 pub struct HttpPlan {
@@ -33,7 +36,7 @@ pub struct HttpPlan {
     pub targets: Vec<SocketAddr>,
     /// New connections a second; 0 means as many as `at_once` allows.
     pub per_second: u32,
-    /// Open connections; one that is due while there are so many waits for its turn.
+    /// Open connections; one that is due while there are so many waits for its turn, or is left out.
     pub at_once: usize,
     /// `/`, or `/bytes/N`, whose bytes are checked.
     pub path: String,
@@ -124,16 +127,25 @@ async fn start_connections(plan: Arc<HttpPlan>, books: &Arc<Mutex<Books>>, room:
     let begin = Instant::now();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut started: u64 = 0;
+    let (mut started, mut last, mut credit) = (0u64, begin, 0.0);
     while started < plan.connections_max && begin.elapsed() < plan.time_max {
         let due = match plan.per_second {
             0 => u64::MAX,
             rate => {
                 ticks.tick().await;
-                (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64
+                // What could not be started in time is not made up for later: after a jam the rate is the same as before.
+                credit = f64::min(
+                    credit + last.elapsed().as_secs_f64() * f64::from(rate),
+                    f64::from(rate) * JAM_MAX,
+                );
+                last = Instant::now();
+                let due = credit as u64;
+                credit -= due as f64;
+                due
             }
         };
-        while started < due.min(plan.connections_max) && begin.elapsed() < plan.time_max {
+        let until = started.saturating_add(due).min(plan.connections_max);
+        while started < until && begin.elapsed() < plan.time_max {
             let Ok(place) = Arc::clone(room).acquire_owned().await else {
                 return;
             };

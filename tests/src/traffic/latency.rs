@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 const MAX: Duration = Duration::from_secs(60);
 
 /// Recorded times; three significant digits.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latency(Histogram<u32>);
 
 impl Default for Latency {
@@ -44,6 +44,13 @@ impl Latency {
     /// Adds all of another distribution.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same bounds");
+    }
+}
+
+/// As short as [`fmt::Display`]: reports are printed where an assertion fails.
+impl fmt::Debug for Latency {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({self})", self.count())
     }
 }
 

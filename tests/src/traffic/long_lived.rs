@@ -19,6 +19,8 @@ use crate::lab::Host;
 
 /// Failures kept word for word.
 const FAILURES_KEPT: usize = 20;
+/// A connection that never opens is in the report this much after its patience has ended.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// How a connection gets to the echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +137,7 @@ impl LongLived {
             if report.open == self.wanted {
                 return Ok(());
             }
-            if report.lost > 0 || start.elapsed() > self.patience {
+            if report.lost > 0 || start.elapsed() > self.patience + SETTLE {
                 bail!(
                     "only {} of {} long-lived connections are open after {:?}:\n  {}",
                     report.open,

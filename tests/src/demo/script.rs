@@ -1,0 +1,147 @@
+//! The steps of the demo: what is done, what a person is told about it, and what must then be seen.
+//!
+//! Only data. Doing it is in `stage`, judging it in `verdict`.
+
+use std::time::Duration;
+
+use crate::lab::plan::backend_name;
+use crate::traffic::{Phase, PhaseReport};
+
+/// Backends of the demo; `examples/*.yaml` name their addresses.
+pub(super) const BACKENDS: u8 = 4;
+/// As many stay when it scales down.
+pub(super) const FEW_BACKENDS: u8 = 2;
+/// A change must have taken effect by then. (It takes milliseconds; the bar leaves room for a busy machine.)
+pub(super) const EFFECT_WITHIN: Duration = Duration::from_secs(1);
+/// A refusal must come this fast: a client that waits for a time-out is the failure that this is about.
+pub(super) const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+
+/// What happens at the start of a step, under load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing: the load alone.
+    Watch,
+    /// The slices lose all but the first two endpoints.
+    ScaleDown,
+    /// The slices get all endpoints back.
+    ScaleUp,
+    /// `web.yaml` goes away.
+    RemoveService,
+    /// `web.yaml` comes back.
+    RestoreService,
+    /// SIGKILL.
+    KillAgent,
+    /// The agent starts again.
+    RestartAgent,
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    /// What is done.
+    pub(super) action: Action,
+    /// Its name in the summary.
+    pub(super) title: &'static str,
+    /// One line for the person who watches.
+    pub(super) why: &'static str,
+}
+
+/// All steps, in order.
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        action: Action::Watch,
+        title: "steady load",
+        why: "every connection is answered, by all backends alike",
+    },
+    Step {
+        action: Action::ScaleDown,
+        title: "scale 4 → 2",
+        why: "new connections go to the two that stay; open ones stay where they are until they are done",
+    },
+    Step {
+        action: Action::ScaleUp,
+        title: "scale 2 → 4",
+        why: "the new backends get their share at once; nobody who is connected is moved",
+    },
+    Step {
+        action: Action::RemoveService,
+        title: "remove Service web",
+        why: "clients hear \"refused\" at once instead of waiting for a time-out; open connections go on",
+    },
+    Step {
+        action: Action::RestoreService,
+        title: "restore Service web",
+        why: "the first connection after the change is answered again",
+    },
+    Step {
+        action: Action::KillAgent,
+        title: "SIGKILL the agent",
+        why: "the kernel's tables and programs don't need it: packets flow on as if nothing had happened",
+    },
+    Step {
+        action: Action::RestartAgent,
+        title: "restart the agent",
+        why: "it adopts what it finds in the kernel and replaces its programs in place: as an upgrade does",
+    },
+];
+
+impl Step {
+    /// What connections started in this step are to meet.
+    pub(super) fn phase(&self) -> Phase {
+        match self.action {
+            Action::RemoveService => Phase::refused(self.title, EFFECT_WITHIN),
+            Action::RestoreService => Phase::served(self.title).settling(EFFECT_WITHIN),
+            _ => Phase::served(self.title),
+        }
+    }
+
+    /// How long after its start the step could be seen in what clients got.
+    pub(super) fn effect(&self, report: &PhaseReport) -> Effect {
+        let seen = |number: u8| report.backends.get(&backend_name(number));
+        let coming_and_going = FEW_BACKENDS + 1..=BACKENDS;
+        let nothing = Duration::ZERO;
+        match self.action {
+            Action::Watch | Action::KillAgent | Action::RestartAgent => Effect::None,
+            // The last connection that still went to one of those that left.
+            Action::ScaleDown => Effect::After(
+                coming_and_going
+                    .filter_map(seen)
+                    .map(|seen| seen.last)
+                    .max()
+                    .unwrap_or(nothing),
+            ),
+            Action::ScaleUp => {
+                let firsts: Option<Vec<_>> = coming_and_going.map(|number| Some(seen(number)?.first)).collect();
+                firsts
+                    .and_then(|firsts| firsts.into_iter().max())
+                    .map_or(Effect::Never, Effect::After)
+            }
+            Action::RemoveService if report.refused == 0 => Effect::Never,
+            Action::RemoveService => {
+                Effect::After(report.backends.values().map(|seen| seen.last).max().unwrap_or(nothing))
+            }
+            Action::RestoreService => report
+                .backends
+                .values()
+                .map(|seen| seen.first)
+                .min()
+                .map_or(Effect::Never, Effect::After),
+        }
+    }
+
+    /// Whether a UDP session may be with another backend after this step: only those whose own has left.
+    pub(super) fn may_leave(&self, backend: &str) -> bool {
+        self.action == Action::ScaleDown && (FEW_BACKENDS + 1..=BACKENDS).any(|number| backend_name(number) == backend)
+    }
+}
+
+/// When a change could be seen by clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// There is nothing to see in this step.
+    None,
+    /// This long after it was made.
+    After(Duration),
+    /// Not before the step was over.
+    Never,
+}
