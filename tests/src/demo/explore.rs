@@ -12,12 +12,12 @@ use super::stage::{DNS, Stage, WEB};
 pub(super) fn next() -> String {
     [
         "\nLook next",
-        "  cargo xtask demo -- --keep        the same, then all of it stays for you to explore, with the commands to do so",
-        "  cargo xtask demo -- --help        other rates and lengths, XDP native, generic or off",
-        "  sluice get frontends              what is served, read from the kernel's own tables",
-        "  bpftool map dump name LB4_FRONTENDS   the same, raw",
-        "  examples/*.yaml                   the Services of this demo, with explanations",
-        "  docs/                             how a packet walks, the maps, the drop reasons",
+        "  cargo xtask demo -- --keep             the same, and all of it stays for you to explore",
+        "  cargo xtask demo -- --help             other rates, steps and ways to use XDP",
+        "  sluice get frontends                   what is served, read from the kernel's own tables",
+        "  bpftool map dump name LB4_FRONTENDS    the same, raw",
+        "  examples/*.yaml                        the Services of this demo, with explanations",
+        "  docs/                                  how a packet walks, the maps, the drop reasons",
     ]
     .join("\n")
 }
@@ -51,7 +51,7 @@ pub(super) fn hold(screen: &mut Screen, stage: &Stage, binary: &Path) -> Result<
         (
             "ask over UDP",
             format!(
-                "{client} bash -c 'exec 3<>/dev/udp/{}; echo hello >&3; head -c 60 <&3 | head -1'",
+                "{client} bash -c 'exec 3<>/dev/udp/{}; echo hello >&3; head -1 <&3'",
                 DNS[0].replace(':', "/")
             ),
         ),

@@ -17,7 +17,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::lab::{Agent, XdpMode};
-use crate::traffic::{LongLivedReport, UdpReport};
 use screen::{Screen, Tone};
 use script::{Effect, STEPS, Step};
 use stage::{Clients, Stage};
@@ -53,7 +52,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut screen = Screen::new(options.plain);
     let title = screen.paint(Tone::Strong, "Sluice demo");
     screen.say(&format!(
-        "{title}: a client, a node and four backends on this machine alone, IPv4 and IPv6. Ctrl-C ends it and cleans up."
+        "{title}: a client, a node and four backends in network namespaces. Ctrl-C ends it cleanly."
     ));
     privilege::become_root()?;
     // Known to be there before anything is built.
@@ -83,7 +82,7 @@ fn prepare(screen: &mut Screen, options: &Options, binary: &std::path::Path) -> 
     let (lab, servers) = stage::build()?;
     let built = millis(start.elapsed());
     screen.say(&format!(
-        "  {built:>8}  lab {} with HTTP and UDP servers on backend-1 … backend-4, each in its own network namespace",
+        "  {built:>8}  lab {}: HTTP and UDP servers on backend-1 … backend-4",
         lab.name()
     ));
     let mut stage = Stage::set(lab, servers, options)?;
@@ -91,19 +90,18 @@ fn prepare(screen: &mut Screen, options: &Options, binary: &std::path::Path) -> 
         .agent
         .wait_ready()
         .with_context(|| format!("starting {}", binary.display()))?;
+    let ready = millis(ready);
     screen.say(&format!(
-        "  {:>8}  agent ready: examples/web.yaml and dns.yaml are in the kernel's tables (log: {})",
-        millis(ready),
-        stage.agent.log_file().display()
+        "  {ready:>8}  agent ready: the Services of examples/*.yaml are in the kernel's tables"
     ));
     let start = Instant::now();
     let clients = Clients::start(&stage, options, STEPS[0].phase())?;
     screen.say(&format!(
-        "  {:>8}  client: {} long-lived TCP connections, {} UDP sessions, {} new HTTP connections a second",
+        "  {:>8}  client: {} new connections/s, {} long-lived ones, {} UDP sessions; half of each over IPv6",
         millis(start.elapsed()),
+        options.rate,
         stage::LONG_LIVED,
         stage::UDP_SESSIONS,
-        options.rate
     ));
     Ok((stage, clients))
 }
@@ -149,8 +147,9 @@ fn play(
     if stage.agent.pid().is_some() {
         stage.agent.wait_ready()?;
     }
-    let now: (LongLivedReport, UdpReport) = (clients.long_lived.report(), clients.udp.report());
+    let now = (clients.long_lived.report(), clients.udp.report());
     let mut aside = Aside::between((&before.0, &before.1), (&now.0, &now.1));
+    aside.stale = now.1.sessions.values().filter(|backend| step.has_left(backend)).count();
     aside.pause = clients.long_lived.take_longest_pause();
     if step.action == script::Action::RestartAgent {
         aside.ready_after = ready_after;
@@ -162,7 +161,8 @@ fn play(
     } else {
         screen.paint(Tone::Bad, "✘")
     };
-    screen.say(&format!("  {mark} {}", summary::line(step, &report, &aside)));
+    let [new, old] = summary::lines(step, &report, &aside);
+    screen.say(&format!("  {mark} {new}\n    {old}"));
     for complaint in found {
         let complaint = screen.paint(Tone::Bad, &complaint);
         screen.say(&format!("    {complaint}"));

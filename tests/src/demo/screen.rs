@@ -133,7 +133,7 @@ impl Screen {
         } else {
             let rates: Vec<_> = rates.iter().map(|(rate, _)| format!("{rate:4.0}")).collect();
             let text = format!(
-                "  backend-1…{BACKENDS}: {}/s | {answered:.0} new connections/s, {times} | {:.0} refused/s, {lost} lost | {kept} | {udp}",
+                "  {}/s by backend-1…{BACKENDS} | {answered:.0}/s  {times}  {:.0} refused/s  {lost} lost | {kept} | {udp}",
                 rates.join(" "),
                 rate(refused)
             );

@@ -56,7 +56,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         action: Action::ScaleDown,
         title: "scale 4 → 2",
-        why: "new connections go to the two that stay; open ones stay where they are until they are done",
+        why: "new connections go to the two that stay; open ones stay where they are",
     },
     Step {
         action: Action::ScaleUp,
@@ -66,7 +66,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         action: Action::RemoveService,
         title: "remove Service web",
-        why: "clients hear \"refused\" at once instead of waiting for a time-out; open connections go on",
+        why: "clients hear \"refused\" at once, no time-outs; open connections go on",
     },
     Step {
         action: Action::RestoreService,
@@ -76,12 +76,12 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         action: Action::KillAgent,
         title: "SIGKILL the agent",
-        why: "the kernel's tables and programs don't need it: packets flow on as if nothing had happened",
+        why: "the kernel's tables and programs don't need it: packets flow on",
     },
     Step {
         action: Action::RestartAgent,
         title: "restart the agent",
-        why: "it adopts what it finds in the kernel and replaces its programs in place: as an upgrade does",
+        why: "it adopts what is in the kernel and replaces its programs in place, as in an upgrade",
     },
 ];
 
@@ -129,8 +129,8 @@ impl Step {
         }
     }
 
-    /// Whether a UDP session may be with another backend after this step: only those whose own has left.
-    pub(super) fn may_leave(&self, backend: &str) -> bool {
+    /// Whether a backend isn't in the slices in this step. UDP sessions leave such a backend (others must stay with theirs).
+    pub(super) fn has_left(&self, backend: &str) -> bool {
         self.action == Action::ScaleDown && (FEW_BACKENDS + 1..=BACKENDS).any(|number| backend_name(number) == backend)
     }
 }

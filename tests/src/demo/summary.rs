@@ -13,37 +13,37 @@ use crate::traffic::{LongLivedReport, PhaseReport, UdpReport};
 /// Lines of `sluice get frontends` that are shown.
 const TABLE_LINES: usize = 12;
 
-/// One step in one line.
-pub(super) fn line(step: &Step, report: &PhaseReport, aside: &Aside) -> String {
-    let mut parts = vec![format!(
+/// One step in two lines: what became of new connections, and of those that were there before.
+pub(super) fn lines(step: &Step, report: &PhaseReport, aside: &Aside) -> [String; 2] {
+    let mut new = vec![format!(
         "{} connections, {} lost",
         grouped(report.connections),
         report.lost
     )];
     if report.refused > 0 {
         let slowest = millis(report.refusal.max());
-        parts.push(format!(
-            "{} refused (the slowest after {slowest})",
+        new.push(format!(
+            "{} refused, the slowest after {slowest}",
             grouped(report.refused)
         ));
     }
-    parts.extend(effect_text(step.effect(report)));
+    new.extend(effect_text(step.effect(report)));
     if let Some(time) = aside.ready_after {
-        parts.push(format!("ready after {}", millis(time)));
+        new.push(format!("ready after {}", millis(time)));
     }
     if report.answered > 0 {
         let (half, most) = (report.connect.quantile(0.5), report.connect.quantile(0.99));
-        parts.push(format!("connect p50 {} p99 {}", millis(half), millis(most)));
+        new.push(format!("p50 {} p99 {}", millis(half), millis(most)));
     }
-    parts.push(format!(
-        "long-lived: {} lost, longest pause {}",
+    let old = format!(
+        "long-lived: {} lost, longest pause {} · UDP: {} unanswered, {} of {} sessions moved",
         aside.lost,
-        millis(aside.pause)
-    ));
-    if !aside.moves.is_empty() {
-        parts.push(format!("{} UDP sessions moved", aside.moves.len()));
-    }
-    parts.join(" · ")
+        millis(aside.pause),
+        aside.unanswered,
+        aside.moves.len(),
+        super::stage::UDP_SESSIONS
+    );
+    [new.join(" · "), old]
 }
 
 /// The summary. `true` if every promise was kept.
@@ -107,13 +107,17 @@ pub(super) fn tell(
             screen.paint(Tone::Bad, &text)
         });
     }
-    let explained = "  p50, p99, slowest: time to connect. effect: from the change of the YAML (or the start of the agent) to its being seen by clients\n  (or ready). pause: the longest that a long-lived connection waited for an echo.";
+    let explained = [
+        "  p50, p99, slowest: time to connect. pause: the longest wait of a long-lived connection for an echo.",
+        "  effect: from the change of the YAML until clients see it, or from the agent's start until it is ready.",
+    ];
+    let explained = &explained.join("\n");
     screen.say(&screen.paint(Tone::Faint, explained));
     let made: u64 = reports.iter().map(|report| report.connections).sum();
     let lost: u64 = reports.iter().map(|report| report.lost).sum();
     let refused: u64 = reports.iter().map(|report| report.refused).sum();
     screen.say(&format!(
-        "\n  new connections     {} made, {} lost ({} refused while their Service was gone, as they should be)",
+        "\n  new connections     {} made, {} lost ({} refused, as due, while their Service was gone)",
         grouped(made),
         grouped(lost),
         grouped(refused)
@@ -125,10 +129,10 @@ pub(super) fn tell(
         long_lived.lost,
         grouped(long_lived.bytes / 1_000_000)
     ));
-    let due = |(step, aside): (&Step, &Aside)| aside.moves.iter().filter(|change| step.may_leave(&change.from)).count();
+    let due = |(step, aside): (&Step, &Aside)| aside.moves.iter().filter(|change| step.has_left(&change.from)).count();
     let due: usize = STEPS.iter().zip(asides).map(due).sum();
     screen.say(&format!(
-        "  UDP sessions        {} of {} questions answered; {} sessions moved when their backend left, {} otherwise",
+        "  UDP sessions        {} of {} questions answered; {} moved as their backend left, {} otherwise",
         grouped(udp.answered),
         grouped(udp.asked),
         due,
@@ -138,7 +142,7 @@ pub(super) fn tell(
         let share = |number: u8| {
             let name = backend_name(number);
             let count = steady.backends.get(&name).map_or(0, |seen| seen.count);
-            format!("{name} {:.1} %", 100.0 * count as f64 / steady.answered as f64)
+            format!("{name} {:.0} %", 100.0 * count as f64 / steady.answered as f64)
         };
         let shares: Vec<_> = (1..=BACKENDS).map(share).collect();
         screen.say(&format!(
@@ -152,7 +156,7 @@ pub(super) fn tell(
     } else {
         screen.paint(
             Tone::Bad,
-            &format!("✘ The bar was missed; it is: {promise}. The red lines above say where."),
+            &format!("✘ The bar was missed; it is: {promise}. The ✘ lines above say where."),
         )
     };
     screen.say(&format!("\n{verdict}"));

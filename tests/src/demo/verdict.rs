@@ -16,6 +16,8 @@ pub(super) struct Aside {
     pub(super) unanswered: u64,
     /// UDP sessions that changed their backend.
     pub(super) moves: Vec<Move>,
+    /// UDP sessions that are still answered by a backend that has left.
+    pub(super) stale: usize,
     /// The first failures of these clients, word for word.
     pub(super) failures: Vec<String>,
     /// How long the agent took to be ready, in a step that starts it.
@@ -34,6 +36,7 @@ impl Aside {
             pause: Duration::ZERO,
             unanswered: unanswered(now.1) - unanswered(before.1),
             moves: now.1.moves.get(before.1.moves.len()..).unwrap_or_default().to_vec(),
+            stale: 0,
             failures,
             ready_after: None,
         }
@@ -79,14 +82,16 @@ pub(super) fn complaints(step: &Step, report: &PhaseReport, aside: &Aside) -> Ve
     if aside.unanswered > 0 {
         found.push(format!("{} UDP questions without an answer", aside.unanswered));
     }
-    let moved = aside
-        .moves
-        .iter()
-        .filter(|change| !step.may_leave(&change.from))
-        .count();
+    let moved = aside.moves.iter().filter(|change| !step.has_left(&change.from)).count();
     if moved > 0 {
         found.push(format!(
             "{moved} UDP sessions moved although their backend is still there"
+        ));
+    }
+    if aside.stale > 0 {
+        found.push(format!(
+            "{} UDP sessions stay with a backend that has left",
+            aside.stale
         ));
     }
     if !found.is_empty() {
