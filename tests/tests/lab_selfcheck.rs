@@ -124,6 +124,33 @@ fn no_address_is_ever_tentative() {
     }
 }
 
+#[rstest]
+#[case::as_between_containers(Lab::one_node(), ["on", "on", "on"])]
+#[case::as_from_a_network_card(Lab::one_node().complete_checksums(), ["off", "off", "on"])]
+#[case::without_gro(Lab::bridge_node().without_gro(), ["on", "on", "off"])]
+fn offloads_are_as_told(#[case] builder: LabBuilder, #[case] expected: [&str; 3]) {
+    let lab = builder.backends(1).build().expect("the lab can be built");
+    for host in [lab.client(), lab.backend(1)] {
+        let output = host
+            .command("ethtool")
+            .args(["-k", "eth0"])
+            .output()
+            .expect("ethtool runs")
+            .stdout;
+        let output = String::from_utf8(output).expect("text");
+        for (feature, setting) in ["tx-checksumming", "tcp-segmentation-offload", "generic-receive-offload"]
+            .iter()
+            .zip(expected)
+        {
+            assert!(
+                output.contains(&format!("{feature}: {setting}")),
+                "{}: {feature} is not {setting}:\n{output}",
+                host.name
+            );
+        }
+    }
+}
+
 #[test]
 fn services_are_routed_to_the_node() {
     let lab = Lab::one_node().build().expect("the lab can be built");
