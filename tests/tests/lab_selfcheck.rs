@@ -138,7 +138,7 @@ fn offloads_are_as_told(#[case] builder: LabBuilder, #[case] expected: [&str; 3]
             .expect("ethtool runs")
             .stdout;
         let output = String::from_utf8(output).expect("text");
-        for (feature, setting) in ["tx-checksumming", "tcp-segmentation-offload", "generic-receive-offload"]
+        for (feature, setting) in ["tx-checksumming", "\ttx-tcp-segmentation", "generic-receive-offload"]
             .iter()
             .zip(expected)
         {
