@@ -6,3 +6,5 @@ pub mod plan;
 pub mod kernel;
 /// The tables as the agent writes and reads them.
 pub mod tables;
+/// Where Services and EndpointSlices come from: an API server or a directory of manifests.
+pub mod source;

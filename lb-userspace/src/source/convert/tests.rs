@@ -1,0 +1,244 @@
+//! Objects of the API and what they are read as; rows 114 and 115 of the behaviour reference (§7.11).
+
+use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::model::{EndpointSlice, Problem, Service, ServiceKey, SliceKey};
+
+fn service(spec: &Value, ingress: &Value) -> (Service, Vec<Problem>) {
+    let object = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
+    let object: core_v1::Service = serde_json::from_value(object).unwrap();
+    super::service(ServiceKey::new("default", "web"), &object)
+}
+
+fn slice(mut object: Value) -> (EndpointSlice, Vec<Problem>) {
+    object["metadata"] = json!({"labels": {"kubernetes.io/service-name": "web"}});
+    let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
+    super::endpoint_slice(SliceKey::new("default", "web-1"), &object)
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(T::to_string).collect()
+}
+
+#[rstest]
+#[case::row_114_mode_proxy(json!({"ip": "203.0.113.9", "ipMode": "Proxy"}), &[])]
+#[case::row_114_mode_vip(json!({"ip": "203.0.113.9", "ipMode": "VIP"}), &["203.0.113.9"])]
+#[case::row_114_mode_nil(json!({"ip": "203.0.113.9"}), &["203.0.113.9"])]
+#[case::hostname_only(json!({"hostname": "lb.example.com"}), &[])]
+fn load_balancer_ingress(#[case] entry: Value, #[case] vips: &[&str]) {
+    let (read, problems) = service(&json!({"type": "LoadBalancer"}), &json!([entry]));
+    assert_eq!(
+        (texts(&read.load_balancer_vips), problems),
+        (vips.iter().map(ToString::to_string).collect(), vec![])
+    );
+}
+
+#[test]
+fn row_115_leading_zeros_everywhere() {
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIP": "172.030.000.041", "externalIPs": ["203.000.113.007"],
+        "loadBalancerSourceRanges": [" 203.0.113.000/025"],
+    });
+    let (read, problems) = service(&spec, &json!([{"ip": "198.051.100.001"}]));
+    assert_eq!(texts(&read.cluster_ips), ["172.30.0.41"]);
+    assert_eq!(texts(&read.external_ips), ["203.0.113.7"]);
+    assert_eq!(texts(&read.load_balancer_vips), ["198.51.100.1"]);
+    assert_eq!(texts(&read.source_ranges), ["203.0.113.0/25"]);
+    assert_eq!(problems, []);
+
+    let (read, problems) = slice(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["010.0.0.01"]}]}));
+    assert_eq!(
+        (read.endpoints[0].address.to_string().as_str(), problems),
+        ("10.0.0.1", vec![])
+    );
+}
+
+#[rstest]
+#[case::nothing_written(json!({}), &[])]
+#[case::headless(json!({"clusterIP": "None"}), &[])]
+#[case::headless_in_both(json!({"clusterIP": "None", "clusterIPs": ["None"]}), &[])]
+#[case::empty(json!({"clusterIP": ""}), &[])]
+#[case::only_the_single_field(json!({"clusterIP": "10.96.0.1"}), &["10.96.0.1"])]
+#[case::only_the_list(json!({"clusterIPs": ["10.96.0.1", "fd00::1"]}), &["10.96.0.1", "fd00::1"])]
+#[case::both(json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1"]}), &["fd00::1"])]
+fn cluster_ips(#[case] spec: Value, #[case] expected: &[&str]) {
+    let (read, problems) = service(&spec, &json!([]));
+    assert_eq!(
+        (texts(&read.cluster_ips), problems),
+        (expected.iter().map(ToString::to_string).collect(), vec![])
+    );
+}
+
+#[rstest]
+#[case::not_written(json!({}), None)]
+#[case::none(json!({"sessionAffinity": "None"}), None)]
+#[case::default_three_hours(json!({"sessionAffinity": "ClientIP"}), Some(10_800))]
+#[case::given(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}), Some(60))]
+#[case::config_without_affinity(json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}), None)]
+fn affinity(#[case] spec: Value, #[case] timeout_s: Option<u32>) {
+    assert_eq!(service(&spec, &json!([])).0.affinity_timeout_s, timeout_s);
+}
+
+#[rstest]
+#[case::port_zero(json!({"ports": [{"port": 0}]}), "spec.ports[0].port: 0 is not a port")]
+#[case::port_too_big(json!({"ports": [{"port": 70000}]}), "spec.ports[0].port: 70000 is not a port")]
+#[case::port_negative(json!({"ports": [{"port": -1}]}), "spec.ports[0].port: -1 is not a port")]
+#[case::node_port_too_big(json!({"ports": [{"port": 1, "nodePort": 65536}]}), "spec.ports[0].nodePort: 65536 is not")]
+#[case::protocol(json!({"ports": [{"port": 1, "protocol": "tcp"}]}), "spec.ports[0].protocol: \"tcp\" is not a protocol")]
+#[case::unnamed_of_two(
+    json!({"ports": [{"name": "a", "port": 1}, {"port": 2}]}), "spec.ports[1].name: a Service with several ports")]
+#[case::name_twice(
+    json!({"ports": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}), "spec.ports[1].name: \"a\" was used before")]
+#[case::number_twice(
+    json!({"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 1}]}), "spec.ports[1].port: 1/TCP was used before")]
+#[case::cluster_ip(json!({"clusterIP": "10.96.0"}), "spec.clusterIP: \"10.96.0\" is not an IP address")]
+#[case::cluster_ip_unspecified(json!({"clusterIP": "0.0.0.0"}), "spec.clusterIP: 0.0.0.0 cannot be dialled")]
+#[case::two_of_a_family(json!({"clusterIPs": ["10.0.0.1", "10.0.0.2"]}), "spec.clusterIPs[1]: 10.0.0.2 is the second")]
+#[case::cluster_ip_differs(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.2"]}), "spec.clusterIP: it differs from")]
+#[case::external_ip(json!({"externalIPs": ["203.0.113.9", "x"]}), "spec.externalIPs[1]: \"x\" is not an IP address")]
+#[case::loopback(json!({"externalIPs": ["127.0.0.1"]}), "spec.externalIPs[0]: 127.0.0.1 is a loopback address")]
+#[case::range(json!({"loadBalancerSourceRanges": ["10.0.0.0"]}), "spec.loadBalancerSourceRanges[0]: \"10.0.0.0\" is not")]
+#[case::service_type(json!({"type": "Loadbalancer"}), "spec.type: \"Loadbalancer\" is not a type")]
+#[case::internal_policy(json!({"internalTrafficPolicy": "local"}), "spec.internalTrafficPolicy: \"local\" is not a policy")]
+#[case::external_policy(json!({"externalTrafficPolicy": "Global"}), "spec.externalTrafficPolicy: \"Global\" is not")]
+#[case::affinity(json!({"sessionAffinity": "Cookie"}), "spec.sessionAffinity: \"Cookie\" is not known")]
+#[case::affinity_timeout(
+    json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),
+    "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is out of range")]
+#[case::health_port_missing(
+    json!({"type": "LoadBalancer", "clusterIP": "10.0.0.1", "externalTrafficPolicy": "Local"}),
+    "spec.healthCheckNodePort: it is not set")]
+#[case::text_is_made_harmless(json!({"type": "a\nb\u{1b}[31m"}), "spec.type: \"a\\nb\\u{1b}[31m\" is not a type")]
+fn what_is_wrong_with_a_service(#[case] spec: Value, #[case] expected: &str) {
+    let (_, problems) = service(&spec, &json!([]));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let text = problems[0].to_string();
+    assert!(text.starts_with(&format!("Service default/web: {expected}")), "{text}");
+}
+
+#[rstest]
+#[case::family(json!([{"addresses": ["2001:db8::1"]}]), "[0].addresses[0]: 2001:db8::1 does not fit the slice's addressType")]
+#[case::no_address(json!([{"addresses": []}]), "[0].addresses: it is empty")]
+#[case::name(json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["db"]}]), "[1].addresses[0]: \"db\" is not an IP address")]
+#[case::link_local(json!([{"addresses": ["169.254.1.1"]}]), "[0].addresses[0]: 169.254.1.1 is a link-local address")]
+#[case::loopback(json!([{"addresses": ["127.0.0.1"]}]), "[0].addresses[0]: 127.0.0.1 is a loopback address")]
+#[case::multicast(json!([{"addresses": ["224.0.0.1"]}]), "[0].addresses[0]: 224.0.0.1 is a multicast address")]
+#[case::unspecified(json!([{"addresses": ["0.0.0.0"]}]), "[0].addresses[0]: 0.0.0.0 is the unspecified address")]
+fn what_is_wrong_with_an_endpoint(#[case] endpoints: Value, #[case] expected: &str) {
+    let count = endpoints.as_array().unwrap().len();
+    let (read, problems) = slice(json!({"addressType": "IPv4", "endpoints": endpoints}));
+    let text = problems[0].to_string();
+    assert!(
+        text.starts_with(&format!("EndpointSlice default/web-1: endpoints{expected}")),
+        "{text}"
+    );
+    assert_eq!(
+        (problems.len(), read.endpoints.len()),
+        (1, count - 1),
+        "its neighbours stay"
+    );
+}
+
+#[rstest]
+#[case::port_zero(json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 0}]}), "ports[0].port: 0 is not a port")]
+#[case::port_too_big(
+    json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 65536}]}), "ports[0].port: 65536 is not a port")]
+#[case::protocol(
+    json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 1, "protocol": "QUIC"}]}),
+    "ports[0].protocol: \"QUIC\" is not a protocol")]
+#[case::address_type(json!({"addressType": "ipv4", "endpoints": []}), "addressType: \"ipv4\" is not known")]
+#[case::names(json!({"addressType": "FQDN", "endpoints": [{"addresses": ["db.example.com"]}]}), "addressType: FQDN: names")]
+fn what_is_wrong_with_a_slice(#[case] object: Value, #[case] expected: &str) {
+    let (read, problems) = slice(object);
+    let text = problems[0].to_string();
+    assert!(
+        text.starts_with(&format!("EndpointSlice default/web-1: {expected}")),
+        "{text}"
+    );
+    assert_eq!((problems.len(), read.ports.len(), read.endpoints.len()), (1, 0, 0));
+}
+
+#[rstest]
+#[case::nothing_written(json!({}), [true, true, false])]
+#[case::all_null(json!({"ready": null, "serving": null, "terminating": null}), [true, true, false])]
+#[case::all_written(json!({"ready": false, "serving": false, "terminating": true}), [false, false, true])]
+fn endpoint_conditions(#[case] conditions: Value, #[case] expected: [bool; 3]) {
+    let (read, _) =
+        slice(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": conditions}]}));
+    let endpoint = &read.endpoints[0];
+    assert_eq!([endpoint.ready, endpoint.serving, endpoint.terminating], expected);
+}
+
+#[test]
+fn a_slice_is_read_whole() {
+    let (read, problems) = slice(json!({
+        "addressType": "IPv6",
+        "ports": [{"name": "", "port": 53, "protocol": "UDP"}, {"port": 80}, {"name": "all"}],
+        "endpoints": [{
+            "addresses": ["2001:db8::1", "2001:db8::2"], "nodeName": "n1",
+            "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]},
+        }],
+    }));
+    let ports: Vec<_> = read
+        .ports
+        .iter()
+        .map(|p| (p.name.as_deref(), p.protocol.to_string(), p.port))
+        .collect();
+    let expected = [
+        (Some(""), "UDP".to_owned(), Some(53)),
+        (None, "TCP".to_owned(), Some(80)),
+        (Some("all"), "TCP".to_owned(), None),
+    ];
+    assert_eq!(ports, expected);
+    let endpoint = &read.endpoints[0];
+    assert_eq!(
+        (endpoint.address.to_string().as_str(), endpoint.node_name.as_deref()),
+        ("2001:db8::1", Some("n1"))
+    );
+    assert_eq!(
+        (texts(&endpoint.zone_hints), texts(&endpoint.node_hints)),
+        (vec!["a".into(), "b".into()], vec!["n1".into()])
+    );
+    assert_eq!(read.serves().unwrap().0.to_string(), "default/web");
+    assert_eq!(problems, []);
+}
+
+#[rstest]
+#[case::none(json!({}))]
+#[case::empty(json!({"kubernetes.io/service-name": ""}))]
+fn a_slice_without_owner_is_ignored(#[case] labels: Value) {
+    let object = json!({"metadata": {"labels": labels}, "addressType": "IPv4", "endpoints": []});
+    let object = serde_json::from_value(object).unwrap();
+    let (read, problems) = super::endpoint_slice(SliceKey::new("default", "web-1"), &object);
+    assert_eq!(read.serves(), None);
+    assert!(
+        problems[0]
+            .to_string()
+            .contains("kubernetes.io/service-name is missing")
+    );
+}
+
+#[rstest]
+#[case::proxy_name("service.kubernetes.io/service-proxy-name")]
+#[case::headless("service.kubernetes.io/headless")]
+fn opt_out_labels_count_whatever_their_value(#[case] label: &str) {
+    let labels = json!({label: "", "kubernetes.io/service-name": "web"});
+    let object =
+        serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"clusterIP": "10.96.0.1"}})).unwrap();
+    assert!(
+        super::service(ServiceKey::new("default", "web"), &object)
+            .0
+            .exclusion()
+            .is_some()
+    );
+    let object = json!({"metadata": {"labels": labels}, "addressType": "IPv4", "endpoints": []});
+    let object = serde_json::from_value(object).unwrap();
+    assert_eq!(
+        super::endpoint_slice(SliceKey::new("default", "web-1"), &object)
+            .0
+            .serves(),
+        None
+    );
+}

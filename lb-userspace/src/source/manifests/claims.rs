@@ -1,0 +1,191 @@
+//! Which file speaks for which object.
+//!
+//! Every file claims the objects that it declares. Of several files that claim one object the first by name wins; the
+//! others stand by and take over when it lets go. A broken object keeps the claim it had. One update takes in all files
+//! that changed together and answers with the net changes, so an object that moves between files never disappears.
+//! Pure: not here are reading and watching files (`directory`, `watch`). Called by `directory`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::decode::{Declared, FileObject};
+use super::limits::MAX_FILE_PROBLEMS;
+use crate::model::{Change, ObjectRef, Problem, Severity};
+use crate::source::problem::{FilePlace, SourceProblem};
+
+/// What became of one file.
+#[derive(Debug)]
+pub(super) enum FileNews {
+    /// It says this now. If `incomplete`, objects that it no longer shows may be hidden in a broken part.
+    Says { objects: Vec<FileObject>, incomplete: bool },
+    /// It is gone.
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    file: Arc<Path>,
+    line: u32,
+    declared: Declared,
+}
+
+/// All claims of all files.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// Sorted by file name: the first one wins.
+    by_object: BTreeMap<ObjectRef, Vec<Claim>>,
+    by_file: HashMap<Arc<Path>, Vec<ObjectRef>>,
+}
+
+impl Claims {
+    /// Takes in what became of some files and says what changed on the whole.
+    pub(super) fn update(&mut self, news: Vec<(Arc<Path>, FileNews)>) -> Vec<Change> {
+        let mut before: BTreeMap<ObjectRef, Option<Declared>> = BTreeMap::new();
+        for (file, news) in news {
+            let (objects, incomplete) = match news {
+                FileNews::Says { objects, incomplete } => (objects, incomplete),
+                FileNews::Gone => (Vec::new(), false),
+            };
+            self.update_file(&file, objects, incomplete, &mut before);
+        }
+        in_safe_order(before.into_iter().filter_map(|(object, before)| {
+            let after = self.winner(&object);
+            if after == before.as_ref() {
+                return None;
+            }
+            Some(match after {
+                Some(Declared::Service(service)) => Change::ServiceApply(service.clone()),
+                Some(Declared::EndpointSlice(slice)) => Change::SliceApply(slice.clone()),
+                None => match object {
+                    ObjectRef::Service(key) => Change::ServiceDelete(key),
+                    ObjectRef::EndpointSlice(key) => Change::SliceDelete(key),
+                },
+            })
+        }))
+    }
+
+    /// What this file says about an object, also where another file has the say.
+    pub(super) fn claim(&self, file: &Path, object: &ObjectRef) -> Option<Declared> {
+        let claims = self.by_object.get(object)?;
+        claims
+            .iter()
+            .find(|claim| *claim.file == *file)
+            .map(|claim| claim.declared.clone())
+    }
+
+    /// Does this file speak for any object?
+    pub(super) fn any_of(&self, file: &Path) -> bool {
+        self.by_file.get(file).is_some_and(|objects| !objects.is_empty())
+    }
+
+    /// Objects that more than one file declares; one warning for each file that has no say, up to a limit.
+    pub(super) fn conflicts(&self) -> Vec<SourceProblem> {
+        let contested = self.by_object.iter().filter(|(_, claims)| claims.len() > 1);
+        let warnings = contested.flat_map(|(object, claims)| {
+            claims.iter().skip(1).map(move |claim| {
+                let winner = &claims[0];
+                let reason = format!(
+                    "{}:{} declares it, too, and comes first",
+                    winner.file.display(),
+                    winner.line
+                );
+                let (object, field) = (object.clone(), Box::default());
+                let problem = Problem {
+                    severity: Severity::Warning,
+                    object,
+                    field,
+                    reason: reason.into(),
+                };
+                let place = FilePlace {
+                    file: claim.file.clone(),
+                    line: Some(claim.line),
+                };
+                SourceProblem::of_object(problem, Some(place))
+            })
+        });
+        warnings.take(MAX_FILE_PROBLEMS).collect()
+    }
+
+    fn winner(&self, object: &ObjectRef) -> Option<&Declared> {
+        self.by_object.get(object)?.first().map(|claim| &claim.declared)
+    }
+
+    fn update_file(
+        &mut self,
+        file: &Arc<Path>,
+        objects: Vec<FileObject>,
+        incomplete: bool,
+        before: &mut BTreeMap<ObjectRef, Option<Declared>>,
+    ) {
+        let held = self.by_file.remove(file).unwrap_or_default();
+        let mut released: BTreeMap<ObjectRef, Claim> = BTreeMap::new();
+        for object in held {
+            before
+                .entry(object.clone())
+                .or_insert_with(|| self.winner(&object).cloned());
+            if let Some(claim) = self.release(&object, file) {
+                released.insert(object, claim);
+            }
+        }
+        let mut holds = Vec::with_capacity(objects.len());
+        for FileObject { object, line, declared } in objects {
+            let old = released.remove(&object).map(|claim| claim.declared);
+            // A broken object keeps its last good state; one that never had any has no claim.
+            let Some(declared) = declared.or(old) else { continue };
+            before
+                .entry(object.clone())
+                .or_insert_with(|| self.winner(&object).cloned());
+            self.hold(
+                &object,
+                Claim {
+                    file: file.clone(),
+                    line,
+                    declared,
+                },
+            );
+            holds.push(object);
+        }
+        if incomplete {
+            for (object, claim) in released {
+                self.hold(&object, claim);
+                holds.push(object);
+            }
+        }
+        if !holds.is_empty() {
+            self.by_file.insert(file.clone(), holds);
+        }
+    }
+
+    fn release(&mut self, object: &ObjectRef, file: &Path) -> Option<Claim> {
+        let claims = self.by_object.get_mut(object)?;
+        let place = claims.iter().position(|claim| *claim.file == *file)?;
+        let claim = claims.remove(place);
+        if claims.is_empty() {
+            self.by_object.remove(object);
+        }
+        Some(claim)
+    }
+
+    fn hold(&mut self, object: &ObjectRef, claim: Claim) {
+        let claims = self
+            .by_object
+            .entry(object.clone())
+            .or_insert_with(|| Vec::with_capacity(1));
+        let place = claims.partition_point(|other| other.file < claim.file);
+        claims.insert(place, claim);
+    }
+}
+
+/// Endpoints come before the Services that need them and go after them: in between, a Service never looks empty.
+fn in_safe_order(changes: impl Iterator<Item = Change>) -> Vec<Change> {
+    let mut changes: Vec<Change> = changes.collect();
+    changes.sort_by_key(|change| match change {
+        Change::SliceApply(_) => 0,
+        Change::ServiceApply(_) => 1,
+        Change::ServiceDelete(_) => 2,
+        Change::SliceDelete(_) => 3,
+        Change::NodeZone(_) | Change::Synced(_) => 4,
+    });
+    changes
+}

@@ -1,0 +1,13 @@
+//! Where Services and EndpointSlices come from.
+//!
+//! First room of the pipe `source → model → plan → reconcile → tables → kernel`. Two sources tell the same words,
+//! [`Change`], over the same kind of channel; the rest of the agent cannot tell them apart. What they have to complain
+//! about goes into a [`SourceStatus`], which `status` shows. Not here: keeping objects (`model`), deciding anything
+//! about them (`plan`). The network devices of the host (`devices`) are told apart from this: they are no API objects.
+
+pub mod convert;
+pub mod manifests;
+mod problem;
+
+pub use crate::model::{Change, SyncedKind};
+pub use problem::{Closed, FilePlace, SourceProblem, SourceStatus};
