@@ -1,10 +1,28 @@
+//! The agent of Sluice and its command line: a one-way pipe of rooms, each usable without the next.
+//!
+//! ```text
+//! source -> model -> plan -> reconcile -> tables -> kernel
+//! Kubernetes  fold    pure     books,       maps      load, pin,
+//! or files            functions order, retry          attach
+//! ```
+//!
+//! `agent` drives them, `conntrack` ends flows, `cli` is what a person sees.
+
+/// What `sluice run` does.
+pub mod agent;
+/// What a person sees: commands, tables, exit codes.
+pub mod cli;
+/// Ending flows.
+pub mod conntrack;
+/// The door to the kernel: loading, pinning, attaching.
+pub mod kernel;
 /// Services and EndpointSlices as values, and the fold that keeps them.
 pub mod model;
 /// What the tables should say for one Service.
 pub mod plan;
-/// The door to the kernel: loading, pinning, attaching.
-pub mod kernel;
-/// The tables as the agent writes and reads them.
-pub mod tables;
+/// From the plan to the tables: books, order of writes, retry.
+pub mod reconcile;
 /// Where Services and EndpointSlices come from: an API server or a directory of manifests.
 pub mod source;
+/// The tables as the agent writes and reads them.
+pub mod tables;

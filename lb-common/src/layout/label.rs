@@ -2,19 +2,20 @@
 //! that restarts gives the same Service the same number.
 
 pod! {
-    /// `namespace/name:port` in UTF-8, filled up with zeros; longer names are cut.
+    /// `namespace/name:port/protocol family` in UTF-8, filled up with zeros. Namespace, Service and port names have at most
+    /// 63 characters each (RFC 1035 labels), so all that Kubernetes accepts fits; what is longer is cut.
     pub struct Label {
         /// The text.
-        pub text: [u8; 192],
+        pub text: [u8; 200],
     }
-    size: 192;
+    size: 200;
 }
 
 impl Label {
     /// From a text; what does not fit is cut at a character boundary.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let mut bytes = [0; 192];
+        let mut bytes = [0; 200];
         let mut len = text.len().min(bytes.len());
         while !text.is_char_boundary(len) {
             len -= 1;

@@ -181,6 +181,13 @@ impl Attachments {
         device.xdp = outcome;
     }
 
+    /// Remembers why a device has no XDP program.
+    pub fn note_xdp(&mut self, ifindex: u32, name: &str, outcome: &str) {
+        let device = self.devices.entry(ifindex).or_default();
+        name.clone_into(&mut device.name);
+        outcome.clone_into(&mut device.xdp);
+    }
+
     fn try_xdp(datapath: &mut Datapath, ifindex: u32, pin: &Path, mode: XdpMode) -> Result<()> {
         let program = datapath.xdp(names::XDP)?;
         if let Some(old) = open_link(pin) {

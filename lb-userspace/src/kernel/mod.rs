@@ -15,6 +15,7 @@ mod pins;
 mod preflight;
 
 pub use attach::{Attached, Attachments, Direction, LinkKind, XdpPolicy};
+pub(crate) use load::open_pinned_map;
 pub use load::{Datapath, LoadOptions, object};
 pub use pins::{Lock, Pins, PinsError};
 pub use preflight::{Finding, Level, preflight};

@@ -6,6 +6,7 @@
 //! about them (`plan`). The network devices of the host (`devices`) are told apart from this: they are no API objects.
 
 pub mod convert;
+pub mod devices;
 pub mod manifests;
 mod problem;
 

@@ -1,0 +1,103 @@
+//! Following the node's devices: attaching to what comes, forgetting what went, and keeping the node's own addresses
+//! in the tables.
+
+use std::collections::BTreeSet;
+
+use lb_common::layout::Node;
+use tracing::{error, info, warn};
+
+use super::{Agent, DeviceState, sysctl};
+use crate::{
+    kernel::LinkKind,
+    source::devices::{Device, Devices, Framing, node_addresses},
+};
+
+impl Agent {
+    /// Brings attachments and node addresses up to the list.
+    pub(super) fn follow_devices(&mut self, devices: &Devices) {
+        let present: BTreeSet<u32> = devices.keys().copied().collect();
+        if let Err(error) = self.attachments.forget_all_but(&present) {
+            warn!(%error, "pins of vanished devices could not be removed");
+        }
+        let gone: Vec<u32> =
+            self.attachments.devices().keys().copied().filter(|ifindex| !present.contains(ifindex)).collect();
+        for ifindex in gone {
+            info!(ifindex, "device gone");
+            self.attachments.forget(ifindex);
+        }
+        self.put_node_addresses(devices);
+        self.state.devices = devices.values().map(|device| self.attach(device)).collect();
+        self.write_state();
+    }
+
+    fn attach(&mut self, device: &Device) -> DeviceState {
+        let mut state = DeviceState { ifindex: device.ifindex, name: device.name.clone(), ..DeviceState::default() };
+        let Some(framing) = device.framing else {
+            "off: not a device for IP packets".clone_into(&mut state.tc);
+            "off: not a device for IP packets".clone_into(&mut state.xdp);
+            return state;
+        };
+        let known = self.attachments.devices().get(&device.ifindex);
+        if let Some(known) = known
+            && known.tc
+            && known.name == device.name
+        {
+            "attached".clone_into(&mut state.tc);
+            state.xdp.clone_from(&known.xdp);
+            return state;
+        }
+        let kind = match framing {
+            Framing::Ethernet => LinkKind::Ethernet,
+            Framing::None => LinkKind::None,
+        };
+        sysctl::prepare_device(&device.name);
+        match self.attachments.attach_tc(&mut self.datapath, device.ifindex, &device.name, kind) {
+            Ok(()) => {
+                info!(device = %device.name, ifindex = device.ifindex, "attached");
+                "attached".clone_into(&mut state.tc);
+            }
+            Err(error) => {
+                error!(device = %device.name, error = format!("{error:#}"), "not attached: packets of this device are not translated");
+                state.tc = format!("off: {error:#}");
+            }
+        }
+        if self.is_outward(device) && kind == LinkKind::Ethernet {
+            let policy = self.options.xdp;
+            self.attachments.attach_xdp(&mut self.datapath, device.ifindex, &device.name, policy);
+            if let Some(attached) = self.attachments.devices().get(&device.ifindex) {
+                state.xdp.clone_from(&attached.xdp);
+            }
+        } else {
+            "off: not an outward device".clone_into(&mut state.xdp);
+            self.attachments.note_xdp(device.ifindex, &device.name, &state.xdp);
+        }
+        state
+    }
+
+    fn is_outward(&self, device: &Device) -> bool {
+        if self.options.outward_devices.is_empty() {
+            device.has_default_route
+        } else {
+            self.options.outward_devices.contains(&device.name)
+        }
+    }
+
+    fn put_node_addresses(&mut self, devices: &Devices) {
+        let (v4, v6) = node_addresses(devices);
+        let node = Node {
+            ipv4: v4.map(Into::into).unwrap_or_default(),
+            pad: [0; 4],
+            ipv6: v6.map(Into::into).unwrap_or_default(),
+        };
+        if node == self.node {
+            return;
+        }
+        match self.node_table.put(node) {
+            Ok(()) => {
+                info!(ipv4 = ?v4, ipv6 = ?v6, "node addresses for masquerading");
+                self.node = node;
+            }
+            Err(error) => error!(%error, "the node's addresses are not in the tables: pods can't reach themselves through their Service"),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The agent: what `sluice run` does. Claims the pin folder, loads or adopts the datapath, attaches it to the devices,
+//! and from then on brings every change into the tables as it comes.
+//!
+//! One loop on one thread owns everything that is written; sources, grace periods and the reader of events are beside
+//! it. A change that comes while nothing is under way is applied at once; what comes meanwhile is applied together.
+
+mod devices;
+mod events;
+mod state;
+mod sysctl;
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use lb_common::layout::{Node, V4, V6, names};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{debug, error, info, warn};
+
+pub use state::{DeviceState, State, state_file, unix_now_s};
+
+use crate::{
+    conntrack::{now_ns, sweep},
+    kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, preflight},
+    model::{Change, NodeView},
+    reconcile::Reconciler,
+    source::{self, SourceStatus, devices::Devices},
+    tables::{EventReader, FlowTable, KernelTables, NodeTable},
+};
+
+/// Where Services and EndpointSlices come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A directory of YAML or JSON.
+    Manifests(PathBuf),
+    /// The Kubernetes API: a kubeconfig file, or what the pod's service account gives.
+    Kubernetes(Option<PathBuf>),
+}
+
+/// What `sluice run` is told.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The pin folder.
+    pub pins: Pins,
+    /// Where the state file goes.
+    pub run_dir: PathBuf,
+    /// The node's name: endpoints with it are local.
+    pub node_name: String,
+    /// Where objects come from.
+    pub origin: Origin,
+    /// How the XDP tier is wanted.
+    pub xdp: XdpPolicy,
+    /// Devices that count as outward; those with a default route if none are named.
+    pub outward_devices: BTreeSet<String>,
+    /// Entries of each flow table.
+    pub flows_max: u32,
+}
+
+/// Changes that may wait while others are applied; a source that is faster waits.
+const CHANGES_QUEUE: usize = 65_536;
+/// Changes applied together at most, so that the loop stays responsive.
+const BATCH_MAX: usize = 16_384;
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+type KernelReconciler = Reconciler<KernelTables<V4>, KernelTables<V6>>;
+
+/// Everything the loop owns.
+struct Agent {
+    options: AgentOptions,
+    datapath: Datapath,
+    attachments: Attachments,
+    reconciler: KernelReconciler,
+    flows4: FlowTable<V4>,
+    flows6: FlowTable<V6>,
+    node_table: NodeTable,
+    node: Node,
+    state: State,
+}
+
+/// Runs until a signal asks to stop. The datapath goes on serving afterwards: that is what pins are for.
+///
+/// # Errors
+/// If the machine lacks something, another agent serves the node, or a source fails for good.
+pub async fn run(options: AgentOptions) -> Result<()> {
+    check_machine(&options)?;
+    let _lock = options.pins.claim()?;
+    let mut agent = Agent::start(options)?;
+
+    let (device_sender, mut device_updates) = mpsc::channel::<Devices>(4);
+    let mut device_task = tokio::spawn(source::devices::follow(device_sender));
+    let (change_sender, mut changes) = mpsc::channel::<Change>(CHANGES_QUEUE);
+    let (status_sender, mut status) = watch::channel(SourceStatus::default());
+    let mut source_task = match agent.options.origin.clone() {
+        Origin::Manifests(directory) => {
+            tokio::spawn(async move { source::manifests::run(directory, change_sender, status_sender).await.map_err(Into::into) })
+        }
+        Origin::Kubernetes(_) => bail!("pending"),
+    };
+    let mut events = events::Events::open(EventReader::open(agent.datapath.take_map(names::EVENTS)?)?)?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut sweeps = interval(SWEEP_EVERY);
+    let mut retries = interval(RETRY_EVERY);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    agent.write_state();
+
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            received = changes.recv_many(&mut batch, BATCH_MAX) => {
+                if received == 0 {
+                    bail!(source_end(&mut source_task).await);
+                }
+                agent.apply(batch.drain(..));
+            }
+            Some(devices) = device_updates.recv() => agent.follow_devices(&devices),
+            ended = &mut device_task => {
+                return Err(ended.map_err(anyhow::Error::from).and_then(|result| result).err()
+                    .unwrap_or_else(|| anyhow!("following the devices ended")));
+            }
+            Ok(()) = status.changed() => {
+                let now = status.borrow_and_update().clone();
+                agent.note_source(&now);
+            }
+            event = events.next() => events::report(&event?, &agent.reconciler),
+            _ = sweeps.tick() => agent.sweep(),
+            _ = retries.tick() => agent.retry(),
+        }
+    }
+    info!("stopped; the datapath goes on serving (end it with: sluice cleanup)");
+    Ok(())
+}
+
+async fn source_end(task: &mut tokio::task::JoinHandle<Result<()>>) -> String {
+    match task.await {
+        Ok(Ok(())) => "the source of Services ended".to_owned(),
+        Ok(Err(error)) => format!("the source of Services failed: {error:#}"),
+        Err(error) => format!("the source of Services failed: {error}"),
+    }
+}
+
+fn check_machine(options: &AgentOptions) -> Result<()> {
+    let missing: Vec<String> = preflight(options.pins.root())
+        .into_iter()
+        .filter(|finding| finding.level == Level::Missing)
+        .map(|finding| format!("  {}: {}. {}", finding.subject, finding.found, finding.remedy))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("this machine can't run the datapath:\n{}\nSee also: sluice doctor", missing.join("\n"))
+}
+
+impl Agent {
+    fn start(options: AgentOptions) -> Result<Self> {
+        let adopting = options.pins.exist();
+        let load = LoadOptions { maps: Some(options.pins.maps()), flows_max: options.flows_max };
+        let began = Instant::now();
+        let mut datapath = Datapath::load(&load)?;
+        let mut take = |name: &str| datapath.take_map(name);
+        let v4 = KernelTables::<V4>::open(&mut take)?;
+        let v6 = KernelTables::<V6>::open(&mut take)?;
+        let flows4 = FlowTable::<V4>::open(take(names::CT4_FLOWS)?)?;
+        let flows6 = FlowTable::<V6>::open(take(names::CT6_FLOWS)?)?;
+        let node_table = NodeTable::open(take(names::NODE)?)?;
+        if adopting && flows4.capacity != options.flows_max {
+            warn!(
+                found = flows4.capacity,
+                wanted = options.flows_max,
+                "the flow tables of the running datapath have another size; they stay as they are so that no flow is lost"
+            );
+        }
+        let node = NodeView::named(&options.node_name);
+        let reconciler = Reconciler::adopt(node, v4, v6, true)?;
+        let (fill4, fill6) = reconciler.fill();
+        info!(
+            adopted = adopting,
+            services = fill4.services + fill6.services,
+            took_ms = began.elapsed().as_millis(),
+            "datapath loaded"
+        );
+        let state = State {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_s: unix_now_s(),
+            ..State::default()
+        };
+        let attachments = Attachments::new(options.pins.links());
+        Ok(Self { options, datapath, attachments, reconciler, flows4, flows6, node_table, node: Node::default(), state })
+    }
+
+    fn apply(&mut self, changes: impl ExactSizeIterator<Item = Change>) {
+        let count = changes.len();
+        let was_ready = self.reconciler.is_ready();
+        let began = Instant::now();
+        let planned = self.reconciler.apply(changes);
+        let took = began.elapsed();
+        self.state.changes_total += count as u64;
+        if planned > 0 || self.reconciler.is_ready() != was_ready {
+            self.state.last_sync_s = unix_now_s();
+            self.state.last_sync_us = took.as_micros() as u64;
+            debug!(changes = count, services = planned, took_us = took.as_micros(), "brought into the tables");
+        }
+        if self.reconciler.is_ready() && !was_ready {
+            info!(services = planned, took_ms = took.as_millis(), "ready: everything that was there at the start is in the tables");
+        }
+        self.write_state();
+    }
+
+    fn retry(&mut self) {
+        let pending = self.reconciler.collect();
+        if self.reconciler.is_ready() && !pending && !self.reconciler.problems().is_empty() {
+            self.reconciler.retry();
+            self.write_state();
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = now_ns();
+        let (v4, v6) = match (sweep(&mut self.flows4, now), sweep(&mut self.flows6, now)) {
+            (Ok(v4), Ok(v6)) => (v4, v6),
+            (Err(error), _) | (_, Err(error)) => return error!(%error, "flows that are over could not be ended"),
+        };
+        self.state.flow_entries = [v4.entries - v4.ended.min(v4.entries), v6.entries - v6.ended.min(v6.entries)];
+        self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
+        self.write_state();
+    }
+
+    fn note_source(&mut self, status: &SourceStatus) {
+        self.state.source = status.origin.to_string();
+        self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
+        self.write_state();
+    }
+
+    fn write_state(&mut self) {
+        self.state.ready = self.reconciler.is_ready();
+        self.state.services = self.reconciler.store().services().count();
+        self.state.port_problems =
+            self.reconciler.problems().into_iter().map(|problem| format!("{}: {}", problem.port, problem.reason)).collect();
+        if let Err(error) = self.state.write(&self.options.run_dir) {
+            error!(%error, folder = %self.options.run_dir.display(), "the state file could not be written; `sluice status` shows an old one");
+        }
+    }
+}

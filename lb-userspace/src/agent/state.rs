@@ -1,0 +1,107 @@
+//! The state file: what the agent says of itself, for `sluice status` and for people. Written whole after every change
+//! (a new file, renamed into place), so that a reader never sees half of it, and left behind when the agent dies.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What the agent says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Unix time of its start, in seconds.
+    pub started_s: u64,
+    /// Both initial lists have come and are in the tables.
+    pub ready: bool,
+    /// Unix time of the last change that was brought into the tables, in seconds; 0 if none was.
+    pub last_sync_s: u64,
+    /// How long the last sync took, in microseconds.
+    pub last_sync_us: u64,
+    /// Changes that were received.
+    pub changes_total: u64,
+    /// Services in the model.
+    pub services: usize,
+    /// Where objects come from.
+    pub source: String,
+    /// Complaints about objects and files.
+    pub source_problems: Vec<String>,
+    /// Ports that aren't in the tables as they should be, with the reason.
+    pub port_problems: Vec<String>,
+    /// Devices with what is attached.
+    pub devices: Vec<DeviceState>,
+    /// Flow entries at the last sweep, IPv4 and IPv6.
+    pub flow_entries: [usize; 2],
+    /// Flow entries that sweeps have ended, since the start.
+    pub flows_ended_total: u64,
+}
+
+/// A device with what is attached to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// `attached`, or why not.
+    pub tc: String,
+    /// `native`, `generic`, or why not.
+    pub xdp: String,
+}
+
+/// Unix time in seconds.
+#[must_use]
+pub fn unix_now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Path of the state file in a run folder.
+#[must_use]
+pub fn state_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("state.json")
+}
+
+impl State {
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// If the folder can't be made or written to.
+    pub fn write(&self, run_dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(run_dir)?;
+        let unfinished = run_dir.join("state.json.new");
+        fs::write(&unfinished, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(unfinished, state_file(run_dir))
+    }
+
+    /// Reads the state that an agent has left; nothing if there is none.
+    ///
+    /// # Errors
+    /// If it can't be read or is no state.
+    pub fn read(run_dir: &Path) -> io::Result<Option<Self>> {
+        match fs::read(state_file(run_dir)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_absence_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(State::read(folder.path()).expect("readable"), None);
+        let state = State { ready: true, services: 3, ..State::default() };
+        state.write(folder.path()).expect("writable");
+        assert_eq!(State::read(folder.path()).expect("readable"), Some(state));
+    }
+}

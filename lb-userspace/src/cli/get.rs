@@ -1,0 +1,233 @@
+//! `sluice get`: what is in the kernel's tables, with Service names from the label tables.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use lb_common::layout::{BackendFlags, Choice, FlowFlags, Proto, TcpSeen, V4, V6};
+use serde::Serialize;
+
+use super::{Output, Place, text::print_table};
+use crate::{
+    conntrack::now_ns,
+    tables::{TableFamily, Tables as _},
+};
+
+/// Arguments of `sluice get`.
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// Which table
+    what: What,
+    /// Only entries of Services whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    service: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Addresses that clients dial, with their backends
+    Frontends,
+    /// Endpoints, with the Services that use them
+    Backends,
+    /// Flows under way, in the client's direction
+    Flows,
+}
+
+#[derive(Debug, Serialize)]
+struct FrontendRow {
+    service: String,
+    frontend: String,
+    protocol: String,
+    /// `backends`, `reject` (no endpoint anywhere), `drop` (none that the policy allows here).
+    action: &'static str,
+    backends: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendRow {
+    backend: String,
+    number: u32,
+    local: bool,
+    terminating: bool,
+    services: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FlowRow {
+    service: String,
+    protocol: String,
+    client: String,
+    frontend: String,
+    backend: String,
+    state: &'static str,
+    idle_s: u64,
+}
+
+pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
+    let wanted = |name: &str| args.service.as_ref().is_none_or(|text| name.contains(text.as_str()));
+    match args.what {
+        What::Frontends => {
+            let mut rows = frontends::<V4>(place)?;
+            rows.extend(frontends::<V6>(place)?);
+            rows.retain(|row| wanted(&row.service));
+            print(args.output, &rows, &["SERVICE", "FRONTEND", "PROTOCOL", "BACKENDS"], |row| {
+                let backends = match row.action {
+                    "backends" => row.backends.join(" "),
+                    action => action.to_owned(),
+                };
+                vec![row.service.clone(), row.frontend.clone(), row.protocol.clone(), backends]
+            })
+        }
+        What::Backends => {
+            let mut rows = backends::<V4>(place)?;
+            rows.extend(backends::<V6>(place)?);
+            rows.retain(|row| args.service.is_none() || row.services.iter().any(|name| wanted(name)));
+            print(args.output, &rows, &["BACKEND", "NUMBER", "WHERE", "STATE", "SERVICES"], |row| {
+                vec![
+                    row.backend.clone(),
+                    row.number.to_string(),
+                    if row.local { "this node" } else { "elsewhere" }.to_owned(),
+                    if row.terminating { "terminating" } else { "ready" }.to_owned(),
+                    row.services.join(" "),
+                ]
+            })
+        }
+        What::Flows => {
+            let mut rows = flows::<V4>(place)?;
+            rows.extend(flows::<V6>(place)?);
+            rows.retain(|row| wanted(&row.service));
+            let headings = ["SERVICE", "PROTOCOL", "CLIENT", "FRONTEND", "BACKEND", "STATE", "IDLE"];
+            print(args.output, &rows, &headings, |row| {
+                vec![
+                    row.service.clone(),
+                    row.protocol.clone(),
+                    row.client.clone(),
+                    row.frontend.clone(),
+                    row.backend.clone(),
+                    row.state.to_owned(),
+                    format!("{} s", row.idle_s),
+                ]
+            })
+        }
+    }
+}
+
+fn print<R: Serialize>(
+    output: Output,
+    rows: &[R],
+    headings: &[&str],
+    cells: impl Fn(&R) -> Vec<String>,
+) -> Result<()> {
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(rows)?),
+        Output::Table => print_table(headings, &rows.iter().map(cells).collect::<Vec<_>>()),
+    }
+    Ok(())
+}
+
+fn socket<F: TableFamily>(address: F::Addr, port: u16) -> String {
+    std::net::SocketAddr::new(F::to_ip(address), port).to_string()
+}
+
+fn names<F: TableFamily>(place: &Place) -> Result<BTreeMap<u32, String>> {
+    let labels = place.tables::<F>()?.labels()?;
+    Ok(labels.into_iter().map(|(number, label)| (number, label.as_str().to_owned())).collect())
+}
+
+fn name(names: &BTreeMap<u32, String>, number: u32) -> String {
+    names.get(&number).cloned().unwrap_or_else(|| format!("#{number}"))
+}
+
+fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
+    let names = names::<F>(place)?;
+    let tables = place.tables::<F>()?;
+    let mut rows = Vec::new();
+    for (key, number) in tables.frontends()? {
+        let (action, backends) = match tables.scopes(number).0.choice() {
+            Choice::Slots { base, len } => {
+                let backend = |slot| tables.backend(tables.slot(slot));
+                let backends = (base..base.saturating_add(len)).map(backend);
+                ("backends", backends.map(|backend| socket::<F>(backend.address, backend.port.get())).collect())
+            }
+            Choice::Reject => ("reject", Vec::new()),
+            Choice::Drop => ("drop", Vec::new()),
+            Choice::Absent => ("none", Vec::new()),
+        };
+        rows.push(FrontendRow {
+            service: name(&names, number),
+            frontend: socket::<F>(key.address, key.port.get()),
+            protocol: key.proto.to_string(),
+            action,
+            backends,
+        });
+    }
+    rows.sort_by(|a, b| (&a.service, &a.frontend).cmp(&(&b.service, &b.frontend)));
+    Ok(rows)
+}
+
+fn backends<F: TableFamily>(place: &Place) -> Result<Vec<BackendRow>> {
+    let names = names::<F>(place)?;
+    let tables = place.tables::<F>()?;
+    let mut services: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for (&number, label) in &names {
+        let (internal, external) = tables.scopes(number);
+        for scope in [internal, external] {
+            if let Choice::Slots { base, len } = scope.choice() {
+                for slot in base..base.saturating_add(len) {
+                    let users = services.entry(tables.slot(slot)).or_default();
+                    if users.last() != Some(label) {
+                        users.push(label.clone());
+                    }
+                }
+            }
+        }
+    }
+    let rows = services.into_iter().map(|(number, services)| {
+        let backend = tables.backend(number);
+        BackendRow {
+            backend: socket::<F>(backend.address, backend.port.get()),
+            number,
+            local: backend.flags.has(BackendFlags::LOCAL),
+            terminating: backend.flags.has(BackendFlags::TERMINATING),
+            services,
+        }
+    });
+    Ok(rows.collect())
+}
+
+fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {
+    let names = names::<F>(place)?;
+    let table = place.flows::<F>()?;
+    let now = now_ns();
+    let mut rows = Vec::new();
+    table.for_each(|key, flow| {
+        if flow.flags.has(FlowFlags::REPLY) || flow.flags.has(FlowFlags::MASQUERADE) {
+            return;
+        }
+        let reply = table.get(&lb_common::layout::FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto));
+        let answered = reply.as_ref().is_some_and(|reply| reply.flags.has(FlowFlags::SEEN));
+        let seen = flow.tcp.with(reply.as_ref().map(|reply| reply.tcp).unwrap_or_default());
+        let state = if key.proto == Proto::TCP && seen.any(TcpSeen::FIN.with(TcpSeen::RST)) {
+            "closing"
+        } else if answered {
+            "established"
+        } else {
+            "opening"
+        };
+        let last = reply.map_or(flow.seen_ns, |reply| reply.seen_ns.max(flow.seen_ns));
+        rows.push(FlowRow {
+            service: name(&names, flow.service),
+            protocol: key.proto.to_string(),
+            client: socket::<F>(key.src, key.sport.get()),
+            frontend: socket::<F>(key.dst, key.dport.get()),
+            backend: socket::<F>(flow.dst, flow.dport.get()),
+            state,
+            idle_s: now.saturating_sub(last) / 1_000_000_000,
+        });
+    })?;
+    rows.sort_by(|a, b| (&a.service, &a.client).cmp(&(&b.service, &b.client)));
+    Ok(rows)
+}

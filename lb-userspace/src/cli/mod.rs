@@ -1,0 +1,106 @@
+//! The command line of `sluice`: what a person types, and which room answers.
+
+mod cleanup;
+mod doctor;
+mod get;
+mod open;
+mod run;
+mod status;
+mod text;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+/// The L4 load balancer in the kernel: Kubernetes Services on eBPF, in place of kube-proxy.
+///
+/// The agent (`sluice run`) watches Services and EndpointSlices, in a cluster or in a directory of YAML, and keeps
+/// tables that programs in the kernel translate packets by. All other commands read the same tables, whether an agent
+/// is running or not.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where the datapath of this node is.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Folder on a BPF file system in which tables and links are pinned
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/sluice", env = "SLUICE_PIN_DIR")]
+    pin_dir: PathBuf,
+    /// Folder in which the agent writes its state
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/sluice", env = "SLUICE_RUN_DIR")]
+    run_dir: PathBuf,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for people
+    #[default]
+    Table,
+    /// JSON for programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve this node: load the datapath and keep its tables up to date
+    Run(run::RunArgs),
+    /// How it goes: agent, devices, tables, drops
+    Status(status::StatusArgs),
+    /// Show what is in the kernel's tables, with Service names
+    Get(get::GetArgs),
+    /// What this machine lacks, and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// End the datapath: detach all programs, remove all tables and the state
+    ///
+    /// Connections through Services break. Fails while an agent is running.
+    Cleanup,
+    /// Print a completion script for a shell
+    ///
+    /// For instance: sluice completions bash > /etc/bash_completion.d/sluice
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line. Errors go to standard error; the exit code is 1 for them and 2 for wrong arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&cli.place, args).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => status::status(&cli.place, &args),
+        Command::Get(args) => get::get(&cli.place, &args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::doctor(&cli.place, &args),
+        Command::Cleanup => cleanup::cleanup(&cli.place).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("sluice: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_help() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands_mut() {
+            assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `sluice run`: from arguments to the agent.
+
+use std::{collections::BTreeSet, io::IsTerminal as _, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use lb_common::layout::limits::{FLOWS_DEFAULT, FLOWS_MIN};
+
+use super::Place;
+use crate::{
+    agent::{AgentOptions, Origin, run as run_agent},
+    kernel::XdpPolicy,
+};
+
+/// Arguments of `sluice run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Take Services and EndpointSlices from the YAML and JSON files of a directory, instead of from Kubernetes
+    ///
+    /// The directory is watched. A file that is broken is reported; what it said before stays in force.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    manifests: Option<PathBuf>,
+    /// How to reach Kubernetes; without it, by the pod's service account
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of this node: endpoints with this nodeName are local [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// Outward devices, on which the XDP tier works [default: those with a default route]
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    outward_devices: Vec<String>,
+    /// How the XDP tier is wanted on outward devices
+    #[arg(long, value_enum, default_value_t = XdpPolicy::Auto)]
+    xdp: XdpPolicy,
+    /// Entries of each of the two flow tables (IPv4, IPv6); a connection takes two
+    #[arg(long, value_name = "ENTRIES", default_value_t = FLOWS_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(i64::from(FLOWS_MIN)..=1 << 26))]
+    flows_max: u32,
+    /// How much to log: error, warn, info, debug, trace, or filters as of the tracing crate
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG")]
+    log: String,
+    /// How to log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
+    start_logging(&args.log, args.log_format)?;
+    let origin = match args.manifests {
+        Some(directory) if directory.is_dir() => Origin::Manifests(directory),
+        Some(directory) => bail!("--manifests {}: there is no such directory; make it, it may be empty", directory.display()),
+        None => Origin::Kubernetes(args.kubeconfig),
+    };
+    let node_name = match args.node_name {
+        Some(name) => name,
+        None => host_name()?,
+    };
+    let options = AgentOptions {
+        pins: place.pins(),
+        run_dir: place.run_dir.clone(),
+        node_name,
+        origin,
+        xdp: args.xdp,
+        outward_devices: BTreeSet::from_iter(args.outward_devices),
+        flows_max: args.flows_max,
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(run_agent(options))
+}
+
+fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter}: not a filter; try info, debug or lb_userspace=debug"))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+/// The host's name as kubelet registers it by default: in lower case.
+fn host_name() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name; give --node-name")?;
+    Ok(name.trim().to_lowercase())
+}

@@ -1,0 +1,183 @@
+//! `sluice status`: how it goes. What the kernel says comes from the kernel; what the agent says of itself comes from
+//! its state file, with its age.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use lb_common::layout::{Counter, DropReason, V4, V6};
+use serde::Serialize;
+
+use super::{Output, Place, text::print_table};
+use crate::{
+    agent::{State, unix_now_s},
+    tables::{TableFamily, Tables as _},
+};
+
+/// Arguments of `sluice status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    /// An agent holds the lock of the pin folder.
+    agent_running: bool,
+    /// A datapath is pinned.
+    datapath_pinned: bool,
+    /// Running, ready, and nothing to complain about.
+    healthy: bool,
+    /// What the agent last said of itself.
+    agent: Option<State>,
+    tables: Vec<TableFill>,
+    drops: Vec<Count>,
+    counters: Vec<Count>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableFill {
+    table: &'static str,
+    used: u64,
+    places: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Count {
+    name: &'static str,
+    value: u64,
+    meaning: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    remedy: &'static str,
+}
+
+pub(super) fn status(place: &Place, args: &StatusArgs) -> Result<ExitCode> {
+    let status = gather(place)?;
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table => print(place, &status),
+    }
+    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn gather(place: &Place) -> Result<Status> {
+    let pins = place.pins();
+    let agent_running = pins.is_locked();
+    let datapath_pinned = pins.exist();
+    let agent = State::read(&place.run_dir)
+        .with_context(|| format!("read the agent's state in {}", place.run_dir.display()))?;
+    let mut status = Status {
+        agent_running,
+        datapath_pinned,
+        healthy: false,
+        agent,
+        tables: Vec::new(),
+        drops: Vec::new(),
+        counters: Vec::new(),
+    };
+    if datapath_pinned {
+        fill::<V4>(place, &mut status.tables)?;
+        fill::<V6>(place, &mut status.tables)?;
+        let stats = place.stats()?;
+        for reason in DropReason::ALL {
+            let (value, meaning, remedy) = (stats.drops(reason)?, reason.meaning(), reason.remedy());
+            status.drops.push(Count { name: reason.name(), value, meaning, remedy });
+        }
+        for counter in Counter::ALL {
+            let (value, meaning) = (stats.counter(counter)?, counter.meaning());
+            status.counters.push(Count { name: counter.name(), value, meaning, remedy: "" });
+        }
+    }
+    status.healthy = status.agent_running
+        && status.datapath_pinned
+        && status.agent.as_ref().is_some_and(|agent| {
+            agent.ready
+                && agent.port_problems.is_empty()
+                && agent.devices.iter().all(|device| device.tc == "attached" || device.tc.contains("not a device for IP"))
+        });
+    Ok(status)
+}
+
+fn fill<F: TableFamily>(place: &Place, rows: &mut Vec<TableFill>) -> Result<()> {
+    let tables = place.tables::<F>()?;
+    let capacity = tables.capacity();
+    let labels = tables.labels()?.len() as u64;
+    rows.push(TableFill { table: F::SERVICES, used: labels, places: capacity.services.into() });
+    let frontends = tables.frontends()?.len() as u64;
+    rows.push(TableFill { table: F::FRONTENDS, used: frontends, places: lb_common::layout::limits::FRONTENDS_MAX.into() });
+    let flows = place.flows::<F>()?;
+    let mut used = 0;
+    flows.for_each(|_, _| used += 1)?;
+    rows.push(TableFill { table: F::FLOWS, used, places: flows.capacity.into() });
+    Ok(())
+}
+
+fn print(place: &Place, status: &Status) {
+    let yes = |yes| if yes { "yes" } else { "NO" };
+    println!("healthy:   {}", yes(status.healthy));
+    println!("datapath:  {}", if status.datapath_pinned { "pinned, serving" } else { "none" });
+    match &status.agent {
+        Some(agent) if status.agent_running => {
+            println!("agent:     running, version {}, process {}, ready: {}", agent.version, agent.pid, yes(agent.ready));
+        }
+        Some(agent) => println!(
+            "agent:     NOT running (last seen: process {}, version {}); the tables stay as they are",
+            agent.pid, agent.version
+        ),
+        None if status.agent_running => println!("agent:     running, no state in {}", place.run_dir.display()),
+        None => println!("agent:     not running; start it with: sluice run"),
+    }
+    if let Some(agent) = &status.agent {
+        let age_s = unix_now_s().saturating_sub(agent.last_sync_s);
+        let last = if agent.last_sync_s == 0 {
+            "none yet".to_owned()
+        } else {
+            format!("{age_s} s ago, took {} µs", agent.last_sync_us)
+        };
+        println!("source:    {}, {} Services, last change {last}", agent.source, agent.services);
+        for problem in &agent.source_problems {
+            println!("  object:  {problem}");
+        }
+        for problem in &agent.port_problems {
+            println!("  PORT:    {problem}");
+        }
+        println!();
+        let rows: Vec<Vec<String>> = agent
+            .devices
+            .iter()
+            .map(|device| vec![device.name.clone(), device.ifindex.to_string(), device.tc.clone(), device.xdp.clone()])
+            .collect();
+        print_table(&["DEVICE", "INDEX", "TC", "XDP"], &rows);
+    }
+    if !status.datapath_pinned {
+        return;
+    }
+    println!();
+    let rows: Vec<Vec<String>> = status
+        .tables
+        .iter()
+        .map(|table| {
+            let percent = table.used as f64 * 100.0 / table.places.max(1) as f64;
+            vec![table.table.to_owned(), table.used.to_string(), table.places.to_string(), format!("{percent:.1} %")]
+        })
+        .collect();
+    print_table(&["TABLE", "USED", "PLACES", "FILL"], &rows);
+    println!();
+    let counts = |counts: &[Count]| -> Vec<Vec<String>> {
+        counts
+            .iter()
+            .filter(|count| count.value > 0)
+            .map(|count| vec![count.name.to_owned(), count.value.to_string(), count.meaning.to_owned()])
+            .collect()
+    };
+    print_table(&["COUNTER", "VALUE", "MEANING"], &counts(&status.counters));
+    println!();
+    let drops = counts(&status.drops);
+    if drops.is_empty() {
+        println!("no drops");
+    } else {
+        print_table(&["DROPS", "PACKETS", "MEANING"], &drops);
+    }
+}

@@ -1,0 +1,127 @@
+//! Ending flows: a sweep over the flow tables that removes entries whose flow is over. The rule of when a flow is over
+//! is `lb_common::datapath::is_over`; here is how a table is walked without disturbing the flows that live.
+
+use anyhow::Result;
+use lb_common::{
+    datapath::{idle_limit_ns, is_over},
+    layout::{Address, Flow, FlowFlags, FlowKey, TcpSeen},
+};
+
+use crate::tables::{FlowEntry, FlowTable, TableFamily};
+
+/// What a sweep has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Swept {
+    /// Entries in the table.
+    pub entries: usize,
+    /// Entries that were removed.
+    pub ended: usize,
+}
+
+/// Monotonic time as the kernel programs see it, in nanoseconds.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Removes the entries of flows that are over.
+///
+/// # Errors
+/// If the table can't be read.
+pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Swept> {
+    let mut swept = Swept::default();
+    let mut candidates: Vec<FlowEntry<F>> = Vec::new();
+    table.for_each(|key, flow| {
+        swept.entries += 1;
+        if may_be_over(key, flow, now_ns) {
+            candidates.push((*key, *flow));
+        }
+    })?;
+    for (key, flow) in candidates {
+        let other_key = FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto);
+        let other = table.get(&other_key);
+        if !is_over(&key, &flow, other.as_ref(), now_ns) {
+            continue;
+        }
+        // A packet may have come since the table was read. What comes between this look and the removal finds no
+        // entry and opens the flow anew, with the same backend as long as the Service's backends are the same.
+        if table.get(&key).is_some_and(|now| now.seen_ns == flow.seen_ns && now.tcp == flow.tcp) {
+            swept.ended += usize::from(table.remove(&key));
+            if other.is_some() {
+                swept.ended += usize::from(table.remove(&other_key));
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// Whether an entry is worth a look at its counterpart: by itself it would be over. Spares the look for the many
+/// flows that live.
+fn may_be_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, now_ns: u64) -> bool {
+    let answered = if flow.flags.has(FlowFlags::REPLY) {
+        flow.flags.has(FlowFlags::SEEN)
+    } else {
+        // A client that acknowledges has had an answer; for UDP only the reply entry knows.
+        flow.tcp.has(TcpSeen::ACK)
+    };
+    now_ns.saturating_sub(flow.seen_ns) > idle_limit_ns(key.proto, flow.tcp, None, answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::layout::{Ip4, Port, Proto};
+    use rstest::rstest;
+
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn entry(proto: Proto, flags: FlowFlags, tcp: u8) -> (FlowKey<Ip4>, Flow<Ip4>) {
+        let address = |last| Ip4 { octets: [10, 0, 0, last] };
+        let key = FlowKey::new(address(1), Port::new(1234), address(2), Port::new(80), proto);
+        (key, Flow { flags, tcp: TcpSeen(tcp), seen_ns: 1_000 * S, ..Flow::default() })
+    }
+
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+
+    #[rstest]
+    #[case::syn_without_answer(Proto::TCP, SYN, false, 0, 60)]
+    #[case::established(Proto::TCP, SYN | ACK, true, SYN | ACK, 24 * 3600)]
+    #[case::client_has_closed(Proto::TCP, SYN | ACK | FIN, true, SYN | ACK, 3600)]
+    #[case::server_has_closed(Proto::TCP, SYN | ACK, true, SYN | ACK | FIN, 3600)]
+    #[case::both_have_closed(Proto::TCP, SYN | ACK | FIN, true, SYN | ACK | FIN, 10)]
+    #[case::client_has_reset(Proto::TCP, SYN | ACK | RST, true, SYN | ACK, 10)]
+    #[case::server_has_refused(Proto::TCP, SYN, true, RST | ACK, 10)]
+    #[case::datagram_without_answer(Proto::UDP, 0, false, 0, 30)]
+    #[case::datagrams_both_ways(Proto::UDP, 0, true, 0, 120)]
+    fn a_flow_is_over_after_its_idle_time_and_not_before(
+        #[case] proto: Proto,
+        #[case] client_tcp: u8,
+        #[case] answered: bool,
+        #[case] server_tcp: u8,
+        #[case] limit_s: u64,
+    ) {
+        let seen = |yes: bool| if yes { FlowFlags::SEEN } else { FlowFlags::default() };
+        let (key, forward) = entry(proto, FlowFlags::SEEN, client_tcp);
+        let (_, reply) = entry(proto, FlowFlags::REPLY.with(FlowFlags::EGRESS).with(seen(answered)), server_tcp);
+        let at = |idle_s: u64| forward.seen_ns + idle_s * S;
+        assert!(!is_over(&key, &forward, Some(&reply), at(limit_s)));
+        assert!(is_over(&key, &forward, Some(&reply), at(limit_s) + 1));
+        // Seen from the other entry it is the same flow.
+        assert!(is_over(&key.reversed(), &reply, Some(&forward), at(limit_s) + 1));
+        // One of the two entries brings the sweep to look.
+        assert!(may_be_over(&key, &forward, at(limit_s) + 1) || may_be_over(&key, &reply, at(limit_s) + 1));
+    }
+
+    #[test]
+    fn traffic_in_one_direction_keeps_both_entries() {
+        let (key, forward) = entry(Proto::UDP, FlowFlags::SEEN, 0);
+        let (_, mut reply) = entry(Proto::UDP, FlowFlags::REPLY.with(FlowFlags::SEEN), 0);
+        reply.seen_ns += 500 * S;
+        assert!(!is_over(&key, &forward, Some(&reply), reply.seen_ns + 60 * S));
+    }
+}

@@ -1,0 +1,269 @@
+//! The reconciler: folds changes into the model, plans what they touch, publishes it in both families, and remembers
+//! what failed, to try it again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use lb_common::layout::{V4, V6};
+use tracing::{info, warn};
+
+use super::{
+    grace::GraceThread,
+    publish::{Fill, PublishError, Publisher, Retired},
+};
+use crate::{
+    model::{Change, Dirty, Family, NodeView, ServiceKey, Store},
+    plan::{PortId, plan_service},
+    tables::{TableError, Tables},
+};
+
+type Ip4 = <V4 as lb_common::layout::Family>::Addr;
+type Ip6 = <V6 as lb_common::layout::Family>::Addr;
+
+/// A port that isn't in the tables as it should be.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PortProblem {
+    /// The port, as `namespace/name:port/protocol family`.
+    pub port: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What has been freed, of both families, and waits for a grace period.
+#[derive(Debug, Default)]
+struct BothRetired {
+    v4: Retired,
+    v6: Retired,
+}
+
+/// The model and the tables of both families.
+pub struct Reconciler<T4, T6> {
+    store: Store,
+    v4: Publisher<V4, T4>,
+    v6: Publisher<V6, T6>,
+    ports: HashMap<ServiceKey, Vec<PortId>>,
+    problems: BTreeMap<PortId, String>,
+    first_sync_done: bool,
+    grace: Option<GraceThread<BothRetired>>,
+}
+
+impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
+    /// Adopts what the tables hold. With `grace`, freed places are used anew after grace periods; without it they are
+    /// freed at once, which is for tests without a kernel.
+    ///
+    /// # Errors
+    /// If the tables can't be read.
+    pub fn adopt(node: NodeView, v4: T4, v6: T6, grace: bool) -> Result<Self, TableError> {
+        let grace = grace.then(GraceThread::start).transpose().map_err(|error| TableError {
+            action: "start a thread for grace periods",
+            table: "the agent",
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            store: Store::new(node),
+            v4: Publisher::adopt(v4)?,
+            v6: Publisher::adopt(v6)?,
+            ports: HashMap::new(),
+            problems: BTreeMap::new(),
+            first_sync_done: false,
+            grace,
+        })
+    }
+
+    /// Whether both initial lists have come and were brought into the tables.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.first_sync_done
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The publisher of IPv4.
+    #[must_use]
+    pub fn v4(&self) -> &Publisher<V4, T4> {
+        &self.v4
+    }
+
+    /// The publisher of IPv6.
+    #[must_use]
+    pub fn v6(&self) -> &Publisher<V6, T6> {
+        &self.v6
+    }
+
+    /// How far the tables are filled, IPv4 and IPv6.
+    #[must_use]
+    pub fn fill(&self) -> (Fill, Fill) {
+        (self.v4.fill(), self.v6.fill())
+    }
+
+    /// Ports that aren't in the tables as they should be.
+    #[must_use]
+    pub fn problems(&self) -> Vec<PortProblem> {
+        self.problems
+            .iter()
+            .map(|(port, reason)| PortProblem {
+                port: port.to_string(),
+                reason: reason.clone(),
+            })
+            .collect()
+    }
+
+    /// Name of a service number: `namespace/name:port/protocol family`.
+    #[must_use]
+    pub fn name(&self, family: Family, number: u32) -> Option<&str> {
+        match family {
+            Family::V4 => self.v4.name(number),
+            Family::V6 => self.v6.name(number),
+        }
+    }
+
+    /// Applies changes and brings the tables up to date. Returns how many Services were planned.
+    ///
+    /// Nothing is written before both initial lists have come (kube-proxy-behaviour §1.4): tables that an earlier agent
+    /// left stay in force until then.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> usize {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            dirty.merge(self.store.apply(change));
+        }
+        self.collect();
+        if !self.store.is_synced() {
+            return 0;
+        }
+        if !self.first_sync_done {
+            return self.first_sync();
+        }
+        let planned = dirty.len();
+        let mut freed = false;
+        for key in dirty {
+            freed |= self.bring(&key);
+        }
+        // What another port gave up may be what a failed one waits for.
+        if freed && !self.problems.is_empty() {
+            self.retry();
+        }
+        self.order_grace();
+        planned
+    }
+
+    fn first_sync(&mut self) -> usize {
+        let keys: BTreeSet<ServiceKey> = self.store.services().map(|service| service.key.clone()).collect();
+        for key in &keys {
+            self.bring(key);
+        }
+        let unclaimed = self.v4.withdraw_unclaimed().and_then(|mut names| {
+            names.extend(self.v6.withdraw_unclaimed()?);
+            Ok(names)
+        });
+        match unclaimed {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => info!(
+                ports = names.len(),
+                "ended Services that an earlier agent served and that are gone"
+            ),
+            Err(error) => {
+                warn!(%error, "an earlier agent's entries could not be removed; tried again at the next sync")
+            }
+        }
+        self.first_sync_done = true;
+        if !self.problems.is_empty() {
+            self.retry();
+        }
+        self.order_grace();
+        keys.len()
+    }
+
+    /// Tries again what failed. True if nothing is left to be tried.
+    pub fn retry(&mut self) -> bool {
+        self.collect();
+        let services: BTreeSet<ServiceKey> = self.problems.keys().map(|id| id.service.clone()).collect();
+        for key in services {
+            self.bring(&key);
+        }
+        self.order_grace();
+        self.problems.is_empty()
+    }
+
+    /// Brings one Service's ports into the tables. True if anything was taken away.
+    fn bring(&mut self, key: &ServiceKey) -> bool {
+        let planned = plan_service(&self.store, self.store.node(), key);
+        let before = self.ports.remove(key).unwrap_or_default();
+        let leaving: Vec<PortId> = before
+            .into_iter()
+            .filter(|id| !planned.iter().any(|(planned, _)| planned == id))
+            .collect();
+        let mut now = Vec::with_capacity(planned.len());
+        for (id, desired) in planned {
+            let result = match id.family {
+                Family::V4 => self.v4.publish(&id, &desired, &leaving),
+                Family::V6 => self.v6.publish(&id, &desired, &leaving),
+            };
+            self.note(&id, result);
+            now.push(id);
+        }
+        let freed = !leaving.is_empty();
+        for id in leaving {
+            let result = match id.family {
+                Family::V4 => self.v4.withdraw(&id),
+                Family::V6 => self.v6.withdraw(&id),
+            };
+            if result.is_err() {
+                // Still in the tables: kept in the books, so that it is tried again.
+                now.push(id.clone());
+            }
+            self.note(&id, result);
+        }
+        if !now.is_empty() {
+            self.ports.insert(key.clone(), now);
+        }
+        freed
+    }
+
+    fn note(&mut self, id: &PortId, result: Result<bool, PublishError>) {
+        match result {
+            Ok(_) => {
+                if self.problems.remove(id).is_some() {
+                    info!(port = %id, "in the tables as it should be again");
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if self.problems.get(id) != Some(&reason) {
+                    warn!(port = %id, %reason, "not in the tables as it should be");
+                }
+                self.problems.insert(id.clone(), reason);
+            }
+        }
+    }
+
+    fn order_grace(&mut self) {
+        let retired = BothRetired {
+            v4: self.v4.take_retired(),
+            v6: self.v6.take_retired(),
+        };
+        if retired.v4.is_empty() && retired.v6.is_empty() {
+            return;
+        }
+        match &mut self.grace {
+            Some(grace) => grace.order(retired),
+            None => self.reuse(retired),
+        }
+    }
+
+    /// Frees what grace periods have ended for. Returns whether any are still under way.
+    pub fn collect(&mut self) -> bool {
+        let finished = self.grace.as_mut().map(GraceThread::finished).unwrap_or_default();
+        for retired in finished {
+            self.reuse(retired);
+        }
+        self.grace.as_ref().is_some_and(|grace| grace.pending() > 0)
+    }
+
+    fn reuse(&mut self, retired: BothRetired) {
+        self.v4.reuse(retired.v4);
+        self.v6.reuse(retired.v6);
+    }
+}
