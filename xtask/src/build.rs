@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::object::{is_bpf, write_if_changed};
 use crate::process;
-use crate::repository::Repository;
+use crate::repository::{Repository, TESTS_PACKAGE};
 use crate::setup::Session;
 use crate::toolchain::TARGET;
 
@@ -20,6 +20,9 @@ const EBPF_PACKAGE: &str = "lb-ebpf";
 
 /// The binary of lb-ebpf that the agent loads.
 const AGENT_PROGRAMS: &str = "lb";
+
+const AGENT_PACKAGE: &str = "lb-userspace";
+const AGENT: &str = "sluice";
 
 /// What `build` leaves behind.
 #[derive(Debug, Clone)]
@@ -90,14 +93,32 @@ fn remove_objects_of_no_program(repository: &Repository, bins: &BTreeSet<&str>) 
     Ok(())
 }
 
-/// The kernel programs, then the release build of the agent.
-pub(crate) fn everything(session: &mut Session<'_>) -> Result<Built> {
+/// The kernel programs, then the release build of the agent and of `programs`, binaries of the package tests.
+pub(crate) fn everything(session: &mut Session<'_>, programs: &[&str]) -> Result<Built> {
     let object = kernel_programs(session)?;
     let repository = session.repository;
+    let metadata = repository.workspace()?;
     let mut cargo = process::cargo(repository);
-    cargo.args(["build", "--release", "--package", "lb-userspace", "--bin", "sluice"]);
+    // Both packages, always: cargo settles the features of the dependencies by the packages it is called with. So the
+    // agent that is shown, measured and tested is the one that `build` makes, and is compiled once.
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        AGENT_PACKAGE,
+        "--package",
+        TESTS_PACKAGE,
+        "--bin",
+        AGENT,
+    ]);
+    for program in programs {
+        if !metadata.targets(TESTS_PACKAGE, "bin").contains(program) {
+            bail!("the package {TESTS_PACKAGE} has no binary {program} (tests/src/bin/{program}.rs)");
+        }
+        cargo.args(["--bin", program]);
+    }
     process::run(&mut cargo).context("the agent does not compile; the compiler says why above")?;
-    let agent = repository.workspace()?.agent();
+    let agent = metadata.release_binary(AGENT);
     if !agent.is_file() {
         bail!(
             "cargo built the agent, but there is no {}: is `build.target` set in a cargo configuration?",

@@ -1,7 +1,7 @@
 //! `cargo xtask lint`: formatting, clippy for both sides, lock files, and the tree rules. Runs them all before it
 //! says what failed, so that one round shows everything.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 use crate::repository::Repository;
@@ -47,16 +47,16 @@ fn lock_files(repository: &Repository) -> Result<()> {
     Ok(())
 }
 
+/// Names the files that rustfmt would change; both sides are looked at before it fails.
 fn format(repository: &Repository) -> Result<()> {
     let mut workspace = process::cargo(repository);
-    let outcome = process::run(workspace.args(["fmt", "--all", "--check"]));
     let mut kernel = process::cargo(repository);
-    process::run(
-        kernel
-            .args(["fmt", "--check", "--manifest-path"])
-            .arg(repository.ebpf_manifest()),
-    )?;
-    outcome
+    workspace.args(["fmt", "--all"]);
+    kernel.args(["fmt", "--manifest-path"]).arg(repository.ebpf_manifest());
+    let outcomes =
+        [workspace, kernel].map(|mut cargo| process::run(cargo.args(["--", "--check", "--files-with-diff"])));
+    let remedy = "the files above are not formatted: `cargo fmt --all`, and the same in lb-ebpf";
+    outcomes.into_iter().collect::<Result<()>>().context(remedy)
 }
 
 fn clippy(repository: &Repository) -> Result<()> {

@@ -43,7 +43,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Setup => session.everything().map(drop)?,
         Verb::BuildEbpf => build::kernel_programs(&mut session).map(drop)?,
         Verb::Build => {
-            let built = build::everything(&mut session)?;
+            let built = build::everything(&mut session, &[])?;
             println!("build: {}", built.agent.display());
         }
         Verb::Demo(passed_on) => lab_program::become_program(&mut session, "demo", &passed_on.args)?,

@@ -95,9 +95,9 @@ struct Target {
 }
 
 impl Metadata {
-    /// The agent's binary as `cargo build --release` leaves it.
-    pub(crate) fn agent(&self) -> PathBuf {
-        self.target_directory.join("release/sluice")
+    /// A binary as `cargo build --release` leaves it.
+    pub(crate) fn release_binary(&self, name: &str) -> PathBuf {
+        self.target_directory.join("release").join(name)
     }
 
     /// Names of a package's targets of a kind (`bin`, `test`, `lib` …), sorted.
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(metadata.targets("tests", "test"), BTreeSet::from(["lab_tcp"]));
         assert_eq!(metadata.targets("tests", "bin"), BTreeSet::from(["demo"]));
         assert_eq!(metadata.targets("tests", "bench"), BTreeSet::new());
-        assert_eq!(metadata.agent(), Path::new("/t/release/sluice"));
+        assert_eq!(metadata.release_binary("sluice"), Path::new("/t/release/sluice"));
     }
 
     #[test]

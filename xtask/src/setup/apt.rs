@@ -102,7 +102,7 @@ impl Apt {
 }
 
 /// A fresh container image comes without any.
-fn has_lists() -> bool {
+pub(crate) fn has_lists() -> bool {
     let entries = fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name())

@@ -68,16 +68,24 @@ pub(crate) fn install(session: &mut Session) -> Result<Compiler> {
     )
 }
 
-/// What a person would type; with apt's own answer where it has one.
+/// What a person would type; by apt's own answer where it has one.
 pub(crate) fn by_hand() -> Vec<String> {
-    let set = Apt::open().and_then(|_| Apt::policies(&all_names()).ok());
-    match set.as_ref().and_then(|policies| choose(policies).ok()) {
-        Some(set) => vec![format!("apt-get install --no-install-recommends {} {} {}", set.rustc, set.core, set.clippy)],
+    let policies = Apt::open().and_then(|_| Apt::policies(&all_names()).ok());
+    let typed = |set: &PackageSet| {
+        format!(
+            "apt-get install --no-install-recommends {} {} {}",
+            set.rustc, set.core, set.clippy
+        )
+    };
+    match policies.as_ref().and_then(|policies| choose(policies).ok()) {
+        Some(set) => vec![typed(set)],
         None => vec![
-            "apt-get update && apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf rust-web-clippy"
-                .to_owned(),
-            "(or, on newer releases: rustc libstd-rust-dev-bpf rust-clippy)".to_owned(),
-            format!("or: rustup {}", RUSTUP_NIGHTLY.join(" ")),
+            typed(&PACKAGE_SETS[0]),
+            format!(
+                "  (or, where the distribution has no such packages: {})",
+                typed(&PACKAGE_SETS[1])
+            ),
+            format!("  (or, where it has neither: rustup {})", RUSTUP_NIGHTLY.join(" ")),
         ],
     }
 }

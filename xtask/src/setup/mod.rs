@@ -101,7 +101,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let what: Vec<_> = gaps.iter().map(|gap| gap.what.as_str()).collect();
-        let by_hand: Vec<_> = gaps.iter().flat_map(|gap| &gap.by_hand).map(String::as_str).collect();
+        let mut by_hand: Vec<_> = gaps.iter().flat_map(|gap| &gap.by_hand).map(String::as_str).collect();
+        if !apt::has_lists() && by_hand.iter().any(|line| line.starts_with("apt-get")) {
+            by_hand.insert(0, "apt-get update");
+        }
         bail!(
             "missing, and --no-install forbids installing it:\n  {}\nBy hand, as root where packages are installed:\n  {}",
             what.join("\n  "),

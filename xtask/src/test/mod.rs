@@ -4,7 +4,7 @@ mod suites;
 mod tally;
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub(crate) fn run(session: &mut Session<'_>, args: &TestArgs) -> Result<Tally> {
             println!("test: packet and lab tests need root: they run through sudo");
         }
     }
-    let built = build::everything(session)?;
+    let built = build::everything(session, &[])?;
     let suites = suites::build(session.repository, &rungs)?;
 
     let mut tally = Tally::default();
@@ -82,13 +82,8 @@ fn run_suite(
     } else {
         Privilege::Root
     };
-    let mut words = lab_program::words_before(session.repository, built, privilege).into_iter();
-    let mut command = Command::new(words.next().context("there is always `env`")?);
-    command
-        .args(words)
-        .arg(&suite.executable)
-        .args(filter)
-        .arg("--show-output");
+    let mut command = lab_program::command(session.repository, built, privilege);
+    command.arg(&suite.executable).args(filter).arg("--show-output");
     if suite.rung == Rung::Lab {
         // Labs share the machine's devices, its bpffs and its two cores.
         command.arg("--test-threads=1");
