@@ -7,6 +7,7 @@
 
 pub mod convert;
 pub mod devices;
+pub mod kubernetes;
 pub mod manifests;
 mod problem;
 

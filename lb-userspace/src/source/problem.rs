@@ -3,9 +3,12 @@
 //! Here: a model problem with its place, and the state of a source as a whole. Not here: what is wrong with a field
 //! (`source::convert`). Called by both sources, which publish a [`SourceStatus`] over a `watch` channel.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::model::{ObjectRef, Problem, Severity};
 
@@ -101,6 +104,23 @@ pub struct SourceStatus {
     pub synced: bool,
     /// What is wrong now; a problem that was mended is gone from the list.
     pub problems: Arc<[SourceProblem]>,
+}
+
+impl SourceStatus {
+    /// Publishes what is wrong now, and tells the log what is new about it.
+    pub(super) fn publish(to: &watch::Sender<Self>, synced: bool, problems: Vec<SourceProblem>) {
+        to.send_if_modified(|status| {
+            if status.synced == synced && *status.problems == *problems {
+                return false;
+            }
+            let known: HashSet<_> = status.problems.iter().collect();
+            for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+                problem.log();
+            }
+            (status.synced, status.problems) = (synced, problems.into());
+            true
+        });
+    }
 }
 
 /// The receiver of changes is gone: the agent is shutting down.

@@ -4,7 +4,6 @@
 //! cheap and can miss nothing. A look every five seconds is the net below (edits through a link's target, network file
 //! systems, an exhausted inotify). Not here: what a look finds out (`directory`). Called by the agent's main loop.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,7 +64,7 @@ pub async fn run(
             }
             synced = true;
         }
-        publish(
+        SourceStatus::publish(
             &status,
             synced,
             problems.into_iter().chain(watcher.problem.clone()).collect(),
@@ -79,21 +78,6 @@ pub async fn run(
             () = changes.closed() => return Err(Closed),
         }
     }
-}
-
-/// Publishes the state and logs the problems that are new in it.
-fn publish(status: &watch::Sender<SourceStatus>, synced: bool, problems: Vec<SourceProblem>) {
-    status.send_if_modified(|status| {
-        if status.synced == synced && *status.problems == *problems {
-            return false;
-        }
-        let known: HashSet<_> = status.problems.iter().collect();
-        for problem in problems.iter().filter(|problem| !known.contains(problem)) {
-            problem.log();
-        }
-        (status.synced, status.problems) = (synced, problems.into());
-        true
-    });
 }
 
 /// An inotify watch that is renewed when the directory is replaced.
