@@ -1,43 +1,11 @@
 //! Drop events from the kernel programs, into the log with names.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result};
 use lb_common::layout::{DropReason, Event, V4, V6};
-use tokio::io::unix::AsyncFd;
 use tracing::info;
 
-use crate::{
-    model::Family,
-    reconcile::Reconciler,
-    tables::{EventReader, KernelTables},
-};
-
-/// The ring buffer, to be awaited.
-pub(super) struct Events {
-    ring: AsyncFd<EventReader>,
-}
-
-impl Events {
-    pub(super) fn open(reader: EventReader) -> Result<Self> {
-        let ring = AsyncFd::new(reader).context("wait for drop events")?;
-        Ok(Self { ring })
-    }
-
-    /// The next event.
-    pub(super) async fn next(&mut self) -> io::Result<Event> {
-        loop {
-            let mut ready = self.ring.readable_mut().await?;
-            if let Some(event) = ready.get_inner_mut().next() {
-                return Ok(event);
-            }
-            ready.clear_ready();
-        }
-    }
-}
+use crate::{model::Family, reconcile::Reconciler, tables::KernelTables};
 
 /// Logs an event with the Service's name.
 pub(super) fn report(event: &Event, reconciler: &Reconciler<KernelTables<V4>, KernelTables<V6>>) {

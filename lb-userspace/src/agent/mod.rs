@@ -68,6 +68,8 @@ const CHANGES_QUEUE: usize = 65_536;
 /// Changes applied together at most, so that the loop stays responsive.
 const BATCH_MAX: usize = 16_384;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The kernel limits events per second, so the ring buffer can't overflow meanwhile.
+const LOOK_FOR_EVENTS_EVERY: Duration = Duration::from_millis(200);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 type KernelReconciler = Reconciler<KernelTables<V4>, KernelTables<V6>>;
@@ -102,13 +104,20 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         Origin::Manifests(directory) => {
             tokio::spawn(async move { source::manifests::run(directory, change_sender, status_sender).await.map_err(Into::into) })
         }
-        Origin::Kubernetes(_) => bail!("pending"),
+        Origin::Kubernetes(kubeconfig) => {
+            let node_name = agent.options.node_name.clone();
+            tokio::spawn(async move {
+                source::kubernetes::run(kubeconfig, node_name, change_sender, status_sender).await.map_err(anyhow::Error::from)
+            })
+        }
     };
-    let mut events = events::Events::open(EventReader::open(agent.datapath.take_map(names::EVENTS)?)?)?;
+    let mut events = EventReader::open(agent.datapath.take_map(names::EVENTS)?)?;
+    let mut looks = interval(LOOK_FOR_EVENTS_EVERY);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut sweeps = interval(SWEEP_EVERY);
     let mut retries = interval(RETRY_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     agent.write_state();
@@ -134,7 +143,11 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 let now = status.borrow_and_update().clone();
                 agent.note_source(&now);
             }
-            event = events.next() => events::report(&event?, &agent.reconciler),
+            _ = looks.tick() => {
+                while let Some(event) = events.next() {
+                    events::report(&event, &agent.reconciler);
+                }
+            }
             _ = sweeps.tick() => agent.sweep(),
             _ = retries.tick() => agent.retry(),
         }

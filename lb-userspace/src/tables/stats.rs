@@ -69,12 +69,6 @@ impl EventReader {
     }
 }
 
-impl std::os::fd::AsRawFd for EventReader {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.ring.as_raw_fd()
-    }
-}
-
 fn decode(octets: &[u8]) -> Option<Event> {
     if octets.len() != size_of::<Event>() {
         return None;

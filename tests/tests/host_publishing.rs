@@ -1,0 +1,318 @@
+//! Publishing against readers: *all* interleavings of the writer's steps with a reader's.
+//!
+//! The writer is the real `Publisher`, whose writes are recorded; the reader is the real `datapath::open`, which makes
+//! four reads (frontend, service, slot, backend). Before each read any number of the writer's next steps may happen.
+//! Steps behind a grace period may not happen while a reader that began before it is under way: that is what the
+//! period is for. Whatever the interleaving, the reader must get a backend of the Service that it asked for, from the
+//! set before or the set after, and never miss one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    net::IpAddr,
+    ops::{Deref, DerefMut},
+};
+
+use lb_common::{
+    datapath::{Bucket, Hook, Insert, Opened, Opens, Refused, Tables, World, open},
+    layout::{
+        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Port,
+        Proto, Service, TokenBucket, V4,
+    },
+};
+use lb_userspace::{
+    model::{Family, Protocol, ServiceKey},
+    plan::{self, BackendState, DesiredPort, Frontend, FrontendKind, PortId, Scope, WhenEmpty},
+    reconcile::Publisher,
+    tables::{Capacity, MemoryTables, Tables as _, Write},
+};
+
+/// What one port is to look like after a step; `None` takes it away.
+type Step = (&'static str, Option<Vec<u8>>);
+
+/// A Service's name gives its addresses, so that no two Services share an endpoint.
+fn cluster_ip(service: &str) -> IpAddr {
+    IpAddr::from([10, 96, 0, service.as_bytes()[0]])
+}
+
+fn endpoint(service: &str, number: u8) -> IpAddr {
+    IpAddr::from([10, 244, service.as_bytes()[0], number])
+}
+
+fn port_id(service: &str) -> PortId {
+    PortId {
+        service: ServiceKey::new("default", service),
+        port_name: "http".into(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+    }
+}
+
+fn desired(service: &str, endpoints: &[u8]) -> DesiredPort {
+    let backend = |&number| plan::Backend {
+        address: endpoint(service, number),
+        port: 8080,
+        local: false,
+        state: BackendState::Ready,
+    };
+    let scope = |backends| Scope { backends, when_empty: WhenEmpty::Reject };
+    DesiredPort {
+        frontends: vec![Frontend { address: cluster_ip(service), port: 80, kind: FrontendKind::ClusterIp }],
+        internal: scope(endpoints.iter().map(backend).collect()),
+        external: scope(Vec::new()),
+        affinity_timeout_s: None,
+    }
+}
+
+/// The history of a run: what was written, and after which write each state was complete.
+struct History {
+    writes: Vec<Write<Ip4>>,
+    /// Number of writes after which the state holds, and the state: endpoints of each Service.
+    states: Vec<(usize, Vec<(&'static str, Vec<u8>)>)>,
+}
+
+/// Lets the publisher make the steps, with a grace period after each, over tables so small that everything is reused.
+fn record(steps: &[Step]) -> History {
+    let capacity = Capacity { services: 2, slots: 6, backends: 7 };
+    let mut publisher = Publisher::<V4, _>::adopt(MemoryTables::new(capacity)).expect("empty tables");
+    let mut now: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    let mut states = vec![(0, now.clone())];
+    for (service, endpoints) in steps {
+        now.retain(|(name, _)| name != service);
+        match endpoints {
+            Some(endpoints) => {
+                publisher.publish(&port_id(service), &desired(service, endpoints), &[]).expect("it fits");
+                now.push((service, endpoints.clone()));
+            }
+            None => {
+                publisher.withdraw(&port_id(service)).expect("memory tables don't fail");
+            }
+        }
+        states.push((publisher.tables().writes.len(), now.clone()));
+        let retired = publisher.take_retired();
+        publisher.tables_mut().writes.push(Write::Grace);
+        publisher.reuse(retired);
+    }
+    let writes = publisher.tables().writes.clone();
+    History { writes, states }
+}
+
+/// A world in which the writer goes on while the reader reads.
+struct Racing<'a> {
+    tables: RefCell<MemoryTables<Ip4>>,
+    writes: &'a [Write<Ip4>],
+    done: Cell<usize>,
+    /// Writes that have happened before each read.
+    schedule: [usize; 4],
+    reads: Cell<usize>,
+    desk: RefCell<Desk<Ip4>>,
+}
+
+impl Racing<'_> {
+    fn advance(&self) {
+        let until = self.schedule[self.reads.get().min(3)];
+        while self.done.get() < until {
+            self.tables.borrow_mut().replay(&self.writes[self.done.get()]);
+            self.done.set(self.done.get() + 1);
+        }
+        self.reads.set(self.reads.get() + 1);
+    }
+}
+
+struct Owned<T>(T);
+
+impl<T> Deref for Owned<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Owned<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl Tables<V4> for Racing<'_> {
+    fn frontend(&self, key: &FrontendKey<Ip4>) -> Option<u32> {
+        self.advance();
+        self.tables.borrow().frontend(key)
+    }
+
+    fn service(&self, number: u32) -> Option<Service> {
+        self.advance();
+        let (internal, external) = self.tables.borrow().scopes(number);
+        Some(Service { internal, external })
+    }
+
+    fn slot(&self, place: u32) -> Option<u32> {
+        self.advance();
+        Some(self.tables.borrow().slot(place))
+    }
+
+    fn backend(&self, number: u32) -> Option<impl Deref<Target = Backend<Ip4>>> {
+        self.advance();
+        Some(Owned(self.tables.borrow().backend(number)))
+    }
+
+    fn flow(&self, _key: &FlowKey<Ip4>) -> Option<impl DerefMut<Target = Flow<Ip4>>> {
+        None::<Owned<Flow<Ip4>>>
+    }
+
+    fn insert_flow(&self, _key: &FlowKey<Ip4>, _flow: &Flow<Ip4>, _how: Insert) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn fragment(&self, _key: &FragmentKey<Ip4>) -> Option<FragmentPorts> {
+        None
+    }
+
+    fn insert_fragment(&self, _key: &FragmentKey<Ip4>, _ports: &FragmentPorts) {}
+
+    fn desk(&self) -> Option<impl DerefMut<Target = Desk<Ip4>>> {
+        Some(self.desk.borrow_mut())
+    }
+
+    fn node_address(&self) -> Option<impl Deref<Target = Ip4>> {
+        None::<Owned<Ip4>>
+    }
+}
+
+impl World for Racing<'_> {
+    fn now_ns(&self) -> u64 {
+        10_000_000_000
+    }
+
+    fn ifindex(&self) -> u32 {
+        1
+    }
+
+    fn count(&self, _what: Counter) {}
+
+    fn count_drop(&self, _reason: DropReason) {}
+
+    fn bucket(&self, _which: Bucket) -> Option<impl DerefMut<Target = TokenBucket>> {
+        Some(Owned(TokenBucket::default()))
+    }
+
+    fn emit(&self, _event: &Event) -> bool {
+        true
+    }
+}
+
+impl Opens<V4> for Racing<'_> {}
+
+/// What a client of `service` may get when its read begins after `from` writes and ends after `to` of them: the
+/// endpoints of every state that was in force meanwhile, and whether it may find none.
+fn allowed(history: &History, service: &str, from: usize, to: usize) -> (BTreeSet<IpAddr>, bool, bool) {
+    // A state is in force from some write of its own step on until the next step is complete.
+    let mut endpoints = BTreeSet::new();
+    let (mut absent, mut refused) = (false, false);
+    for (index, (complete, state)) in history.states.iter().enumerate() {
+        let begins = if index == 0 { 0 } else { history.states[index - 1].0 };
+        let ends = history.states.get(index + 1).map_or(usize::MAX, |next| next.0);
+        let not_yet_begun = index > 0 && to <= begins && *complete > begins;
+        if not_yet_begun || ends <= from {
+            continue;
+        }
+        match state.iter().find(|(name, _)| *name == service) {
+            None => absent = true,
+            Some((_, numbers)) if numbers.is_empty() => refused = true,
+            Some((_, numbers)) => endpoints.extend(numbers.iter().map(|&number| endpoint(service, number))),
+        }
+    }
+    (endpoints, absent, refused)
+}
+
+fn read(history: &History, service: &str, client_port: u16, schedule: [usize; 4]) -> (Opened, IpAddr) {
+    let key = FlowKey::new(
+        Ip4 { octets: [10, 0, 0, 1] },
+        Port::new(client_port),
+        Ip4 { octets: [10, 96, 0, service.as_bytes()[0]] },
+        Port::new(80),
+        Proto::TCP,
+    );
+    let world = Racing {
+        tables: RefCell::new(MemoryTables::new(Capacity { services: 2, slots: 6, backends: 7 })),
+        writes: &history.writes,
+        done: Cell::new(0),
+        schedule,
+        reads: Cell::new(0),
+        desk: RefCell::new(Desk { old: key, ..Desk::default() }),
+    };
+    let opened = open::<V4, _>(&world, Hook::Ingress);
+    (opened, world.desk.into_inner().rewrite.dst.into())
+}
+
+/// Whether the schedule keeps to the grace periods: no step behind one while a reader from before it is under way.
+fn keeps_grace(history: &History, schedule: [usize; 4]) -> bool {
+    let (first, last) = (schedule[0], schedule[3]);
+    !history.writes.iter().enumerate().any(|(index, write)| *write == Write::Grace && first <= index && last > index)
+}
+
+fn check_all_interleavings(steps: &[Step]) -> usize {
+    let history = record(steps);
+    let count = history.writes.len();
+    let services: BTreeSet<&str> = steps.iter().map(|(service, _)| *service).collect();
+    let mut checked = 0;
+    for first in 0..=count {
+        for second in first..=count {
+            for third in second..=count {
+                for fourth in third..=count {
+                    let schedule = [first, second, third, fourth];
+                    if !keeps_grace(&history, schedule) {
+                        continue;
+                    }
+                    for service in &services {
+                        for client_port in [40_001, 40_002] {
+                            check(&history, service, client_port, schedule);
+                            checked += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    checked
+}
+
+fn check(history: &History, service: &str, client_port: u16, schedule: [usize; 4]) {
+    let (opened, backend) = read(history, service, client_port, schedule);
+    let (endpoints, absent, refused) = allowed(history, service, schedule[0], schedule[3]);
+    let fine = match opened {
+        Opened::Translate => endpoints.contains(&backend),
+        Opened::NotOurs => absent,
+        Opened::Refuse => refused,
+        Opened::TranslateAndRoute | Opened::Drop(_) => false,
+    };
+    assert!(
+        fine,
+        "a client of {service} (port {client_port}), whose reads happened after {schedule:?} writes, got {opened:?} \
+         towards {backend}; allowed: {endpoints:?}, absent {absent}, refused {refused}\nwrites:\n{}",
+        history.writes.iter().enumerate().map(|(n, write)| format!("  {n}: {write:?}\n")).collect::<String>()
+    );
+}
+
+#[test]
+fn an_endpoint_change_is_seen_whole_or_not_at_all() {
+    let checked = check_all_interleavings(&[("a", Some(vec![1, 2])), ("a", Some(vec![2, 3]))]);
+    println!("{checked} interleavings");
+    assert!(checked > 1_000, "{checked} interleavings");
+}
+
+#[test]
+fn scaling_to_zero_and_back_refuses_or_serves_and_never_misses_a_backend() {
+    check_all_interleavings(&[("a", Some(vec![1])), ("a", Some(vec![])), ("a", Some(vec![2]))]);
+}
+
+#[test]
+fn a_number_that_is_used_anew_never_leads_to_another_services_backend() {
+    // Two numbers and few slots: b gets what a had.
+    check_all_interleavings(&[("a", Some(vec![1, 2])), ("a", None), ("b", Some(vec![1, 2]))]);
+}
+
+#[test]
+fn two_services_that_change_places_do_not_meet() {
+    check_all_interleavings(&[("a", Some(vec![1])), ("b", Some(vec![1])), ("a", Some(vec![2])), ("b", Some(vec![2]))]);
+}
