@@ -81,8 +81,14 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| cannot_start(command))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("{} {}\n{}{}", shown(command), ended(output.status), stdout, stderr);
+        let said = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
+        let said = said.trim_end();
+        bail!(
+            "{} {}{}{said}",
+            shown(command),
+            ended(output.status),
+            if said.is_empty() { "" } else { "\n" }
+        );
     }
     Ok(stdout)
 }
@@ -185,7 +191,7 @@ mod tests {
         let error = capture(Command::new("sh").args(["-c", "echo seen; exit 3"]))
             .unwrap_err()
             .to_string();
-        assert_eq!(error, "`sh -c \"echo seen; exit 3\"` ended with exit code 3\nseen\n");
+        assert_eq!(error, "`sh -c \"echo seen; exit 3\"` ended with exit code 3\nseen");
     }
 
     #[test]

@@ -32,12 +32,12 @@ impl Rung {
         }
     }
 
-    /// Unit tests are pure. Of the test files of the package tests the name tells: `lab_…` and `lab`; `script…` (YAML to
-    /// table dump, no kernel) needs nothing; what is left feeds packets to loaded programs.
+    /// Unit tests are pure. Of the test files of the package tests the name tells: `lab` and `lab_…`; `host_…` and
+    /// `script…` (YAML to table dump, no kernel) need nothing; what is left feeds packets to loaded programs.
     fn of(package: &str, target: &str, kind: &str) -> Self {
         match (package, kind) {
             (TESTS_PACKAGE, "test") if target == "lab" || target.starts_with("lab_") => Self::Lab,
-            (TESTS_PACKAGE, "test") if target.starts_with("script") => Self::Host,
+            (TESTS_PACKAGE, "test") if target.starts_with("script") || target.starts_with("host_") => Self::Host,
             (TESTS_PACKAGE, "test") => Self::Packet,
             _ => Self::Host,
         }
@@ -156,6 +156,7 @@ mod tests {
         assert_eq!(Rung::of("tests", "lab", "test"), Rung::Lab);
         assert_eq!(Rung::of("tests", "label", "test"), Rung::Packet);
         assert_eq!(Rung::of("tests", "scripts", "test"), Rung::Host);
+        assert_eq!(Rung::of("tests", "host_publishing", "test"), Rung::Host);
         assert_eq!(Rung::of("tests", "verifier_budget", "test"), Rung::Packet);
         assert_eq!(Rung::of("tests", "tests", "lib"), Rung::Host);
     }

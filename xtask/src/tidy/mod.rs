@@ -50,20 +50,16 @@ struct File {
     text: String,
 }
 
-/// Checks every file that git tracks or would add. The error lists every finding as `path:line: what`.
+/// Checks every file that git tracks or would add, and prints every finding as `path:line: what`.
 pub(crate) fn run(repository: &Repository) -> Result<()> {
     let files = read_files(repository)?;
     let findings = check(&files);
     if findings.is_empty() {
         return Ok(());
     }
-    let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    bail!(
-        "{}\ntidy: {} findings in {} files; CONTRIBUTING.md says what each rule is for",
-        lines.join("\n"),
-        findings.len(),
-        files.len()
-    );
+    findings.iter().for_each(|finding| eprintln!("{finding}"));
+    let (count, files) = (findings.len(), files.len());
+    bail!("tidy: {count} findings in {files} files; CONTRIBUTING.md says what each rule is for");
 }
 
 fn check(files: &[File]) -> Vec<Finding> {
