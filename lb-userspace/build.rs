@@ -16,20 +16,24 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={VARIABLE}");
 
+    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR for build scripts");
+    let repository = PathBuf::from(manifest_dir).join("..");
+
     if let Some(chosen) = env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+        // A relative path starts where one types it: at the root of the repository, not in this folder.
+        let chosen = repository.join(chosen);
         match fs::canonicalize(&chosen) {
             Ok(object) => embed(&object),
             Err(why) => println!(
                 "cargo::error={VARIABLE} names {}, which cannot be opened: {why}. \
                  Point it at an eBPF object or unset it",
-                Path::new(&chosen).display()
+                chosen.display()
             ),
         }
         return;
     }
 
-    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR for build scripts");
-    let objects = PathBuf::from(manifest_dir).join("../target/bpf");
+    let objects = repository.join("target/bpf");
     match fs::canonicalize(objects.join("lb.bpf.o")) {
         Ok(object) => embed(&object),
         Err(_) => await_object(&objects),

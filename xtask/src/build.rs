@@ -125,13 +125,9 @@ pub(crate) fn everything(session: &mut Session<'_>, programs: &[&str]) -> Result
             agent.display()
         );
     }
-    let chosen = env::var_os(OBJECT_VARIABLE)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from);
-    Ok(Built {
-        agent,
-        object: chosen.unwrap_or(object),
-    })
+    let chosen = env::var_os(OBJECT_VARIABLE).filter(|value| !value.is_empty());
+    let object = chosen.map_or(object, |chosen| repository.root().join(chosen));
+    Ok(Built { agent, object })
 }
 
 #[cfg(test)]
