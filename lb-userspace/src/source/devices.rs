@@ -108,6 +108,16 @@ pub async fn follow(updates: Sender<Devices>) -> Result<()> {
     }
 }
 
+/// The list as it is now.
+///
+/// # Errors
+/// If the kernel refuses rtnetlink.
+pub async fn once() -> Result<Devices> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open rtnetlink to list the network devices")?;
+    tokio::spawn(connection);
+    list(&handle).await
+}
+
 async fn list(handle: &Handle) -> Result<Devices> {
     let outward = default_route_devices(handle).await?;
     let mut devices = Devices::new();
