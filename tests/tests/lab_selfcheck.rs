@@ -50,6 +50,8 @@ fn ping(from: &Host, to: &Host, address: IpAddr) -> SocketAddr {
 #[case::routed_with_arp_and_nd(Lab::one_node().learn_neighbours())]
 #[case::bridge_with_arp_and_nd(Lab::bridge_node().learn_neighbours())]
 #[case::routed_strict(Lab::one_node().rp_filter(1).without_gro())]
+#[case::routed_over_a_wire(Lab::one_node().over_a_wire())]
+#[case::bridge_over_a_wire(Lab::bridge_node().over_a_wire())]
 #[case::small_mtu(Lab::one_node().outward_mtu(1400).pod_mtu(1300).backends(2))]
 fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");

@@ -25,10 +25,10 @@ pub(super) enum Action {
     ScaleDown,
     /// The slices get all endpoints back.
     ScaleUp,
-    /// `web.yaml` goes away.
-    RemoveService,
-    /// `web.yaml` comes back.
-    RestoreService,
+    /// The slices of `web` lose all endpoints.
+    ScaleToZero,
+    /// They come back.
+    ScaleFromZero,
     /// SIGKILL.
     KillAgent,
     /// The agent starts again.
@@ -64,13 +64,13 @@ pub(super) const STEPS: &[Step] = &[
         why: "the new backends get their share at once; nobody who is connected is moved",
     },
     Step {
-        action: Action::RemoveService,
-        title: "remove Service web",
-        why: "clients hear \"refused\" at once, no time-outs; open connections go on",
+        action: Action::ScaleToZero,
+        title: "web: scale 4 → 0",
+        why: "nobody left to ask: clients hear \"refused\" at once, no time-outs; open connections go on",
     },
     Step {
-        action: Action::RestoreService,
-        title: "restore Service web",
+        action: Action::ScaleFromZero,
+        title: "web: scale 0 → 4",
         why: "the first connection after the change is answered again",
     },
     Step {
@@ -89,8 +89,8 @@ impl Step {
     /// What connections started in this step are to meet.
     pub(super) fn phase(&self) -> Phase {
         match self.action {
-            Action::RemoveService => Phase::refused(self.title, EFFECT_WITHIN),
-            Action::RestoreService => Phase::served(self.title).settling(EFFECT_WITHIN),
+            Action::ScaleToZero => Phase::refused(self.title, EFFECT_WITHIN),
+            Action::ScaleFromZero => Phase::served(self.title).settling(EFFECT_WITHIN),
             _ => Phase::served(self.title),
         }
     }
@@ -116,11 +116,11 @@ impl Step {
                     .and_then(|firsts| firsts.into_iter().max())
                     .map_or(Effect::Never, Effect::After)
             }
-            Action::RemoveService if report.refused == 0 => Effect::Never,
-            Action::RemoveService => {
+            Action::ScaleToZero if report.refused == 0 => Effect::Never,
+            Action::ScaleToZero => {
                 Effect::After(report.backends.values().map(|seen| seen.last).max().unwrap_or(nothing))
             }
-            Action::RestoreService => report
+            Action::ScaleFromZero => report
                 .backends
                 .values()
                 .map(|seen| seen.first)

@@ -76,9 +76,8 @@ impl Stage {
                 }
                 Ok(())
             }
-            Action::ScaleUp => self.manifests.copy_from(&self.examples),
-            Action::RemoveService => self.manifests.remove("web.yaml"),
-            Action::RestoreService => self.manifests.copy_from(&self.examples),
+            Action::ScaleToZero => self.manifests.keep_endpoints("web.yaml", |_| false),
+            Action::ScaleUp | Action::ScaleFromZero => self.manifests.copy_from(&self.examples),
             Action::KillAgent => self.agent.kill9(),
             Action::RestartAgent => self.agent.restart(),
         }
@@ -140,7 +139,7 @@ impl Clients {
 
 /// The lab of the demo and its servers: what can be had before the agent is known to work.
 pub(super) fn build() -> Result<(Lab, Vec<Server>)> {
-    let lab = Lab::one_node().backends(BACKENDS).build()?;
+    let lab = Lab::one_node().backends(BACKENDS).over_a_wire().build()?;
     let serve = Serve {
         echo: None,
         ..Serve::default()

@@ -117,7 +117,7 @@ pub(super) fn tell(
     let lost: u64 = reports.iter().map(|report| report.lost).sum();
     let refused: u64 = reports.iter().map(|report| report.refused).sum();
     screen.say(&format!(
-        "\n  new connections     {} made, {} lost ({} refused, as due, while their Service was gone)",
+        "\n  new connections     {} made, {} lost ({} refused, as due, while there was no backend)",
         grouped(made),
         grouped(lost),
         grouped(refused)

@@ -57,11 +57,11 @@ pub(super) fn complaints(step: &Step, report: &PhaseReport, aside: &Aside) -> Ve
     }
     if report.surprises > 0 {
         found.push(format!(
-            "{} connections answered although the Service is gone",
+            "{} connections answered by backends that have left",
             report.surprises
         ));
     }
-    if step.action == Action::RemoveService && report.refusal.max() > REFUSED_WITHIN {
+    if step.action == Action::ScaleToZero && report.refusal.max() > REFUSED_WITHIN {
         found.push(format!(
             "a refusal took {:?}, more than {REFUSED_WITHIN:?}",
             report.refusal.max()

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -275,6 +276,8 @@ impl Agent {
         command
             .args(&self.arguments)
             .stdin(Stdio::null())
+            // Ctrl-C is for the test, which then ends the agent.
+            .process_group(0)
             .stdout(log.try_clone().context("sharing the agent's log")?)
             .stderr(log);
         let child = command
@@ -297,6 +300,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // After an interrupt everything is being removed already: this waits for the end of the process.
+        drop(super::cleanup::lock());
         if std::thread::panicking() {
             eprintln!("the agent's log says:\n{}", self.log_tail());
         }

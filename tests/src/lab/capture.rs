@@ -1,6 +1,7 @@
 //! Packets of a device, written to a file by tcpdump while a test runs.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
@@ -43,6 +44,8 @@ impl Capture {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        // Ctrl-C is for the test, which then ends the capture.
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| exec::missing("tcpdump"))?;
         let mut messages = BufReader::new(child.stderr.take().context("tcpdump has no stderr")?);
         let mut said = String::new();
