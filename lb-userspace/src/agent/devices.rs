@@ -27,7 +27,7 @@ impl Agent {
         }
         self.put_node_addresses(devices);
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
-        self.write_state();
+        self.state_is_old = true;
     }
 
     fn attach(&mut self, device: &Device) -> DeviceState {

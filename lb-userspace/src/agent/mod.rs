@@ -68,8 +68,9 @@ const CHANGES_QUEUE: usize = 65_536;
 /// Changes applied together at most, so that the loop stays responsive.
 const BATCH_MAX: usize = 16_384;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// The kernel limits events per second, so the ring buffer can't overflow meanwhile.
-const LOOK_FOR_EVENTS_EVERY: Duration = Duration::from_millis(200);
+/// How often drop events are read (the kernel limits them, so the ring buffer can't overflow meanwhile) and the state
+/// file is written.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 type KernelReconciler = Reconciler<KernelTables<V4>, KernelTables<V6>>;
@@ -85,6 +86,9 @@ struct Agent {
     node_table: NodeTable,
     node: Node,
     state: State,
+    /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
+    /// changes may come by the thousand.
+    state_is_old: bool,
 }
 
 /// Runs until a signal asks to stop. The datapath goes on serving afterwards: that is what pins are for.
@@ -112,7 +116,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         }
     };
     let mut events = EventReader::open(agent.datapath.take_map(names::EVENTS)?)?;
-    let mut looks = interval(LOOK_FOR_EVENTS_EVERY);
+    let mut looks = interval(LOOK_EVERY);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut sweeps = interval(SWEEP_EVERY);
@@ -147,6 +151,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 while let Some(event) = events.next() {
                     events::report(&event, &agent.reconciler);
                 }
+                agent.write_state();
             }
             _ = sweeps.tick() => agent.sweep(),
             _ = retries.tick() => agent.retry(),
@@ -211,7 +216,7 @@ impl Agent {
             ..State::default()
         };
         let attachments = Attachments::new(options.pins.links());
-        Ok(Self { options, datapath, attachments, reconciler, flows4, flows6, node_table, node: Node::default(), state })
+        Ok(Self { options, datapath, attachments, reconciler, flows4, flows6, node_table, node: Node::default(), state, state_is_old: true })
     }
 
     fn apply(&mut self, changes: impl ExactSizeIterator<Item = Change>) {
@@ -228,15 +233,17 @@ impl Agent {
         }
         if self.reconciler.is_ready() && !was_ready {
             info!(services = planned, took_ms = took.as_millis(), "ready: everything that was there at the start is in the tables");
+            self.state_is_old = true;
+            self.write_state();
         }
-        self.write_state();
+        self.state_is_old = true;
     }
 
     fn retry(&mut self) {
         let pending = self.reconciler.collect();
         if self.reconciler.is_ready() && !pending && !self.reconciler.problems().is_empty() {
             self.reconciler.retry();
-            self.write_state();
+            self.state_is_old = true;
         }
     }
 
@@ -248,16 +255,20 @@ impl Agent {
         };
         self.state.flow_entries = [v4.entries - v4.ended.min(v4.entries), v6.entries - v6.ended.min(v6.entries)];
         self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
-        self.write_state();
+        self.state_is_old = true;
     }
 
     fn note_source(&mut self, status: &SourceStatus) {
         self.state.source = status.origin.to_string();
         self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
-        self.write_state();
+        self.state_is_old = true;
     }
 
+    /// Writes the state if it has changed since the last time.
     fn write_state(&mut self) {
+        if !std::mem::take(&mut self.state_is_old) {
+            return;
+        }
         self.state.ready = self.reconciler.is_ready();
         self.state.services = self.reconciler.store().services().count();
         self.state.port_problems =

@@ -18,7 +18,7 @@ pub(super) struct RunArgs {
     /// Take Services and EndpointSlices from the YAML and JSON files of a directory, instead of from Kubernetes
     ///
     /// The directory is watched. A file that is broken is reported; what it said before stays in force.
-    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// How to reach Kubernetes; without it, by the pod's service account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
