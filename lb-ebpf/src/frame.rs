@@ -31,7 +31,11 @@ pub struct XdpFrame<'a>(pub &'a XdpContext);
 #[inline(always)]
 fn at<H>(data: usize, data_end: usize, at: usize) -> Option<*mut H> {
     let start = data + at;
-    if start + size_of::<H>() > data_end { None } else { Some(ptr::with_exposed_provenance_mut(start)) }
+    if start + size_of::<H>() > data_end {
+        None
+    } else {
+        Some(ptr::with_exposed_provenance_mut(start))
+    }
 }
 
 impl<const LINK: usize> Packet for Skb<'_, LINK> {
@@ -80,7 +84,11 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
 
     #[inline(always)]
     fn update_checksum(&mut self, offset: usize, change: ChecksumChange) -> bool {
-        let zero = if change.zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let zero = if change.zero_is_none {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
         let pseudo = u64::from(BPF_F_PSEUDO_HDR) | zero;
         // The kernel knows whether the checksum is partial; then only the addresses count.
         let addresses = change.address_delta == 0
@@ -132,7 +140,9 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
-        let Some(place) = at::<H>(self.0.data(), self.0.data_end(), offset) else { return false };
+        let Some(place) = at::<H>(self.0.data(), self.0.data_end(), offset) else {
+            return false;
+        };
         // SAFETY: inside the packet as just compared, and `&mut self` is the only access to it.
         unsafe { ptr::copy_nonoverlapping(header, place, 1) };
         true
@@ -140,7 +150,9 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn update_checksum(&mut self, offset: usize, change: ChecksumChange) -> bool {
-        let Some(&field) = self.header::<[u8; 2]>(offset) else { return false };
+        let Some(&field) = self.header::<[u8; 2]>(offset) else {
+            return false;
+        };
         let old = u16::from_ne_bytes(field);
         if change.zero_is_none && old == 0 {
             return true;

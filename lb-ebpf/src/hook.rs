@@ -42,17 +42,29 @@ fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn answer<const LINK: usize>(ctx: &TcContext) -> bool {
-    if LINK == ETHERNET { outline::answer(ctx) } else { outline::answer_l3(ctx) }
+    if LINK == ETHERNET {
+        outline::answer(ctx)
+    } else {
+        outline::answer_l3(ctx)
+    }
 }
 
 #[inline(always)]
 fn reroute<const LINK: usize>(ctx: &TcContext) -> i32 {
-    if LINK == ETHERNET { outline::reroute(ctx) } else { outline::reroute_l3(ctx) }
+    if LINK == ETHERNET {
+        outline::reroute(ctx)
+    } else {
+        outline::reroute_l3(ctx)
+    }
 }
 
 #[inline(always)]
 fn egress(ctx: &TcContext) -> Hook {
-    if skb_is_local(ctx) { Hook::EgressLocal } else { Hook::EgressForwarded }
+    if skb_is_local(ctx) {
+        Hook::EgressLocal
+    } else {
+        Hook::EgressForwarded
+    }
 }
 
 #[classifier]

@@ -10,8 +10,8 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
-        Node, Service, TokenBucket,
+        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
+        Label, Node, Service, TokenBucket,
         limits::{BACKENDS_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };

@@ -3,7 +3,10 @@
 use core::mem;
 
 use aya_ebpf::{
-    bindings::{BPF_F_INGRESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as FibLookup},
+    bindings::{
+        BPF_F_INGRESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_fib_lookup as FibLookup,
+    },
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
@@ -46,9 +49,7 @@ pub fn anew<const LINK: usize>(ctx: &TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe {
-        bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0)
-    };
+    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
     match found as u32 {
         // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => unsafe {

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
-        Service, TokenBucket, V4, V6,
+        Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
+        Ip4, Ip6, Service, TokenBucket, V4, V6,
     },
 };
 
@@ -59,7 +59,11 @@ macro_rules! tables {
 
             #[inline(always)]
             fn insert_flow(&self, key: &FlowKey<$addr>, flow: &Flow<$addr>, how: Insert) -> Result<(), Refused> {
-                let flags = if how == Insert::New { u64::from(BPF_NOEXIST) } else { 0 };
+                let flags = if how == Insert::New {
+                    u64::from(BPF_NOEXIST)
+                } else {
+                    0
+                };
                 match maps::$flows.insert(key, flow, flags) {
                     Ok(()) => Ok(()),
                     Err(EEXIST) => Err(Refused::Exists),
@@ -95,8 +99,30 @@ macro_rules! tables {
     };
 }
 
-tables!(V4, Ip4, ipv4, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, CT4_FLOWS, CT4_FRAGMENTS, CT4_DESK);
-tables!(V6, Ip6, ipv6, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, CT6_FLOWS, CT6_FRAGMENTS, CT6_DESK);
+tables!(
+    V4,
+    Ip4,
+    ipv4,
+    LB4_FRONTENDS,
+    LB4_SERVICES,
+    LB4_SLOTS,
+    LB4_BACKENDS,
+    CT4_FLOWS,
+    CT4_FRAGMENTS,
+    CT4_DESK
+);
+tables!(
+    V6,
+    Ip6,
+    ipv6,
+    LB6_FRONTENDS,
+    LB6_SERVICES,
+    LB6_SLOTS,
+    LB6_BACKENDS,
+    CT6_FLOWS,
+    CT6_FRAGMENTS,
+    CT6_DESK
+);
 
 impl World for Kernel {
     #[inline(always)]

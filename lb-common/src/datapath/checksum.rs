@@ -16,14 +16,14 @@ pub const fn fold(sum: u64) -> u16 {
 /// What replacing words that sum to `old` by words that sum to `new` adds to a sum.
 #[must_use]
 #[inline(always)]
-pub const fn difference(old: u64, new: u64) -> u16 {
+pub(super) const fn difference(old: u64, new: u64) -> u16 {
     fold(!fold(old) as u64 + new)
 }
 
 /// The difference that takes `difference` back.
 #[must_use]
 #[inline(always)]
-pub const fn negate(difference: u16) -> u16 {
+pub(super) const fn negate(difference: u16) -> u16 {
     !difference
 }
 

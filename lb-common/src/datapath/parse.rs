@@ -5,9 +5,7 @@ use super::{
     packet::Packet,
     world::Tables,
 };
-use crate::layout::{
-    Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6,
-};
+use crate::layout::{Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6};
 
 /// A packet that may be ours.
 #[derive(Clone, Copy)]
@@ -27,7 +25,7 @@ pub struct Parsed<A: Address> {
 }
 
 /// The network protocol of a frame.
-pub enum Network {
+pub(super) enum Network {
     /// IPv4.
     V4,
     /// IPv6.
@@ -44,7 +42,7 @@ const EXTENSIONS_MAX: usize = 6;
 
 /// Which network protocol the frame carries. Makes the headers readable in place first.
 #[inline(always)]
-pub fn network<P: Packet>(packet: &mut P) -> Network {
+pub(super) fn network<P: Packet>(packet: &mut P) -> Network {
     let want = P::LINK_LEN + HEADERS_MAX;
     let linear = packet.linear_len();
     if linear < want {
@@ -95,7 +93,10 @@ impl ParseFamily for V4 {
         let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
         let id = u32::from(u16::from_ne_bytes(ip.id));
         let datagram = (offset != 0 || more).then_some((id, offset == 0));
-        let l4 = Layer4 { at: at + ihl, len: total_len - ihl };
+        let l4 = Layer4 {
+            at: at + ihl,
+            len: total_len - ihl,
+        };
         transport::<Self, P, T>(packet, tables, src, dst, proto, l4, datagram)
     }
 }
@@ -142,7 +143,10 @@ impl ParseFamily for V6 {
                 return None;
             }
         }
-        let l4 = Layer4 { at, len: end.checked_sub(at)? };
+        let l4 = Layer4 {
+            at,
+            len: end.checked_sub(at)?,
+        };
         transport::<Self, P, T>(packet, tables, src, dst, Proto(next), l4, datagram)
     }
 }
@@ -163,14 +167,36 @@ fn recall<F: Family, T: Tables<F>>(
     id: u32,
     proto: Proto,
 ) -> Option<FragmentPorts> {
-    tables.fragment(&FragmentKey { src: *src, dst: *dst, id, proto, pad: [0; 3] })
+    tables.fragment(&FragmentKey {
+        src: *src,
+        dst: *dst,
+        id,
+        proto,
+        pad: [0; 3],
+    })
 }
 
 /// Remembers the ports of a datagram for the fragments that follow.
 #[inline(never)]
-pub fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) {
-    let FlowKey { src, dst, sport, dport, proto, .. } = *key;
-    tables.insert_fragment(&FragmentKey { src, dst, id, proto, pad: [0; 3] }, &FragmentPorts { sport, dport });
+pub(super) fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) {
+    let FlowKey {
+        src,
+        dst,
+        sport,
+        dport,
+        proto,
+        ..
+    } = *key;
+    tables.insert_fragment(
+        &FragmentKey {
+            src,
+            dst,
+            id,
+            proto,
+            pad: [0; 3],
+        },
+        &FragmentPorts { sport, dport },
+    );
 }
 
 /// Reads ports and flags at `l4`. `datagram` is identification and "is the first" for a fragment.
@@ -190,15 +216,33 @@ fn transport<F: Family, P: Packet, T: Tables<F>>(
     if let Some((id, false)) = datagram {
         let ports = recall::<F, T>(tables, &src, &dst, id, proto)?;
         let key = FlowKey::new(src, ports.sport, dst, ports.dport, proto);
-        return Some(Parsed { key, l4: l4.at, l4_len: l4.len, tcp: TcpSeen(0), has_l4: false, fragment: Some(id) });
+        return Some(Parsed {
+            key,
+            l4: l4.at,
+            l4_len: l4.len,
+            tcp: TcpSeen(0),
+            has_l4: false,
+            fragment: Some(id),
+        });
     }
     let (sport, dport, tcp) = if proto == Proto::TCP {
         let tcp = packet.header::<Tcp>(l4.at)?;
-        (Port { octets: tcp.src }, Port { octets: tcp.dst }, TcpSeen(tcp.flags[0]))
+        (
+            Port { octets: tcp.src },
+            Port { octets: tcp.dst },
+            TcpSeen(tcp.flags[0]),
+        )
     } else {
         let udp = packet.header::<Udp>(l4.at)?;
         (Port { octets: udp.src }, Port { octets: udp.dst }, TcpSeen(0))
     };
     let key = FlowKey::new(src, sport, dst, dport, proto);
-    Some(Parsed { key, l4: l4.at, l4_len: l4.len, tcp, has_l4: true, fragment: datagram.map(|(id, _)| id) })
+    Some(Parsed {
+        key,
+        l4: l4.at,
+        l4_len: l4.len,
+        tcp,
+        has_l4: true,
+        fragment: datagram.map(|(id, _)| id),
+    })
 }

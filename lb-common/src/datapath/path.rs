@@ -14,9 +14,8 @@ use super::{
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FrontendKey,
-    Proto, Rewrite, TcpSeen,
-    V4, V6,
+    Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FrontendKey, Proto,
+    Rewrite, TcpSeen, V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, REFRESH_NS, REJECTS_PER_SECOND_MAX},
 };
 
@@ -112,7 +111,9 @@ enum Followed {
 
 #[inline(always)]
 fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
-    let Some(parsed) = F::parse(packet, world) else { return Verdict::Pass };
+    let Some(parsed) = F::parse(packet, world) else {
+        return Verdict::Pass;
+    };
     if hook == Hook::Xdp && (parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed)) {
         return Verdict::Pass;
     }
@@ -149,8 +150,12 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
 #[inline(always)]
 fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed {
     let key = &parsed.key;
-    let Some(mut flow) = world.flow(key) else { return Followed::Unknown };
-    let Some(mut desk) = world.desk() else { return Followed::Elsewhere };
+    let Some(mut flow) = world.flow(key) else {
+        return Followed::Unknown;
+    };
+    let Some(mut desk) = world.desk() else {
+        return Followed::Elsewhere;
+    };
     let rewrite = &mut desk.rewrite;
     rewrite.src = flow.src;
     rewrite.dst = flow.dst;
@@ -301,7 +306,11 @@ pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Opened {
         Ok(opened) => opened,
         Err(reason) => {
             dropped::<F, W>(world, reason);
-            if reason == DropReason::NoEndpoint { Opened::Refuse } else { Opened::Drop(reason) }
+            if reason == DropReason::NoEndpoint {
+                Opened::Refuse
+            } else {
+                Opened::Drop(reason)
+            }
         }
     }
 }
@@ -318,11 +327,15 @@ enum Chosen {
 /// Chooses a backend. The desk's `new` becomes the tuple towards it, `opening` what the entries have in common.
 #[inline(never)]
 fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, DropReason> {
-    let Some(mut desk) = world.desk() else { return Ok(Chosen::NotOurs) };
+    let Some(mut desk) = world.desk() else {
+        return Ok(Chosen::NotOurs);
+    };
     let desk = &mut *desk;
     desk.opening.service = u32::MAX;
     let frontend = FrontendKey::new(desk.old.dst, desk.old.dport, desk.old.proto);
-    let Some(number) = world.frontend(&frontend) else { return Ok(Chosen::NotOurs) };
+    let Some(number) = world.frontend(&frontend) else {
+        return Ok(Chosen::NotOurs);
+    };
     desk.opening.service = number;
     desk.opening.now_ns = world.now_ns();
     let service = world.service(number).ok_or(DropReason::BackendMissing)?;
@@ -333,9 +346,14 @@ fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, D
         Choice::Drop => return Err(DropReason::NoLocalEndpoint),
         Choice::Reject => {
             let now_ns = desk.opening.now_ns;
-            let allowed =
-                world.bucket(Bucket::Reject).is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
-            return Err(if allowed { DropReason::NoEndpoint } else { DropReason::RejectLimited });
+            let allowed = world
+                .bucket(Bucket::Reject)
+                .is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
+            return Err(if allowed {
+                DropReason::NoEndpoint
+            } else {
+                DropReason::RejectLimited
+            });
         }
     };
     let slot = base.wrapping_add(pick(flow_hash(&desk.old), len));
@@ -380,7 +398,11 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Re
         refused(world.open_pair())?;
     }
     world.count(Counter::FlowsCreated);
-    Ok(if hook.is_egress() { Opened::TranslateAndRoute } else { Opened::Translate })
+    Ok(if hook.is_egress() {
+        Opened::TranslateAndRoute
+    } else {
+        Opened::Translate
+    })
 }
 
 /// A pod that reaches itself through its own Service must not see its own address as the client's: where the packet
@@ -388,7 +410,9 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Re
 /// if the node has an address.
 #[inline(never)]
 fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
-    let (Some(node), Some(mut desk)) = (world.node_address(), world.desk()) else { return false };
+    let (Some(node), Some(mut desk)) = (world.node_address(), world.desk()) else {
+        return false;
+    };
     let desk = &mut *desk;
     desk.old.dst = desk.new.dst;
     desk.old.sport = desk.new.sport;
@@ -426,7 +450,10 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     parsed: &Parsed<F::Addr>,
     done: Verdict,
 ) -> Verdict {
-    if !world.desk().is_some_and(|desk| apply::<F, P>(packet, parsed, &desk.rewrite)) {
+    if !world
+        .desk()
+        .is_some_and(|desk| apply::<F, P>(packet, parsed, &desk.rewrite))
+    {
         if let Some(mut desk) = world.desk() {
             desk.old = parsed.key;
             desk.opening.service = u32::MAX;
@@ -447,7 +474,9 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
 fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
-    let allowed = world.bucket(Bucket::Event).is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
+    let allowed = world
+        .bucket(Bucket::Event)
+        .is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
     let Some(desk) = world.desk() else { return };
     let key = &desk.old;
     let event = Event {

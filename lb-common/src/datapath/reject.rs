@@ -14,7 +14,7 @@ use crate::layout::{Address, Family, Ip4, Ip6, Proto, V4, V6};
 const QUOTE_MAX: usize = 124;
 
 /// What each family's answer looks like.
-pub trait RejectFamily: Family {
+pub(super) trait RejectFamily: Family {
     /// Length of the new IP header and the ICMP header.
     const ANSWER_LEN: usize;
     /// Addresses of the offending packet and its length as the IP header says.
@@ -24,7 +24,7 @@ pub trait RejectFamily: Family {
 }
 
 /// What the answer needs to know of the packet.
-pub struct Offender<A> {
+pub(super) struct Offender<A> {
     src: A,
     dst: A,
     len: usize,
@@ -32,9 +32,15 @@ pub struct Offender<A> {
 
 /// Turns the packet into the answer. False if the kernel refused; the packet is then not fit to be sent.
 #[inline(always)]
-pub fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mut P) -> bool {
-    let Some(offender) = F::offender(packet) else { return false };
-    let quote = (if offender.len < QUOTE_MAX { offender.len } else { QUOTE_MAX }) & !3;
+pub(super) fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mut P) -> bool {
+    let Some(offender) = F::offender(packet) else {
+        return false;
+    };
+    let quote = (if offender.len < QUOTE_MAX {
+        offender.len
+    } else {
+        QUOTE_MAX
+    }) & !3;
     if !packet.shrink_to(P::LINK_LEN + quote) || !packet.pull(P::LINK_LEN + quote) {
         return false;
     }
@@ -44,7 +50,9 @@ pub fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mut P) ->
         if at >= quote {
             break;
         }
-        let Some(word) = packet.header::<[u8; 4]>(P::LINK_LEN + at) else { return false };
+        let Some(word) = packet.header::<[u8; 4]>(P::LINK_LEN + at) else {
+            return false;
+        };
         sum += u64::from(u32::from_ne_bytes(*word));
         at += 4;
     }
@@ -58,7 +66,9 @@ fn turn_link_around<P: Packet>(packet: &mut P) -> bool {
     if P::LINK_LEN == 0 {
         return true;
     }
-    let Some(&ethernet) = packet.header::<Ethernet>(0) else { return false };
+    let Some(&ethernet) = packet.header::<Ethernet>(0) else {
+        return false;
+    };
     packet.store(0, &ethernet.src) && packet.store(size_of_val(&ethernet.dst), &ethernet.dst)
 }
 
@@ -93,7 +103,11 @@ impl RejectFamily for V4 {
     fn offender<P: Packet>(packet: &P) -> Option<Offender<Ip4>> {
         let ip = packet.header::<Ipv4>(P::LINK_LEN)?;
         let len = usize::from(u16::from_be_bytes(ip.total_len));
-        Some(Offender { src: Ip4 { octets: ip.src }, dst: Ip4 { octets: ip.dst }, len })
+        Some(Offender {
+            src: Ip4 { octets: ip.src },
+            dst: Ip4 { octets: ip.dst },
+            len,
+        })
     }
 
     #[inline(always)]
@@ -119,7 +133,11 @@ impl RejectFamily for V6 {
     fn offender<P: Packet>(packet: &P) -> Option<Offender<Ip6>> {
         let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
         let len = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(ip.payload_len));
-        Some(Offender { src: Ip6 { octets: ip.src }, dst: Ip6 { octets: ip.dst }, len })
+        Some(Offender {
+            src: Ip6 { octets: ip.src },
+            dst: Ip6 { octets: ip.dst },
+            len,
+        })
     }
 
     #[inline(always)]

@@ -22,7 +22,9 @@ impl RewriteFamily for V4 {
     #[inline(always)]
     fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip4>) -> bool {
         const TAIL: usize = size_of::<Ipv4>() - size_of::<Ipv4Tail>();
-        let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else { return false };
+        let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else {
+            return false;
+        };
         let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta.into());
         let tail = Ipv4Tail {
             id_fragment: tail.id_fragment,
@@ -41,7 +43,10 @@ impl RewriteFamily for V6 {
 
     #[inline(always)]
     fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip6>) -> bool {
-        let tail = Ipv6Tail { src: rewrite.src.octets, dst: rewrite.dst.octets };
+        let tail = Ipv6Tail {
+            src: rewrite.src.octets,
+            dst: rewrite.dst.octets,
+        };
         packet.store(P::LINK_LEN + 8, &tail)
     }
 }
@@ -53,7 +58,7 @@ const UDP_CHECKSUM: usize = size_of::<Udp>() - 2;
 
 /// Writes the new tuple. False if the kernel refused; the packet is then not fit to be sent.
 #[inline(always)]
-pub fn apply<F: RewriteFamily, P: Packet>(
+pub(super) fn apply<F: RewriteFamily, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<F::Addr>,
     rewrite: &Rewrite<F::Addr>,
@@ -64,7 +69,10 @@ pub fn apply<F: RewriteFamily, P: Packet>(
     if !parsed.has_l4 {
         return true;
     }
-    let ports = Ports { src: rewrite.sport.octets, dst: rewrite.dport.octets };
+    let ports = Ports {
+        src: rewrite.sport.octets,
+        dst: rewrite.dport.octets,
+    };
     if !packet.store(parsed.l4, &ports) {
         return false;
     }
@@ -80,7 +88,7 @@ pub fn apply<F: RewriteFamily, P: Packet>(
 
 /// Sum over the two addresses of a tuple.
 #[inline(always)]
-pub fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
+pub(super) fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
     let mut sum = 0;
     let mut index = 0;
     while index < A::WORDS {
@@ -92,7 +100,7 @@ pub fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
 
 /// What turning packets of `old` into packets of `new` does to the sums over addresses and over ports.
 #[inline(always)]
-pub fn deltas<A: Address>(old: &FlowKey<A>, new: &FlowKey<A>) -> (u16, u16) {
+pub(super) fn deltas<A: Address>(old: &FlowKey<A>, new: &FlowKey<A>) -> (u16, u16) {
     let ports = |key: &FlowKey<A>| u64::from(key.sport.raw()) + u64::from(key.dport.raw());
     (
         checksum::difference(address_sum(&old.src, &old.dst), address_sum(&new.src, &new.dst)),

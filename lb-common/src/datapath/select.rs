@@ -37,8 +37,12 @@ mod tests {
 
     #[test]
     fn consecutive_source_ports_spread_evenly() {
-        let client = Ip4 { octets: [10, 244, 1, 7] };
-        let frontend = Ip4 { octets: [10, 96, 0, 10] };
+        let client = Ip4 {
+            octets: [10, 244, 1, 7],
+        };
+        let frontend = Ip4 {
+            octets: [10, 96, 0, 10],
+        };
         for len in [2_u32, 3, 5, 100] {
             let mut hits = [0_u32; 100];
             let flows = 20_000;
@@ -49,7 +53,10 @@ mod tests {
             let expected = flows / len;
             for (slot, &count) in hits[..len as usize].iter().enumerate() {
                 let tolerance = expected / 3;
-                assert!(count.abs_diff(expected) <= tolerance, "slot {slot} of {len}: {count}, expected {expected}");
+                assert!(
+                    count.abs_diff(expected) <= tolerance,
+                    "slot {slot} of {len}: {count}, expected {expected}"
+                );
             }
         }
     }

@@ -50,7 +50,11 @@ pub fn idle_limit_ns(proto: Proto, own: TcpSeen, peer: Option<TcpSeen>, answered
 #[must_use]
 pub fn is_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, peer: Option<&Flow<A>>, now_ns: u64) -> bool {
     let last_ns = peer.map_or(flow.seen_ns, |peer| peer.seen_ns.max(flow.seen_ns));
-    let reply = if flow.flags.has(FlowFlags::REPLY) { Some(flow) } else { peer };
+    let reply = if flow.flags.has(FlowFlags::REPLY) {
+        Some(flow)
+    } else {
+        peer
+    };
     // Without its reply entry a flow counts as answered: rather keep an entry too long than end a live flow.
     let answered = reply.is_none_or(|reply| reply.flags.has(FlowFlags::SEEN));
     let limit_ns = idle_limit_ns(key.proto, flow.tcp, peer.map(|peer| peer.tcp), answered);
@@ -144,7 +148,9 @@ enum Side {
 /// Lays out an entry on the desk and writes it.
 #[inline(never)]
 fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> Result<(), Refused> {
-    let Some(mut desk) = world.desk() else { return Err(Refused::Full) };
+    let Some(mut desk) = world.desk() else {
+        return Err(Refused::Full);
+    };
     let desk = &mut *desk;
     let opening = &desk.opening;
     let (address_delta, port_delta) = deltas(&desk.old, &desk.new);
@@ -191,6 +197,8 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
 #[inline(always)]
 fn other_port(hash: u32, wanted: Port, attempt: u32) -> Port {
     const SPAN: u32 = u16::MAX as u32 - SOURCE_PORT_MIN as u32 + 1;
-    let spread = (hash ^ u32::from(wanted.get())).wrapping_add(attempt).wrapping_mul(0x9e37_79b1);
+    let spread = (hash ^ u32::from(wanted.get()))
+        .wrapping_add(attempt)
+        .wrapping_mul(0x9e37_79b1);
     Port::new(SOURCE_PORT_MIN + pick(spread ^ spread >> 15, SPAN) as u16)
 }

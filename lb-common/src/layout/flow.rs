@@ -35,7 +35,14 @@ impl<A: Address> FlowKey<A> {
     #[must_use]
     #[inline(always)]
     pub const fn new(src: A, sport: Port, dst: A, dport: Port, proto: Proto) -> Self {
-        Self { src, dst, sport, dport, proto, pad: [0; 3] }
+        Self {
+            src,
+            dst,
+            sport,
+            dport,
+            proto,
+            pad: [0; 3],
+        }
     }
 
     /// The 5-tuple of the opposite direction.
@@ -50,8 +57,7 @@ impl<A: Address> FlowKey<A> {
     #[must_use]
     #[inline(always)]
     pub fn check(&self) -> u32 {
-        let mut sum =
-            u32::from(self.sport.raw()) << 16 | u32::from(self.dport.raw()) ^ u32::from(self.proto.0);
+        let mut sum = u32::from(self.sport.raw()) << 16 | u32::from(self.dport.raw()) ^ u32::from(self.proto.0);
         let mut index = 0;
         while index < A::WORDS {
             sum = sum.rotate_left(5) ^ self.src.word(index);

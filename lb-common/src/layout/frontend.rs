@@ -26,6 +26,12 @@ impl<A: Address> FrontendKey<A> {
     #[must_use]
     #[inline(always)]
     pub fn new(address: A, port: Port, proto: Proto) -> Self {
-        Self { address, port, proto, pad: 0, rest: A::Rest::default() }
+        Self {
+            address,
+            port,
+            proto,
+            pad: 0,
+            rest: A::Rest::default(),
+        }
     }
 }

@@ -151,13 +151,17 @@ impl Hash for Ip6 {
 
 impl From<core::net::Ipv4Addr> for Ip4 {
     fn from(address: core::net::Ipv4Addr) -> Self {
-        Self { octets: address.octets() }
+        Self {
+            octets: address.octets(),
+        }
     }
 }
 
 impl From<core::net::Ipv6Addr> for Ip6 {
     fn from(address: core::net::Ipv6Addr) -> Self {
-        Self { octets: address.octets() }
+        Self {
+            octets: address.octets(),
+        }
     }
 }
 
@@ -202,7 +206,9 @@ impl Port {
     #[must_use]
     #[inline(always)]
     pub const fn new(number: u16) -> Self {
-        Self { octets: number.to_be_bytes() }
+        Self {
+            octets: number.to_be_bytes(),
+        }
     }
 
     /// The port number in host order.

@@ -60,9 +60,10 @@ impl Scope {
     #[inline(always)]
     pub const fn choice(self) -> Choice {
         match self.0 >> 56 {
-            Self::KIND_SLOTS => {
-                Choice::Slots { base: self.0 as u32, len: (self.0 >> 32) as u32 & Self::LEN_MAX }
-            }
+            Self::KIND_SLOTS => Choice::Slots {
+                base: self.0 as u32,
+                len: (self.0 >> 32) as u32 & Self::LEN_MAX,
+            },
             Self::KIND_REJECT => Choice::Reject,
             Self::KIND_DROP => Choice::Drop,
             _ => Choice::Absent,

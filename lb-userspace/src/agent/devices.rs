@@ -19,8 +19,13 @@ impl Agent {
         if let Err(error) = self.attachments.forget_all_but(&present) {
             warn!(%error, "pins of vanished devices could not be removed");
         }
-        let gone: Vec<u32> =
-            self.attachments.devices().keys().copied().filter(|ifindex| !present.contains(ifindex)).collect();
+        let gone: Vec<u32> = self
+            .attachments
+            .devices()
+            .keys()
+            .copied()
+            .filter(|ifindex| !present.contains(ifindex))
+            .collect();
         for ifindex in gone {
             info!(ifindex, "device gone");
             self.attachments.forget(ifindex);
@@ -31,7 +36,11 @@ impl Agent {
     }
 
     fn attach(&mut self, device: &Device) -> DeviceState {
-        let mut state = DeviceState { ifindex: device.ifindex, name: device.name.clone(), ..DeviceState::default() };
+        let mut state = DeviceState {
+            ifindex: device.ifindex,
+            name: device.name.clone(),
+            ..DeviceState::default()
+        };
         let Some(framing) = device.framing else {
             "off: not a device for IP packets".clone_into(&mut state.tc);
             "off: not a device for IP packets".clone_into(&mut state.xdp);
@@ -51,7 +60,10 @@ impl Agent {
             Framing::None => LinkKind::None,
         };
         sysctl::prepare_device(&device.name);
-        match self.attachments.attach_tc(&mut self.datapath, device.ifindex, &device.name, kind) {
+        match self
+            .attachments
+            .attach_tc(&mut self.datapath, device.ifindex, &device.name, kind)
+        {
             Ok(()) => {
                 info!(device = %device.name, ifindex = device.ifindex, "attached");
                 "attached".clone_into(&mut state.tc);
@@ -63,7 +75,8 @@ impl Agent {
         }
         if self.is_outward(device) && kind == LinkKind::Ethernet {
             let policy = self.options.xdp;
-            self.attachments.attach_xdp(&mut self.datapath, device.ifindex, &device.name, policy);
+            self.attachments
+                .attach_xdp(&mut self.datapath, device.ifindex, &device.name, policy);
             if let Some(attached) = self.attachments.devices().get(&device.ifindex) {
                 state.xdp.clone_from(&attached.xdp);
             }
@@ -97,7 +110,9 @@ impl Agent {
                 info!(ipv4 = ?v4, ipv6 = ?v6, "node addresses for masquerading");
                 self.node = node;
             }
-            Err(error) => error!(%error, "the node's addresses are not in the tables: pods can't reach themselves through their Service"),
+            Err(error) => {
+                error!(%error, "the node's addresses are not in the tables: pods can't reach themselves through their Service");
+            }
         }
     }
 }

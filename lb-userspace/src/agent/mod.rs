@@ -105,13 +105,17 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (change_sender, mut changes) = mpsc::channel::<Change>(CHANGES_QUEUE);
     let (status_sender, mut status) = watch::channel(SourceStatus::default());
     let mut source_task = match agent.options.origin.clone() {
-        Origin::Manifests(directory) => {
-            tokio::spawn(async move { source::manifests::run(directory, change_sender, status_sender).await.map_err(Into::into) })
-        }
+        Origin::Manifests(directory) => tokio::spawn(async move {
+            source::manifests::run(directory, change_sender, status_sender)
+                .await
+                .map_err(Into::into)
+        }),
         Origin::Kubernetes(kubeconfig) => {
             let node_name = agent.options.node_name.clone();
             tokio::spawn(async move {
-                source::kubernetes::run(kubeconfig, node_name, change_sender, status_sender).await.map_err(anyhow::Error::from)
+                source::kubernetes::run(kubeconfig, node_name, change_sender, status_sender)
+                    .await
+                    .map_err(anyhow::Error::from)
             })
         }
     };
@@ -148,7 +152,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 agent.note_source(&now);
             }
             _ = looks.tick() => {
-                while let Some(event) = events.next() {
+                while let Some(event) = events.next_event() {
                     events::report(&event, &agent.reconciler);
                 }
                 agent.write_state();
@@ -178,13 +182,19 @@ fn check_machine(options: &AgentOptions) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("this machine can't run the datapath:\n{}\nSee also: sluice doctor", missing.join("\n"))
+    bail!(
+        "this machine can't run the datapath:\n{}\nSee also: sluice doctor",
+        missing.join("\n")
+    )
 }
 
 impl Agent {
     fn start(options: AgentOptions) -> Result<Self> {
         let adopting = options.pins.exist();
-        let load = LoadOptions { maps: Some(options.pins.maps()), flows_max: options.flows_max };
+        let load = LoadOptions {
+            maps: Some(options.pins.maps()),
+            flows_max: options.flows_max,
+        };
         let began = Instant::now();
         let mut datapath = Datapath::load(&load)?;
         let mut take = |name: &str| datapath.take_map(name);
@@ -216,7 +226,18 @@ impl Agent {
             ..State::default()
         };
         let attachments = Attachments::new(options.pins.links());
-        Ok(Self { options, datapath, attachments, reconciler, flows4, flows6, node_table, node: Node::default(), state, state_is_old: true })
+        Ok(Self {
+            options,
+            datapath,
+            attachments,
+            reconciler,
+            flows4,
+            flows6,
+            node_table,
+            node: Node::default(),
+            state,
+            state_is_old: true,
+        })
     }
 
     fn apply(&mut self, changes: impl ExactSizeIterator<Item = Change>) {
@@ -229,10 +250,19 @@ impl Agent {
         if planned > 0 || self.reconciler.is_ready() != was_ready {
             self.state.last_sync_s = unix_now_s();
             self.state.last_sync_us = took.as_micros() as u64;
-            debug!(changes = count, services = planned, took_us = took.as_micros(), "brought into the tables");
+            debug!(
+                changes = count,
+                services = planned,
+                took_us = took.as_micros(),
+                "brought into the tables"
+            );
         }
         if self.reconciler.is_ready() && !was_ready {
-            info!(services = planned, took_ms = took.as_millis(), "ready: everything that was there at the start is in the tables");
+            info!(
+                services = planned,
+                took_ms = took.as_millis(),
+                "ready: everything that was there at the start is in the tables"
+            );
             self.state_is_old = true;
             self.write_state();
         }
@@ -241,7 +271,7 @@ impl Agent {
 
     fn retry(&mut self) {
         let pending = self.reconciler.collect();
-        if self.reconciler.is_ready() && !pending && !self.reconciler.problems().is_empty() {
+        if self.reconciler.is_ready() && !pending && !self.reconciler.is_settled() {
             self.reconciler.retry();
             self.state_is_old = true;
         }
@@ -253,7 +283,10 @@ impl Agent {
             (Ok(v4), Ok(v6)) => (v4, v6),
             (Err(error), _) | (_, Err(error)) => return error!(%error, "flows that are over could not be ended"),
         };
-        self.state.flow_entries = [v4.entries - v4.ended.min(v4.entries), v6.entries - v6.ended.min(v6.entries)];
+        self.state.flow_entries = [
+            v4.entries - v4.ended.min(v4.entries),
+            v6.entries - v6.ended.min(v6.entries),
+        ];
         self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
         self.state_is_old = true;
     }
@@ -271,8 +304,12 @@ impl Agent {
         }
         self.state.ready = self.reconciler.is_ready();
         self.state.services = self.reconciler.store().services().count();
-        self.state.port_problems =
-            self.reconciler.problems().into_iter().map(|problem| format!("{}: {}", problem.port, problem.reason)).collect();
+        self.state.port_problems = self
+            .reconciler
+            .problems()
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.port, problem.reason))
+            .collect();
         if let Err(error) = self.state.write(&self.options.run_dir) {
             error!(%error, folder = %self.options.run_dir.display(), "the state file could not be written; `sluice status` shows an old one");
         }

@@ -58,7 +58,9 @@ pub struct DeviceState {
 /// Unix time in seconds.
 #[must_use]
 pub fn unix_now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Path of the state file in a run folder.
@@ -100,7 +102,11 @@ mod tests {
     fn what_is_written_is_read_back_and_absence_is_no_error() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(State::read(folder.path()).expect("readable"), None);
-        let state = State { ready: true, services: 3, ..State::default() };
+        let state = State {
+            ready: true,
+            services: 3,
+            ..State::default()
+        };
         state.write(folder.path()).expect("writable");
         assert_eq!(State::read(folder.path()).expect("readable"), Some(state));
     }

@@ -20,7 +20,9 @@ pub(super) fn prepare_device(device: &str) {
         return;
     }
     // The kernel takes the larger of this and the value for all devices.
-    let strict = [device, "all"].into_iter().any(|name| get(name, "rp_filter").as_deref() == Some(STRICT));
+    let strict = [device, "all"]
+        .into_iter()
+        .any(|name| get(name, "rp_filter").as_deref() == Some(STRICT));
     if strict && get(device, "rp_filter").as_deref() != Some(LOOSE) {
         set(device, "rp_filter", LOOSE);
     }
@@ -33,7 +35,9 @@ fn path(device: &str, setting: &str) -> Option<PathBuf> {
 }
 
 fn get(device: &str, setting: &str) -> Option<String> {
-    fs::read_to_string(path(device, setting)?).ok().map(|value| value.trim().to_owned())
+    fs::read_to_string(path(device, setting)?)
+        .ok()
+        .map(|value| value.trim().to_owned())
 }
 
 fn set(device: &str, setting: &str, value: &str) {
@@ -42,7 +46,10 @@ fn set(device: &str, setting: &str, value: &str) {
         return;
     }
     match fs::write(&path, value) {
-        Ok(()) => info!(device, setting, value, "set, so that replies reach processes on the host"),
+        Ok(()) => info!(
+            device,
+            setting, value, "set, so that replies reach processes on the host"
+        ),
         Err(error) => warn!(
             device,
             setting,

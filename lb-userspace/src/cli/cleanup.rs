@@ -16,9 +16,16 @@ pub(super) fn cleanup(place: &Place) -> Result<()> {
         let _ = fs::remove_dir(&place.run_dir);
     }
     if removed.is_empty() {
-        println!("nothing to clean up: no datapath is pinned in {}", place.pin_dir.display());
+        println!(
+            "nothing to clean up: no datapath is pinned in {}",
+            place.pin_dir.display()
+        );
     } else {
-        println!("removed {} pins from {}; all programs are detached", removed.len(), place.pin_dir.display());
+        println!(
+            "removed {} pins from {}; all programs are detached",
+            removed.len(),
+            place.pin_dir.display()
+        );
     }
     Ok(())
 }

@@ -34,7 +34,12 @@ pub(super) fn doctor(place: &Place, args: &DoctorArgs) -> Result<ExitCode> {
                         Level::Limited => "limited",
                         Level::Missing => "MISSING",
                     };
-                    vec![mark.to_owned(), finding.subject.clone(), finding.found.clone(), finding.remedy.clone()]
+                    vec![
+                        mark.to_owned(),
+                        finding.subject.clone(),
+                        finding.found.clone(),
+                        finding.remedy.clone(),
+                    ]
                 })
                 .collect();
             print_table(&["", "WHAT", "FOUND", "WHAT TO DO"], &rows);
@@ -46,9 +51,17 @@ pub(super) fn doctor(place: &Place, args: &DoctorArgs) -> Result<ExitCode> {
 
 /// Whether the kernel forwards packets, which everything but clients and backends on the host itself needs.
 fn forwarding() -> Vec<Finding> {
-    [("IPv4 forwarding", "ipv4/ip_forward", "net.ipv4.ip_forward"), ("IPv6 forwarding", "ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding")]
-        .into_iter()
-        .map(|(subject, file, setting)| match fs::read_to_string(format!("/proc/sys/net/{file}")) {
+    [
+        ("IPv4 forwarding", "ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (
+            "IPv6 forwarding",
+            "ipv6/conf/all/forwarding",
+            "net.ipv6.conf.all.forwarding",
+        ),
+    ]
+    .into_iter()
+    .map(
+        |(subject, file, setting)| match fs::read_to_string(format!("/proc/sys/net/{file}")) {
             Ok(value) if value.trim() == "0" => Finding::new(
                 subject,
                 Level::Limited,
@@ -56,13 +69,22 @@ fn forwarding() -> Vec<Finding> {
                 format!("Packets of pods and other hosts don't get through: sysctl -w {setting}=1"),
             ),
             Ok(_) => Finding::new(subject, Level::Good, "on", ""),
-            Err(error) => Finding::new(subject, Level::Limited, error.to_string(), "The kernel has no such family"),
-        })
-        .collect()
+            Err(error) => Finding::new(
+                subject,
+                Level::Limited,
+                error.to_string(),
+                "The kernel has no such family",
+            ),
+        },
+    )
+    .collect()
 }
 
 fn devices() -> Result<Vec<Finding>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     let devices = runtime.block_on(source::once())?;
     Ok(devices.values().map(device).collect())
 }
@@ -74,7 +96,11 @@ fn device(device: &Device) -> Finding {
         Some(Framing::None) => "no link header",
         None => return Finding::new(&subject, Level::Good, "carries no IP packets, left alone", ""),
     };
-    let outward = if device.has_default_route { ", outward (default route)" } else { "" };
+    let outward = if device.has_default_route {
+        ", outward (default route)"
+    } else {
+        ""
+    };
     let found = format!("{framing}, MTU {}{outward}", device.mtu);
     let strict = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{}/rp_filter", device.name))
         .is_ok_and(|value| value.trim() == "1");

@@ -73,27 +73,42 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
             let mut rows = frontends::<V4>(place)?;
             rows.extend(frontends::<V6>(place)?);
             rows.retain(|row| wanted(&row.service));
-            print(args.output, &rows, &["SERVICE", "FRONTEND", "PROTOCOL", "BACKENDS"], |row| {
-                let backends = match row.action {
-                    "backends" => row.backends.join(" "),
-                    action => action.to_owned(),
-                };
-                vec![row.service.clone(), row.frontend.clone(), row.protocol.clone(), backends]
-            })
+            print(
+                args.output,
+                &rows,
+                &["SERVICE", "FRONTEND", "PROTOCOL", "BACKENDS"],
+                |row| {
+                    let backends = match row.action {
+                        "backends" => row.backends.join(" "),
+                        action => action.to_owned(),
+                    };
+                    vec![
+                        row.service.clone(),
+                        row.frontend.clone(),
+                        row.protocol.clone(),
+                        backends,
+                    ]
+                },
+            )
         }
         What::Backends => {
             let mut rows = backends::<V4>(place)?;
             rows.extend(backends::<V6>(place)?);
             rows.retain(|row| args.service.is_none() || row.services.iter().any(|name| wanted(name)));
-            print(args.output, &rows, &["BACKEND", "NUMBER", "WHERE", "STATE", "SERVICES"], |row| {
-                vec![
-                    row.backend.clone(),
-                    row.number.to_string(),
-                    if row.local { "this node" } else { "elsewhere" }.to_owned(),
-                    if row.terminating { "terminating" } else { "ready" }.to_owned(),
-                    row.services.join(" "),
-                ]
-            })
+            print(
+                args.output,
+                &rows,
+                &["BACKEND", "NUMBER", "WHERE", "STATE", "SERVICES"],
+                |row| {
+                    vec![
+                        row.backend.clone(),
+                        row.number.to_string(),
+                        if row.local { "this node" } else { "elsewhere" }.to_owned(),
+                        if row.terminating { "terminating" } else { "ready" }.to_owned(),
+                        row.services.join(" "),
+                    ]
+                },
+            )
         }
         What::Flows => {
             let mut rows = flows::<V4>(place)?;
@@ -115,12 +130,7 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
     }
 }
 
-fn print<R: Serialize>(
-    output: Output,
-    rows: &[R],
-    headings: &[&str],
-    cells: impl Fn(&R) -> Vec<String>,
-) -> Result<()> {
+fn print<R: Serialize>(output: Output, rows: &[R], headings: &[&str], cells: impl Fn(&R) -> Vec<String>) -> Result<()> {
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(rows)?),
         Output::Table => print_table(headings, &rows.iter().map(cells).collect::<Vec<_>>()),
@@ -134,7 +144,10 @@ fn socket<F: TableFamily>(address: F::Addr, port: u16) -> String {
 
 fn names<F: TableFamily>(place: &Place) -> Result<BTreeMap<u32, String>> {
     let labels = place.tables::<F>()?.labels()?;
-    Ok(labels.into_iter().map(|(number, label)| (number, label.as_str().to_owned())).collect())
+    Ok(labels
+        .into_iter()
+        .map(|(number, label)| (number, label.as_str().to_owned()))
+        .collect())
 }
 
 fn name(names: &BTreeMap<u32, String>, number: u32) -> String {
@@ -150,7 +163,12 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             Choice::Slots { base, len } => {
                 let backend = |slot| tables.backend(tables.slot(slot));
                 let backends = (base..base.saturating_add(len)).map(backend);
-                ("backends", backends.map(|backend| socket::<F>(backend.address, backend.port.get())).collect())
+                (
+                    "backends",
+                    backends
+                        .map(|backend| socket::<F>(backend.address, backend.port.get()))
+                        .collect(),
+                )
             }
             Choice::Reject => ("reject", Vec::new()),
             Choice::Drop => ("drop", Vec::new()),
@@ -207,7 +225,9 @@ fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {
         if flow.flags.has(FlowFlags::REPLY) || flow.flags.has(FlowFlags::MASQUERADE) {
             return;
         }
-        let reply = table.get(&lb_common::layout::FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto));
+        let reply = table.get(&lb_common::layout::FlowKey::new(
+            flow.dst, flow.dport, flow.src, flow.sport, key.proto,
+        ));
         let answered = reply.as_ref().is_some_and(|reply| reply.flags.has(FlowFlags::SEEN));
         let seen = flow.tcp.with(reply.as_ref().map(|reply| reply.tcp).unwrap_or_default());
         let state = if key.proto == Proto::TCP && seen.any(TcpSeen::FIN.with(TcpSeen::RST)) {

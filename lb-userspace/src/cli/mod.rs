@@ -30,10 +30,22 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Place {
     /// Folder on a BPF file system in which tables and links are pinned
-    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/sluice", env = "SLUICE_PIN_DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/sluice",
+        env = "SLUICE_PIN_DIR"
+    )]
     pin_dir: PathBuf,
     /// Folder in which the agent writes its state
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/sluice", env = "SLUICE_RUN_DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/run/sluice",
+        env = "SLUICE_RUN_DIR"
+    )]
     run_dir: PathBuf,
 }
 

@@ -57,7 +57,10 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
     start_logging(&args.log, args.log_format)?;
     let origin = match args.manifests {
         Some(directory) if directory.is_dir() => Origin::Manifests(directory),
-        Some(directory) => bail!("--manifests {}: there is no such directory; make it, it may be empty", directory.display()),
+        Some(directory) => bail!(
+            "--manifests {}: there is no such directory; make it, it may be empty",
+            directory.display()
+        ),
         None => Origin::Kubernetes(args.kubeconfig),
     };
     let node_name = match args.node_name {
@@ -83,9 +86,14 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
 fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .with_context(|| format!("--log {filter}: not a filter; try info, debug or lb_userspace=debug"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Text => lines
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .init(),
         LogFormat::Json => lines.json().init(),
     }
     Ok(())
@@ -93,6 +101,7 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 
 /// The host's name as kubelet registers it by default: in lower case.
 fn host_name() -> Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name; give --node-name")?;
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name; give --node-name")?;
     Ok(name.trim().to_lowercase())
 }

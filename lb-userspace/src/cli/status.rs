@@ -59,7 +59,11 @@ pub(super) fn status(place: &Place, args: &StatusArgs) -> Result<ExitCode> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Table => print(place, &status),
     }
-    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn gather(place: &Place) -> Result<Status> {
@@ -83,11 +87,21 @@ fn gather(place: &Place) -> Result<Status> {
         let stats = place.stats()?;
         for reason in DropReason::ALL {
             let (value, meaning, remedy) = (stats.drops(reason)?, reason.meaning(), reason.remedy());
-            status.drops.push(Count { name: reason.name(), value, meaning, remedy });
+            status.drops.push(Count {
+                name: reason.name(),
+                value,
+                meaning,
+                remedy,
+            });
         }
         for counter in Counter::ALL {
             let (value, meaning) = (stats.counter(counter)?, counter.meaning());
-            status.counters.push(Count { name: counter.name(), value, meaning, remedy: "" });
+            status.counters.push(Count {
+                name: counter.name(),
+                value,
+                meaning,
+                remedy: "",
+            });
         }
     }
     status.healthy = status.agent_running
@@ -95,7 +109,10 @@ fn gather(place: &Place) -> Result<Status> {
         && status.agent.as_ref().is_some_and(|agent| {
             agent.ready
                 && agent.port_problems.is_empty()
-                && agent.devices.iter().all(|device| device.tc == "attached" || device.tc.contains("not a device for IP"))
+                && agent
+                    .devices
+                    .iter()
+                    .all(|device| device.tc == "attached" || device.tc.contains("not a device for IP"))
         });
     Ok(status)
 }
@@ -104,23 +121,47 @@ fn fill<F: TableFamily>(place: &Place, rows: &mut Vec<TableFill>) -> Result<()> 
     let tables = place.tables::<F>()?;
     let capacity = tables.capacity();
     let labels = tables.labels()?.len() as u64;
-    rows.push(TableFill { table: F::SERVICES, used: labels, places: capacity.services.into() });
+    rows.push(TableFill {
+        table: F::SERVICES,
+        used: labels,
+        places: capacity.services.into(),
+    });
     let frontends = tables.frontends()?.len() as u64;
-    rows.push(TableFill { table: F::FRONTENDS, used: frontends, places: lb_common::layout::limits::FRONTENDS_MAX.into() });
+    rows.push(TableFill {
+        table: F::FRONTENDS,
+        used: frontends,
+        places: lb_common::layout::limits::FRONTENDS_MAX.into(),
+    });
     let flows = place.flows::<F>()?;
     let mut used = 0;
     flows.for_each(|_, _| used += 1)?;
-    rows.push(TableFill { table: F::FLOWS, used, places: flows.capacity.into() });
+    rows.push(TableFill {
+        table: F::FLOWS,
+        used,
+        places: flows.capacity.into(),
+    });
     Ok(())
 }
 
 fn print(place: &Place, status: &Status) {
     let yes = |yes| if yes { "yes" } else { "NO" };
     println!("healthy:   {}", yes(status.healthy));
-    println!("datapath:  {}", if status.datapath_pinned { "pinned, serving" } else { "none" });
+    println!(
+        "datapath:  {}",
+        if status.datapath_pinned {
+            "pinned, serving"
+        } else {
+            "none"
+        }
+    );
     match &status.agent {
         Some(agent) if status.agent_running => {
-            println!("agent:     running, version {}, process {}, ready: {}", agent.version, agent.pid, yes(agent.ready));
+            println!(
+                "agent:     running, version {}, process {}, ready: {}",
+                agent.version,
+                agent.pid,
+                yes(agent.ready)
+            );
         }
         Some(agent) => println!(
             "agent:     NOT running (last seen: process {}, version {}); the tables stay as they are",
@@ -136,7 +177,10 @@ fn print(place: &Place, status: &Status) {
         } else {
             format!("{age_s} s ago, took {} µs", agent.last_sync_us)
         };
-        println!("source:    {}, {} Services, last change {last}", agent.source, agent.services);
+        println!(
+            "source:    {}, {} Services, last change {last}",
+            agent.source, agent.services
+        );
         for problem in &agent.source_problems {
             println!("  object:  {problem}");
         }
@@ -147,7 +191,14 @@ fn print(place: &Place, status: &Status) {
         let rows: Vec<Vec<String>> = agent
             .devices
             .iter()
-            .map(|device| vec![device.name.clone(), device.ifindex.to_string(), device.tc.clone(), device.xdp.clone()])
+            .map(|device| {
+                vec![
+                    device.name.clone(),
+                    device.ifindex.to_string(),
+                    device.tc.clone(),
+                    device.xdp.clone(),
+                ]
+            })
             .collect();
         print_table(&["DEVICE", "INDEX", "TC", "XDP"], &rows);
     }
@@ -160,7 +211,12 @@ fn print(place: &Place, status: &Status) {
         .iter()
         .map(|table| {
             let percent = table.used as f64 * 100.0 / table.places.max(1) as f64;
-            vec![table.table.to_owned(), table.used.to_string(), table.places.to_string(), format!("{percent:.1} %")]
+            vec![
+                table.table.to_owned(),
+                table.used.to_string(),
+                table.places.to_string(),
+                format!("{percent:.1} %"),
+            ]
         })
         .collect();
     print_table(&["TABLE", "USED", "PLACES", "FILL"], &rows);

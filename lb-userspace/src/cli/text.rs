@@ -15,7 +15,11 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
     for row in std::iter::once(&headings).chain(rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -26,7 +30,10 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 mod tests {
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["10.96.0.10:80".to_owned(), "web".to_owned()], vec!["[fd00::1]:53".to_owned(), "dns".to_owned()]];
+        let rows = [
+            vec!["10.96.0.10:80".to_owned(), "web".to_owned()],
+            vec!["[fd00::1]:53".to_owned(), "dns".to_owned()],
+        ];
         let text = super::table(&["FRONTEND", "SERVICE"], &rows);
         assert_eq!(text, "FRONTEND       SERVICE\n10.96.0.10:80  web\n[fd00::1]:53   dns\n");
     }

@@ -46,7 +46,10 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
         }
         // A packet may have come since the table was read. What comes between this look and the removal finds no
         // entry and opens the flow anew, with the same backend as long as the Service's backends are the same.
-        if table.get(&key).is_some_and(|now| now.seen_ns == flow.seen_ns && now.tcp == flow.tcp) {
+        if table
+            .get(&key)
+            .is_some_and(|now| now.seen_ns == flow.seen_ns && now.tcp == flow.tcp)
+        {
             swept.ended += usize::from(table.remove(&key));
             if other.is_some() {
                 swept.ended += usize::from(table.remove(&other_key));
@@ -78,9 +81,19 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn entry(proto: Proto, flags: FlowFlags, tcp: u8) -> (FlowKey<Ip4>, Flow<Ip4>) {
-        let address = |last| Ip4 { octets: [10, 0, 0, last] };
+        let address = |last| Ip4 {
+            octets: [10, 0, 0, last],
+        };
         let key = FlowKey::new(address(1), Port::new(1234), address(2), Port::new(80), proto);
-        (key, Flow { flags, tcp: TcpSeen(tcp), seen_ns: 1_000 * S, ..Flow::default() })
+        (
+            key,
+            Flow {
+                flags,
+                tcp: TcpSeen(tcp),
+                seen_ns: 1_000 * S,
+                ..Flow::default()
+            },
+        )
     }
 
     const FIN: u8 = 0x01;
@@ -107,7 +120,11 @@ mod tests {
     ) {
         let seen = |yes: bool| if yes { FlowFlags::SEEN } else { FlowFlags::default() };
         let (key, forward) = entry(proto, FlowFlags::SEEN, client_tcp);
-        let (_, reply) = entry(proto, FlowFlags::REPLY.with(FlowFlags::EGRESS).with(seen(answered)), server_tcp);
+        let (_, reply) = entry(
+            proto,
+            FlowFlags::REPLY.with(FlowFlags::EGRESS).with(seen(answered)),
+            server_tcp,
+        );
         let at = |idle_s: u64| forward.seen_ns + idle_s * S;
         assert!(!is_over(&key, &forward, Some(&reply), at(limit_s)));
         assert!(is_over(&key, &forward, Some(&reply), at(limit_s) + 1));

@@ -286,7 +286,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
 
 /// Whether a path lies on a BPF file system.
 pub(super) fn is_bpf_file_system(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.f_type as i64 & 0xffff_ffff == BPF_FS_MAGIC)
+    statfs(path).is_ok_and(|stat| stat.f_type & 0xffff_ffff == BPF_FS_MAGIC)
 }
 
 /// ` by process N`, from the kernel's list of locks.

@@ -347,6 +347,12 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         Ok(names)
     }
 
+    /// Whether anything that an earlier agent left has not been asked for.
+    #[must_use]
+    pub fn has_unclaimed(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+
     fn remove(&mut self, port: &mut Published<F::Addr>) -> Result<(), PublishError> {
         while let Some(key) = port.frontends.last().copied() {
             // Another port may have taken it over.

@@ -154,20 +154,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         for key in &keys {
             self.bring(key);
         }
-        let unclaimed = self.v4.withdraw_unclaimed().and_then(|mut names| {
-            names.extend(self.v6.withdraw_unclaimed()?);
-            Ok(names)
-        });
-        match unclaimed {
-            Ok(names) if names.is_empty() => {}
-            Ok(names) => info!(
-                ports = names.len(),
-                "ended Services that an earlier agent served and that are gone"
-            ),
-            Err(error) => {
-                warn!(%error, "an earlier agent's entries could not be removed; tried again at the next sync")
-            }
-        }
+        self.withdraw_unclaimed();
         self.first_sync_done = true;
         if !self.problems.is_empty() {
             self.retry();
@@ -176,15 +163,38 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         keys.len()
     }
 
+    /// Takes away what an earlier agent served and that is gone.
+    fn withdraw_unclaimed(&mut self) {
+        let withdrawn = self.v4.withdraw_unclaimed().and_then(|mut names| {
+            names.extend(self.v6.withdraw_unclaimed()?);
+            Ok(names)
+        });
+        match withdrawn {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => info!(
+                ports = names.len(),
+                "ended Services that an earlier agent served and that are gone"
+            ),
+            Err(error) => warn!(%error, "entries of an earlier agent could not be removed; tried again soon"),
+        }
+    }
+
+    /// Whether everything is in the tables as it should be, and nothing else.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.problems.is_empty() && !self.v4.has_unclaimed() && !self.v6.has_unclaimed()
+    }
+
     /// Tries again what failed. True if nothing is left to be tried.
     pub fn retry(&mut self) -> bool {
         self.collect();
+        self.withdraw_unclaimed();
         let services: BTreeSet<ServiceKey> = self.problems.keys().map(|id| id.service.clone()).collect();
         for key in services {
             self.bring(&key);
         }
         self.order_grace();
-        self.problems.is_empty()
+        self.is_settled()
     }
 
     /// Brings one Service's ports into the tables. True if anything was taken away.

@@ -273,7 +273,7 @@ fn all<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod>(
 ) -> Result<Vec<(K, V)>, MapError> {
     let mut seen = HashSet::new();
     let mut entries = Vec::new();
-    for entry in map.iter() {
+    for entry in map {
         let (key, value) = entry?;
         if seen.insert(key) {
             entries.push((key, value));
@@ -328,6 +328,7 @@ mod tests {
             address: Ip6 { octets },
             port: Port::new(53),
             flags,
+            rest: [0; 4],
         };
         assert_eq!(V6::backend_from_words(V6::backend_to_words(&v6)), v6);
     }

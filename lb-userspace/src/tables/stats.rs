@@ -58,7 +58,7 @@ impl EventReader {
     }
 
     /// The next event, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         loop {
             let item = self.ring.next()?;
             // A record of another length is another version's: left out.
