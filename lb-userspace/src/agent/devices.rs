@@ -59,7 +59,15 @@ impl Agent {
             Framing::Ethernet => LinkKind::Ethernet,
             Framing::None => LinkKind::None,
         };
-        sysctl::prepare_device(&device.name);
+        if let Some(changed) = sysctl::prepare_device(&device.name)
+            && !self
+                .state
+                .settings_changed
+                .iter()
+                .any(|earlier| earlier.file == changed.file)
+        {
+            self.state.settings_changed.push(changed);
+        }
         match self
             .attachments
             .attach_tc(&mut self.datapath, device.ifindex, &device.name, kind)

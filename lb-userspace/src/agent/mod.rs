@@ -25,6 +25,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use state::{DeviceState, State, state_file, unix_now_s};
+pub use sysctl::ChangedSetting;
 
 use crate::{
     conntrack::{now_ns, sweep},
@@ -223,6 +224,12 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_s: unix_now_s(),
+            // What an earlier agent has changed is still to be put back one day.
+            settings_changed: State::read(&options.run_dir)
+                .ok()
+                .flatten()
+                .unwrap_or_default()
+                .settings_changed,
             ..State::default()
         };
         let attachments = Attachments::new(options.pins.links());

@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::sysctl::ChangedSetting;
+
 /// What the agent says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -36,6 +38,9 @@ pub struct State {
     pub port_problems: Vec<String>,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
+    /// Kernel settings that were changed, by this agent or one before it; `sluice cleanup` puts them back.
+    #[serde(default)]
+    pub settings_changed: Vec<ChangedSetting>,
     /// Flow entries at the last sweep, IPv4 and IPv6.
     pub flow_entries: [usize; 2],
     /// Flow entries that sweeps have ended, since the start.

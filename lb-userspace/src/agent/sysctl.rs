@@ -8,24 +8,44 @@
 
 use std::{fs, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 const STRICT: &str = "1";
 const LOOSE: &str = "2";
 
+/// A setting that was changed, and what it was: `sluice cleanup` puts it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedSetting {
+    /// Its file below `/proc/sys`.
+    pub file: PathBuf,
+    /// Its value before.
+    pub before: String,
+}
+
+impl ChangedSetting {
+    /// Puts the setting back. A device that is gone has taken its settings with it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn restore(&self) -> std::io::Result<()> {
+        if !self.file.starts_with("/proc/sys/net/ipv4/conf") || !self.file.exists() {
+            return Ok(());
+        }
+        fs::write(&self.file, &self.before)
+    }
+}
+
 /// Makes a device ready for translated packets.
-pub(super) fn prepare_device(device: &str) {
+pub(super) fn prepare_device(device: &str) -> Option<ChangedSetting> {
     if device == "lo" {
-        set(device, "accept_local", "1");
-        return;
+        return set(device, "accept_local", "1");
     }
     // The kernel takes the larger of this and the value for all devices.
     let strict = [device, "all"]
         .into_iter()
         .any(|name| get(name, "rp_filter").as_deref() == Some(STRICT));
-    if strict && get(device, "rp_filter").as_deref() != Some(LOOSE) {
-        set(device, "rp_filter", LOOSE);
-    }
+    if strict { set(device, "rp_filter", LOOSE) } else { None }
 }
 
 fn path(device: &str, setting: &str) -> Option<PathBuf> {
@@ -40,22 +60,29 @@ fn get(device: &str, setting: &str) -> Option<String> {
         .map(|value| value.trim().to_owned())
 }
 
-fn set(device: &str, setting: &str, value: &str) {
-    let Some(path) = path(device, setting) else { return };
-    if get(device, setting).as_deref() == Some(value) {
-        return;
+fn set(device: &str, setting: &str, value: &str) -> Option<ChangedSetting> {
+    let file = path(device, setting)?;
+    let before = get(device, setting)?;
+    if before == value {
+        return None;
     }
-    match fs::write(&path, value) {
-        Ok(()) => info!(
-            device,
-            setting, value, "set, so that replies reach processes on the host"
-        ),
-        Err(error) => warn!(
-            device,
-            setting,
-            %error,
-            "could not be set: processes on the host may not reach Services; set {} to {value} by hand",
-            path.display()
-        ),
+    match fs::write(&file, value) {
+        Ok(()) => {
+            info!(
+                device,
+                setting, value, "set, so that replies reach processes on the host"
+            );
+            Some(ChangedSetting { file, before })
+        }
+        Err(error) => {
+            warn!(
+                device,
+                setting,
+                %error,
+                "could not be set: processes on the host may not reach Services; set {} to {value} by hand",
+                file.display()
+            );
+            None
+        }
     }
 }

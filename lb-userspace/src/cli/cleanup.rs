@@ -5,10 +5,21 @@ use std::fs;
 use anyhow::{Context as _, Result};
 
 use super::Place;
-use crate::agent::state_file;
+use crate::agent::{State, state_file};
 
 pub(super) fn cleanup(place: &Place) -> Result<()> {
     let removed = place.pins().remove()?;
+    // A state that can't be read is no reason to leave the rest behind.
+    for setting in State::read(&place.run_dir)
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+        .settings_changed
+    {
+        setting
+            .restore()
+            .with_context(|| format!("put {} back to {}", setting.file.display(), setting.before))?;
+    }
     let state = state_file(&place.run_dir);
     if state.exists() {
         fs::remove_file(&state).with_context(|| format!("remove {}", state.display()))?;
