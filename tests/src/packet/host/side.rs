@@ -1,0 +1,179 @@
+//! The host world as one side of the comparison.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lb_common::{
+    datapath::{Bucket, Hook, Verdict, refuse, tc, xdp},
+    layout::{Address, Event, TokenBucket, V4, V6},
+};
+
+use super::{Cabinet, Carrier, HostPacket, HostWorld};
+use crate::packet::{
+    encode::Link,
+    names::Named,
+    scene::Write,
+    side::{Outcome, Shot, Side, State, TC_SHOT, code, seconds_ago},
+};
+
+/// What a host run tells besides what the kernel is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostOutcome {
+    /// The core's verdict.
+    pub verdict: Verdict,
+    /// What the program makes of it.
+    pub outcome: Outcome,
+}
+
+impl HostWorld {
+    /// Runs a packet through the datapath, and does with the verdict what `lb-ebpf` does.
+    pub fn shoot<const LINK: usize>(&self, packet: &mut HostPacket<LINK>, hook: Hook) -> HostOutcome {
+        let verdict = if hook == Hook::Xdp {
+            xdp(packet, self)
+        } else {
+            tc(packet, self, hook)
+        };
+        let mut told = code(hook, verdict);
+        if verdict == Verdict::Refuse && hook != Hook::Xdp && !refuse(packet) {
+            told = TC_SHOT;
+        }
+        HostOutcome {
+            verdict,
+            outcome: Outcome {
+                code: told,
+                frame: packet.octets.clone(),
+            },
+        }
+    }
+
+    /// Runs a frame that is all in place and has whole checksums.
+    pub fn shoot_plain(&self, shot: Shot<'_>) -> HostOutcome {
+        let carrier = if shot.hook == Hook::Xdp {
+            Carrier::Xdp
+        } else {
+            Carrier::Skb
+        };
+        match shot.link {
+            Link::Ethernet => self.shoot(&mut HostPacket::<14>::new(shot.frame, carrier), shot.hook),
+            Link::Bare => self.shoot(&mut HostPacket::<0>::new(shot.frame, carrier), shot.hook),
+        }
+    }
+}
+
+/// A family whose tables a host world has.
+pub trait HostFamily: Named {
+    /// The tables.
+    fn cabinet(world: &HostWorld) -> &Cabinet<Self::Addr>;
+    /// The tables, to write to.
+    fn cabinet_mut(world: &mut HostWorld) -> &mut Cabinet<Self::Addr>;
+    /// Gives the node an address.
+    fn put_node(world: &mut HostWorld, address: Self::Addr);
+}
+
+macro_rules! host_family {
+    ($family:ty, $cabinet:ident, $node:ident) => {
+        impl HostFamily for $family {
+            fn cabinet(world: &HostWorld) -> &Cabinet<Self::Addr> {
+                &world.$cabinet
+            }
+
+            fn cabinet_mut(world: &mut HostWorld) -> &mut Cabinet<Self::Addr> {
+                &mut world.$cabinet
+            }
+
+            fn put_node(world: &mut HostWorld, address: Self::Addr) {
+                world.node.$node = address;
+            }
+        }
+    };
+}
+
+host_family!(V4, v4, ipv4);
+host_family!(V6, v6, ipv6);
+
+impl<F: HostFamily> Side<F> for HostWorld {
+    fn write(&mut self, write: &Write<F>) -> Result<()> {
+        if let Write::Node(address) = write {
+            F::put_node(self, *address);
+        } else {
+            put(F::cabinet_mut(self), write);
+        }
+        Ok(())
+    }
+
+    fn age(&mut self, by: Duration) -> Result<()> {
+        HostWorld::age(self, by.as_nanos() as u64);
+        Ok(())
+    }
+
+    fn limit_rejects(&mut self, tokens: u64) -> Result<()> {
+        *self.buckets[Bucket::Reject as usize].get_mut() = TokenBucket {
+            refilled_ns: self.now_ns.get(),
+            tokens,
+        };
+        Ok(())
+    }
+
+    fn run(&mut self, shot: Shot<'_>) -> Result<Outcome> {
+        Ok(self.shoot_plain(shot).outcome)
+    }
+
+    fn state(&mut self) -> Result<State<F>> {
+        let now_ns = self.now_ns.get();
+        let cabinet = F::cabinet(self);
+        let mut flows = cabinet.flows.borrow().clone();
+        for flow in flows.values_mut() {
+            flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
+        }
+        let fragments = cabinet.fragments.borrow().clone();
+        Ok(State {
+            flows,
+            fragments,
+            counters: self.counters.borrow().to_vec(),
+            drops: self.drops.borrow().to_vec(),
+            events: self
+                .events
+                .borrow()
+                .iter()
+                .map(|event| Event { time_ns: 0, ..*event })
+                .collect(),
+        })
+    }
+}
+
+fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
+    match *write {
+        Write::Frontend(key, Some(number)) => {
+            cabinet.frontends.insert(key, number);
+        }
+        Write::Frontend(key, None) => {
+            cabinet.frontends.remove(&key);
+        }
+        Write::Service(number, service) => {
+            cabinet.services.insert(number, service);
+        }
+        Write::Slot(place, backend) => {
+            cabinet.slots.insert(place, backend);
+        }
+        Write::Backend(number, backend) => {
+            cabinet.backends.insert(number, backend);
+        }
+        Write::Evict(key) => {
+            cabinet.flows.get_mut().remove(&key);
+        }
+        Write::Garble(key) => {
+            if let Some(flow) = cabinet.flows.get_mut().get_mut(&key) {
+                flow.check ^= 1;
+            }
+        }
+        Write::Node(_) => {}
+    }
+}
+
+impl<A: Address> Cabinet<A> {
+    /// Whether neither flows nor fragments are known.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.flows.borrow().is_empty() && self.fragments.borrow().is_empty()
+    }
+}

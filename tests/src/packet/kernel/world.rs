@@ -1,0 +1,378 @@
+//! The real tables and programs as one side of the comparison.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    programs::{TestRun as _, TestRunOptions},
+    util::nr_cpus,
+};
+use lb_common::{
+    datapath::{Bucket, Hook},
+    layout::{
+        Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Node, Scope,
+        TokenBucket, V4, V6, names,
+    },
+};
+use lb_userspace::{
+    kernel::{Datapath, LoadOptions},
+    tables::{EventReader, FlowTable, KernelTables, NodeTable, Stats, Tables as _},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::packet::{
+    encode::Link,
+    names::Named,
+    scene::Write,
+    side::{Flows, Outcome, Shot, Side, State, seconds_ago},
+};
+
+/// Frames of this length and more don't fit into the page of a test run.
+const FRAME_MAX: usize = 3_400;
+
+/// The loaded object with its tables open.
+pub struct KernelWorld {
+    datapath: Datapath,
+    v4: Drawer<V4>,
+    v6: Drawer<V6>,
+    node_table: NodeTable,
+    node: Node,
+    stats: Stats,
+    counted_before: Vec<u64>,
+    dropped_before: Vec<u64>,
+    event_reader: EventReader,
+    events: Vec<Event>,
+    buckets: PerCpuArray<MapData, TokenBucket>,
+}
+
+/// The tables of one family.
+pub struct Drawer<F: Named> {
+    tables: KernelTables<F>,
+    flows: FlowTable<F>,
+    fragments: HashMap<MapData, FragmentKey<F::Addr>, FragmentPorts>,
+    frontends: Vec<FrontendKey<F::Addr>>,
+    services: Vec<u32>,
+    slots: Vec<u32>,
+    backends: Vec<u32>,
+}
+
+/// A family whose tables a kernel world has.
+pub trait KernelFamily: Named {
+    /// Name of the map of datagrams in fragments.
+    const FRAGMENTS: &'static str;
+    /// The tables.
+    fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self>;
+    /// Gives the node an address.
+    fn put_node(node: &mut Node, address: Self::Addr);
+}
+
+macro_rules! kernel_family {
+    ($family:ty, $drawer:ident, $node:ident, $fragments:ident) => {
+        impl KernelFamily for $family {
+            const FRAGMENTS: &'static str = names::$fragments;
+
+            fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self> {
+                &mut world.$drawer
+            }
+
+            fn put_node(node: &mut Node, address: Self::Addr) {
+                node.$node = address;
+            }
+        }
+    };
+}
+
+kernel_family!(V4, v4, ipv4, CT4_FRAGMENTS);
+kernel_family!(V6, v6, ipv6, CT6_FRAGMENTS);
+
+/// The clock that the programs read.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl<F: KernelFamily> Drawer<F> {
+    fn open(datapath: &mut Datapath) -> Result<Self> {
+        let Map::LruHashMap(fragments) = datapath.take_map(F::FRAGMENTS)? else {
+            bail!("{} is no LRU hash table", F::FRAGMENTS);
+        };
+        Ok(Self {
+            tables: KernelTables::open(|name| datapath.take_map(name))?,
+            flows: FlowTable::open(datapath.take_map(F::FLOWS)?)?,
+            fragments: HashMap::try_from(Map::LruHashMap(fragments))?,
+            frontends: Vec::new(),
+            services: Vec::new(),
+            slots: Vec::new(),
+            backends: Vec::new(),
+        })
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        for key in self.frontends.drain(..) {
+            self.tables.remove_frontend(&key)?;
+        }
+        for number in self.services.drain(..) {
+            self.tables.put_internal_scope(number, Scope::ABSENT);
+            self.tables.put_external_scope(number, Scope::ABSENT);
+        }
+        for place in self.slots.drain(..) {
+            self.tables.put_slot(place, 0);
+        }
+        for number in self.backends.drain(..) {
+            self.tables.put_backend(number, &Backend::default());
+        }
+        for key in self.flows()?.into_keys() {
+            self.flows.remove(&key);
+        }
+        for key in self.fragments()?.into_keys() {
+            self.fragments.remove(&key).context(F::FRAGMENTS)?;
+        }
+        Ok(())
+    }
+
+    fn flows(&self) -> Result<Flows<F>> {
+        let mut flows = BTreeMap::new();
+        self.flows.for_each(|key, flow| {
+            flows.insert(*key, *flow);
+        })?;
+        Ok(flows)
+    }
+
+    fn fragments(&self) -> Result<BTreeMap<FragmentKey<F::Addr>, FragmentPorts>> {
+        self.fragments.iter().map(|entry| entry.context(F::FRAGMENTS)).collect()
+    }
+
+    fn change_flow(&mut self, key: &FlowKey<F::Addr>, change: impl FnOnce(&mut Flow<F::Addr>)) -> Result<()> {
+        let Some(mut flow) = self.flows.get(key) else {
+            return Ok(());
+        };
+        change(&mut flow);
+        self.flows.insert(key, &flow)
+    }
+
+    fn age(&mut self, by_ns: u64) -> Result<()> {
+        for key in self.flows()?.into_keys() {
+            self.change_flow(&key, |flow| flow.seen_ns = flow.seen_ns.saturating_sub(by_ns))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write<F>) -> Result<()> {
+        match *write {
+            Write::Frontend(key, Some(number)) => {
+                self.frontends.push(key);
+                self.tables.put_frontend(&key, number)?;
+            }
+            Write::Frontend(key, None) => self.tables.remove_frontend(&key)?,
+            Write::Service(number, service) => {
+                self.services.push(number);
+                self.tables.put_internal_scope(number, service.internal);
+                self.tables.put_external_scope(number, service.external);
+            }
+            Write::Slot(place, backend) => {
+                self.slots.push(place);
+                self.tables.put_slot(place, backend);
+            }
+            Write::Backend(number, backend) => {
+                self.backends.push(number);
+                self.tables.put_backend(number, &backend);
+            }
+            Write::Evict(key) => drop(self.flows.remove(&key)),
+            Write::Garble(key) => self.change_flow(&key, |flow| flow.check ^= 1)?,
+            Write::Node(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl KernelWorld {
+    /// Loads the object that is built in.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn load() -> Result<Self> {
+        // The smallest flow table: the rows need little, and reading it whole takes time.
+        let options = LoadOptions {
+            maps: None,
+            flows_max: 16_384,
+        };
+        let mut datapath = Datapath::load(&options)?;
+        Ok(Self {
+            v4: Drawer::open(&mut datapath)?,
+            v6: Drawer::open(&mut datapath)?,
+            node_table: NodeTable::open(datapath.take_map(names::NODE)?)?,
+            node: Node::default(),
+            stats: Stats::open(|name| datapath.take_map(name))?,
+            counted_before: Vec::new(),
+            dropped_before: Vec::new(),
+            event_reader: EventReader::open(datapath.take_map(names::EVENTS)?)?,
+            events: Vec::new(),
+            buckets: PerCpuArray::try_from(datapath.take_map(names::BUCKETS)?).context(names::BUCKETS)?,
+            datapath,
+        })
+    }
+
+    /// Empties all tables and takes what was counted so far for nothing.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        self.v4.reset()?;
+        self.v6.reset()?;
+        self.node = Node::default();
+        self.node_table.put(self.node)?;
+        for bucket in [Bucket::Reject, Bucket::Event] {
+            self.put_bucket(bucket, TokenBucket::default())?;
+        }
+        while self.event_reader.next().is_some() {}
+        self.events.clear();
+        (self.counted_before, self.dropped_before) = self.counts()?;
+        Ok(())
+    }
+
+    fn put_bucket(&mut self, which: Bucket, bucket: TokenBucket) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(path))?;
+        let values = PerCpuValues::try_from(vec![bucket; cpus])?;
+        self.buckets.set(which as u32, values, 0).context(names::BUCKETS)
+    }
+
+    fn counts(&self) -> Result<(Vec<u64>, Vec<u64>)> {
+        let counted = Counter::ALL
+            .into_iter()
+            .map(|counter| self.stats.counter(counter))
+            .collect::<Result<_>>()?;
+        let dropped = DropReason::ALL
+            .into_iter()
+            .map(|reason| self.stats.drops(reason))
+            .collect::<Result<_>>()?;
+        Ok((counted, dropped))
+    }
+
+    /// Whether the kernel runs such a frame at all.
+    #[must_use]
+    pub fn runs(shot: Shot<'_>) -> bool {
+        let frame = shot.frame;
+        if frame.len() < 14 || frame.len() > FRAME_MAX {
+            return false;
+        }
+        // The kernel takes octets 12 and 13 for an EtherType, also those of a frame that has none.
+        let needed = match (shot.hook, &frame[12..14]) {
+            (Hook::Xdp, _) => 14,
+            (_, [0x08, 0x00]) => 14 + 20,
+            (_, [0x86, 0xdd]) => 14 + 40,
+            _ => 14,
+        };
+        frame.len() >= needed
+    }
+}
+
+/// Length of the kernel's `struct __sk_buff`, and where in it two fields lie.
+const SK_BUFF_LEN: usize = 192;
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+const SK_BUFF_IFINDEX: usize = 40;
+
+/// A context that says "on the loopback device", and whether the packet has come from a device at all.
+fn context(hook: Hook) -> [u8; SK_BUFF_LEN] {
+    let mut context = [0; SK_BUFF_LEN];
+    let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    put(SK_BUFF_IFINDEX, 1);
+    put(SK_BUFF_INGRESS_IFINDEX, u32::from(hook != Hook::EgressLocal));
+    context
+}
+
+fn program(hook: Hook, link: Link) -> &'static str {
+    match (hook, link) {
+        (Hook::Xdp, _) => names::XDP,
+        (Hook::Ingress, Link::Ethernet) => names::TC_INGRESS,
+        (Hook::Ingress, Link::Bare) => names::TC_L3_INGRESS,
+        (Hook::EgressForwarded | Hook::EgressLocal, Link::Ethernet) => names::TC_EGRESS,
+        (Hook::EgressForwarded | Hook::EgressLocal, Link::Bare) => names::TC_L3_EGRESS,
+    }
+}
+
+impl<F: KernelFamily> Side<F> for KernelWorld {
+    fn write(&mut self, write: &Write<F>) -> Result<()> {
+        if let Write::Node(address) = write {
+            F::put_node(&mut self.node, *address);
+            return Ok(self.node_table.put(self.node)?);
+        }
+        F::drawer(self).write(write)
+    }
+
+    fn age(&mut self, by: Duration) -> Result<()> {
+        let by_ns = by.as_nanos() as u64;
+        F::drawer(self).age(by_ns)?;
+        for which in [Bucket::Reject, Bucket::Event] {
+            let mut values: Vec<_> = self
+                .buckets
+                .get(&(which as u32), 0)
+                .context(names::BUCKETS)?
+                .iter()
+                .copied()
+                .collect();
+            for bucket in &mut values {
+                bucket.refilled_ns = bucket.refilled_ns.saturating_sub(by_ns);
+            }
+            self.buckets
+                .set(which as u32, PerCpuValues::try_from(values)?, 0)
+                .context(names::BUCKETS)?;
+        }
+        Ok(())
+    }
+
+    fn limit_rejects(&mut self, tokens: u64) -> Result<()> {
+        self.put_bucket(
+            Bucket::Reject,
+            TokenBucket {
+                refilled_ns: now_ns(),
+                tokens,
+            },
+        )
+    }
+
+    fn run(&mut self, shot: Shot<'_>) -> Result<Outcome> {
+        // Room for an answer's headers.
+        let mut frame = vec![0; shot.frame.len() + 256];
+        let context = context(shot.hook);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(shot.frame);
+        options.data_out = Some(&mut frame);
+        let name = program(shot.hook, shot.link);
+        let result = if shot.hook == Hook::Xdp {
+            self.datapath.xdp(name)?.test_run(options)
+        } else {
+            options.ctx_in = Some(&context);
+            self.datapath.classifier(name)?.test_run(options)
+        };
+        let result = result.with_context(|| format!("run {} octets through {name}", shot.frame.len()))?;
+        frame.truncate(result.data_size_out as usize);
+        Ok(Outcome {
+            code: result.return_value as i32,
+            frame,
+        })
+    }
+
+    fn state(&mut self) -> Result<State<F>> {
+        while let Some(event) = self.event_reader.next() {
+            self.events.push(Event { time_ns: 0, ..event });
+        }
+        let (counted, dropped) = self.counts()?;
+        let since = |now: Vec<u64>, before: &[u64]| now.iter().zip(before).map(|(now, before)| now - before).collect();
+        let (counters, drops) = (
+            since(counted, &self.counted_before),
+            since(dropped, &self.dropped_before),
+        );
+        let events = self.events.clone();
+        let drawer = F::drawer(self);
+        let now_ns = now_ns();
+        let mut flows = drawer.flows()?;
+        for flow in flows.values_mut() {
+            flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
+        }
+        Ok(State {
+            flows,
+            fragments: drawer.fragments()?,
+            counters,
+            drops,
+            events,
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! Packets for tests: described in words, run through the decision core on the host and through the loaded programs in
+//! the kernel, and compared octet by octet.
+//!
+//! ```text
+//! sketch ("client:40000 > web:80") --encode--> octets --+--> host world   --+--> equal? and as the row says?
+//! change ("web:80 is served by pod:8080") --scene-------+--> kernel world --+
+//! ```
+//!
+//! Start reading at [`row`]: how a row is written and what is checked of it.
+
+pub mod answer;
+pub mod decode;
+pub mod encode;
+pub mod host;
+pub mod kernel;
+pub mod names;
+pub mod row;
+pub mod scene;
+pub mod side;
+pub mod sketch;
+pub mod sums;

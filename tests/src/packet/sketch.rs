@@ -1,0 +1,275 @@
+//! What a packet is to look like, said in few words and without an address family: `tcp("client:40000 > web:80").syn()`.
+//! All that is not said has a value that is neither zero nor one, so that a row shows when something is overwritten.
+
+/// A description of a packet; [`encode`](super::encode::encode) makes octets of it.
+#[derive(Clone, Debug)]
+pub struct Sketch {
+    /// `client:40000 > web:80`; for protocols without ports `client > web`.
+    pub tuple: String,
+    /// What is inside IP.
+    pub layer4: Layer4,
+    /// What is inside that.
+    pub payload: Vec<u8>,
+    /// VLAN tag between the link header's addresses and its type.
+    pub vlan: Option<u16>,
+    /// Another EtherType than the family's.
+    pub ethertype: Option<u16>,
+    /// 32-bit words of IPv4 options.
+    pub options: usize,
+    /// IPv6 extension headers, in order.
+    pub extensions: Vec<Extension>,
+    /// The part of the datagram that this packet carries.
+    pub fragment: Option<Fragment>,
+    /// How the checksum of TCP, UDP or ICMP comes about.
+    pub checksum: Checksum,
+    /// What the IP header says of its length, if it is not the truth.
+    pub says_len: Option<u16>,
+    /// Octets after the IP packet, as Ethernet adds to short frames.
+    pub padding: usize,
+    /// How many octets the frame is cut to.
+    pub cut: Option<usize>,
+    /// Octets that are overwritten in the end; offsets count from the IP header.
+    pub patches: Vec<(usize, Vec<u8>)>,
+}
+
+/// What is inside IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer4 {
+    /// TCP with these flags, or UDP: as the row's variant says.
+    Any(u8),
+    /// TCP with these flags.
+    Tcp(u8),
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 of this type and code.
+    Icmp(u8, u8),
+    /// Another protocol, whose octets look like ports.
+    Other(u8),
+}
+
+/// An IPv6 extension header and its length in octets, a multiple of 8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extension {
+    /// Hop-by-hop options.
+    HopByHop(usize),
+    /// Routing, with no segments left.
+    Routing(usize),
+    /// Destination options.
+    Destination(usize),
+    /// A fragment header on a datagram that is not in fragments (RFC 6946).
+    AtomicFragment,
+    /// Authentication, which Sluice does not look behind.
+    Authentication,
+}
+
+/// A part of a datagram; offsets count from where the datagram's own header begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// Identification.
+    pub id: u32,
+    /// Offset of the first octet, a multiple of 8.
+    pub from: usize,
+    /// Offset behind the last octet. The more-fragments bit is set when the datagram is longer.
+    pub to: usize,
+}
+
+/// How a checksum comes about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// It is right.
+    Right,
+    /// It is right plus this: wrong, and as wrong after a translation as before.
+    OffBy(u16),
+    /// Zero: UDP without a checksum.
+    None,
+    /// The sum over the pseudo header, which somebody else completes.
+    Partial,
+}
+
+/// Acknowledges the peer.
+pub const ACK: u8 = 0x10;
+/// Pushes data.
+pub const PSH: u8 = 0x08;
+/// Opens a connection.
+pub const SYN: u8 = 0x02;
+/// Ends this direction.
+pub const FIN: u8 = 0x01;
+/// Aborts the connection.
+pub const RST: u8 = 0x04;
+
+fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
+    Sketch {
+        tuple: tuple.to_owned(),
+        layer4,
+        payload: b"GET /hello".to_vec(),
+        vlan: None,
+        ethertype: None,
+        options: 0,
+        extensions: Vec::new(),
+        fragment: None,
+        checksum: Checksum::Right,
+        says_len: None,
+        padding: 0,
+        cut: None,
+        patches: Vec::new(),
+    }
+}
+
+/// A TCP segment or a UDP datagram, as the row's variant says. TCP: with data, in the middle of a connection.
+#[must_use]
+pub fn any(tuple: &str) -> Sketch {
+    sketch(tuple, Layer4::Any(ACK | PSH))
+}
+
+/// A TCP segment with data, in the middle of a connection.
+#[must_use]
+pub fn tcp(tuple: &str) -> Sketch {
+    sketch(tuple, Layer4::Tcp(ACK | PSH))
+}
+
+/// A UDP datagram.
+#[must_use]
+pub fn udp(tuple: &str) -> Sketch {
+    sketch(tuple, Layer4::Udp)
+}
+
+/// An ICMP or ICMPv6 message.
+#[must_use]
+pub fn icmp(tuple: &str, kind: u8, code: u8) -> Sketch {
+    sketch(tuple, Layer4::Icmp(kind, code))
+}
+
+/// Another protocol than TCP, UDP and ICMP.
+#[must_use]
+pub fn other(tuple: &str, proto: u8) -> Sketch {
+    sketch(tuple, Layer4::Other(proto))
+}
+
+impl Sketch {
+    /// TCP flags; nothing for UDP. A segment that opens, ends or aborts carries no data.
+    #[must_use]
+    pub fn flags(mut self, flags: u8) -> Self {
+        match &mut self.layer4 {
+            Layer4::Any(old) | Layer4::Tcp(old) => *old = flags,
+            Layer4::Udp | Layer4::Icmp(..) | Layer4::Other(_) => {}
+        }
+        self
+    }
+
+    /// Opens a connection.
+    #[must_use]
+    pub fn syn(self) -> Self {
+        self.flags(SYN)
+    }
+
+    /// Accepts a connection.
+    #[must_use]
+    pub fn syn_ack(self) -> Self {
+        self.flags(SYN | ACK)
+    }
+
+    /// Ends a direction.
+    #[must_use]
+    pub fn fin(self) -> Self {
+        self.flags(FIN | ACK)
+    }
+
+    /// Aborts.
+    #[must_use]
+    pub fn rst(self) -> Self {
+        self.flags(RST)
+    }
+
+    /// With this payload.
+    #[must_use]
+    pub fn says(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// With so many octets of payload, none like its neighbour.
+    #[must_use]
+    pub fn sized(mut self, len: usize) -> Self {
+        self.payload = (0..len).map(|at| (at % 251) as u8 ^ (at >> 8) as u8).collect();
+        self
+    }
+
+    /// With a VLAN tag.
+    #[must_use]
+    pub fn vlan(mut self, id: u16) -> Self {
+        self.vlan = Some(id);
+        self
+    }
+
+    /// With another EtherType.
+    #[must_use]
+    pub fn ethertype(mut self, ethertype: u16) -> Self {
+        self.ethertype = Some(ethertype);
+        self
+    }
+
+    /// With so many 32-bit words of IPv4 options.
+    #[must_use]
+    pub fn options(mut self, words: usize) -> Self {
+        self.options = words;
+        self
+    }
+
+    /// With these IPv6 extension headers.
+    #[must_use]
+    pub fn extensions(mut self, extensions: &[Extension]) -> Self {
+        self.extensions = extensions.to_vec();
+        self
+    }
+
+    /// Only this part of the datagram.
+    #[must_use]
+    pub fn fragment(mut self, id: u32, from: usize, to: usize) -> Self {
+        self.fragment = Some(Fragment { id, from, to });
+        self
+    }
+
+    /// With another checksum than the right one.
+    #[must_use]
+    pub fn checksum(mut self, checksum: Checksum) -> Self {
+        self.checksum = checksum;
+        self
+    }
+
+    /// The IP header says that the packet (IPv4) or what follows the header (IPv6) is so long.
+    #[must_use]
+    pub fn says_len(mut self, len: u16) -> Self {
+        self.says_len = Some(len);
+        self
+    }
+
+    /// With octets behind the IP packet.
+    #[must_use]
+    pub fn padded(mut self, len: usize) -> Self {
+        self.padding = len;
+        self
+    }
+
+    /// Cut to this length, link header included if there is one.
+    #[must_use]
+    pub fn cut(mut self, len: usize) -> Self {
+        self.cut = Some(len);
+        self
+    }
+
+    /// With these octets instead, counted from the IP header; checksums stay as they were.
+    #[must_use]
+    pub fn patch(mut self, at: usize, octets: &[u8]) -> Self {
+        self.patches.push((at, octets.to_vec()));
+        self
+    }
+
+    /// The same packet between others.
+    #[must_use]
+    pub fn between(&self, tuple: &str) -> Self {
+        Self {
+            tuple: tuple.to_owned(),
+            ..self.clone()
+        }
+    }
+}
