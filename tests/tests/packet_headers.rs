@@ -1,0 +1,266 @@
+//! Rows: what stands around and in front of a TCP or UDP header, and what is no packet of ours.
+
+use lb_common::layout::Counter::FlowsCreated;
+use tests::packet::{
+    row::{Row, row},
+    sketch::{Extension, Sketch, any, icmp, other, tcp, udp},
+};
+
+/// The packet is taken for what it is, at both tc hooks.
+fn is_ours(row: impl Fn() -> Row, dress: impl Fn(Sketch) -> Sketch) {
+    row()
+        .serve("web:80", &["pod:8080"])
+        .ingress(dress(any("client:40000 > web:80")))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .egress(dress(any("pod:8080 > client:40000")))
+        .becomes("web:80 > client:40000")
+        .host_egress(dress(any("node:40000 > web:80")))
+        .gets_rerouted("node:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .ingress(dress(any("pod:8080 > node:40000")))
+        .becomes("web:80 > node:40000")
+        .run();
+}
+
+/// The packet is left alone at every hook, with and without a flow of its tuple.
+fn is_not_ours(row: impl Fn() -> Row, dress: impl Fn(Sketch) -> Sketch) {
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .ingress(dress(any("client:40000 > web:80")))
+        .stays_untouched()
+        .host_egress(dress(any("client:40000 > web:80")))
+        .stays_untouched()
+        .egress(dress(any("client:40000 > web:80")))
+        .stays_untouched()
+        .ingress(any("client:40000 > web:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .ingress(dress(any("client:40000 > web:80")))
+        .stays_untouched()
+        .egress(dress(any("pod:8080 > client:40000")))
+        .stays_untouched()
+        .run();
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .xdp(dress(any("client:40000 > web:80")))
+        .stays_untouched()
+        .run();
+}
+
+#[test]
+fn payloads_of_all_sizes() {
+    for len in [0, 1, 2, 3, 7, 100, 1000, 1440, 3300] {
+        is_ours(row, |packet| packet.sized(len));
+    }
+}
+
+#[test]
+fn a_packet_larger_than_a_page() {
+    row()
+        .serve("web:80", &["pod:8080"])
+        .ingress(any("client:40000 > web:80").sized(60_000))
+        .in_place(1_000)
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .egress(any("pod:8080 > client:40000").sized(65_000))
+        .in_place(200)
+        .becomes("web:80 > client:40000")
+        .host_only("a test run has room for a page")
+        .run();
+}
+
+#[test]
+fn headers_that_do_not_lie_in_place_are_pulled_there() {
+    for in_place in [0, 13, 14, 20, 33, 34, 40, 54, 60, 73] {
+        row()
+            .serve("web:80", &["pod:8080"])
+            .ingress(any("client:40000 > web:80").sized(1000))
+            .in_place(in_place)
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .egress(any("pod:8080 > client:40000"))
+            .in_place(in_place)
+            .becomes("web:80 > client:40000")
+            .host_only("test runs have everything in place")
+            .run();
+    }
+}
+
+#[test]
+fn ipv4_options() {
+    for words in 1..=10 {
+        is_ours(|| row().v4(), |packet| packet.options(words));
+    }
+}
+
+#[test]
+fn ethernet_padding_behind_a_short_packet_stays() {
+    is_ours(row, |packet| packet.says(b"").padded(26));
+}
+
+#[test]
+fn ipv6_extension_headers() {
+    use Extension::{AtomicFragment, Destination, HopByHop, Routing};
+    for extensions in [
+        &[HopByHop(8)][..],
+        &[Routing(8)],
+        &[Destination(8)],
+        &[AtomicFragment],
+        &[HopByHop(16), Routing(24)],
+        &[HopByHop(8), Destination(8), Routing(8), AtomicFragment, Destination(16)],
+        &[
+            HopByHop(8),
+            Routing(8),
+            Destination(8),
+            Destination(8),
+            Destination(8),
+            Destination(8),
+        ],
+        &[HopByHop(64)],
+    ] {
+        is_ours(|| row().v6(), |packet| packet.extensions(extensions));
+    }
+}
+
+#[test]
+fn too_many_ipv6_extension_headers_are_not_ours() {
+    is_not_ours(
+        || row().v6(),
+        |packet| packet.extensions(&[Extension::Destination(8); 7]),
+    );
+    is_not_ours(
+        || row().v6(),
+        |packet| packet.extensions(&[Extension::Destination(8); 20]),
+    );
+}
+
+#[test]
+fn extension_headers_longer_than_128_octets_in_all_are_not_ours() {
+    is_not_ours(
+        || row().v6(),
+        |packet| packet.extensions(&[Extension::Destination(136)]),
+    );
+    is_not_ours(
+        || row().v6(),
+        |packet| packet.extensions(&[Extension::HopByHop(96), Extension::Routing(96)]),
+    );
+}
+
+#[test]
+fn an_authenticated_packet_is_not_ours() {
+    is_not_ours(|| row().v6(), |packet| packet.extensions(&[Extension::Authentication]));
+}
+
+#[test]
+fn a_vlan_tag_is_left_to_the_hook_of_the_vlan_device() {
+    is_not_ours(|| row().ethernet(), |packet| packet.vlan(100));
+}
+
+#[test]
+fn another_ethertype_is_not_ours() {
+    for ethertype in [0x0806, 0x88cc, 0x8847, 0x0000, 0xffff, 1500] {
+        is_not_ours(|| row().ethernet(), |packet| packet.ethertype(ethertype));
+    }
+    is_not_ours(|| row().ethernet().v4(), |packet| packet.ethertype(0x86dd).sized(100));
+    is_not_ours(|| row().ethernet().v6(), |packet| packet.ethertype(0x0800));
+}
+
+#[test]
+fn icmp_and_other_protocols_are_not_ours() {
+    for (kind, code) in [(8, 0), (0, 0), (3, 3), (128, 0), (135, 0), (1, 4)] {
+        row()
+            .serve("web:80", &["pod:8080 local"])
+            .ingress(icmp("client > web", kind, code))
+            .stays_untouched()
+            .host_egress(icmp("node > web", kind, code))
+            .stays_untouched()
+            .run();
+        row()
+            .serve("web:80", &["pod:8080 local"])
+            .xdp(icmp("client > web", kind, code))
+            .stays_untouched()
+            .run();
+    }
+    for proto in [2, 4, 33, 41, 47, 50, 51, 59, 89, 132, 136, 255] {
+        row()
+            .serve("web:80", &["pod:8080 local"])
+            .ingress(other("client:40000 > web:80", proto).sized(100))
+            .stays_untouched()
+            .host_egress(other("node:40000 > web:80", proto).sized(100))
+            .stays_untouched()
+            .run();
+        row()
+            .serve("web:80", &["pod:8080 local"])
+            .xdp(other("client:40000 > web:80", proto).sized(100))
+            .stays_untouched()
+            .run();
+    }
+}
+
+#[test]
+fn another_ip_version_than_announced_is_not_ours() {
+    for first in [0x05, 0x55, 0x75, 0xf5] {
+        is_not_ours(row, |packet| packet.patch(0, &[first]));
+    }
+    is_not_ours(|| row().v4().ethernet(), |packet| packet.patch(0, &[0x65]).sized(100));
+    is_not_ours(|| row().v6().ethernet(), |packet| packet.patch(0, &[0x45]));
+}
+
+#[test]
+fn an_ipv4_header_shorter_than_a_header_is_not_ours() {
+    for first in 0x40..0x45 {
+        is_not_ours(|| row().v4(), |packet| packet.patch(0, &[first]));
+    }
+}
+
+#[test]
+fn an_ipv4_length_below_its_header_or_beyond_the_frame_is_not_ours() {
+    for len in [0, 1, 19, 41 + 10, 1000, 0xffff] {
+        is_not_ours(|| row().v4(), |packet| packet.says_len(len));
+    }
+    // The header says 60 octets, the packet is shorter.
+    is_not_ours(|| row().v4(), |packet| packet.patch(0, &[0x4f]).says_len(50));
+}
+
+#[test]
+fn an_ipv6_length_beyond_the_frame_is_not_ours() {
+    for len in [31, 1000, 0xffff] {
+        is_not_ours(|| row().v6(), |packet| packet.says_len(len));
+    }
+}
+
+#[test]
+fn an_extension_header_that_ends_behind_the_packet_is_not_ours() {
+    // The second octet of the destination options says how many more units of 8 octets they have.
+    for units in [5, 16, 255] {
+        is_not_ours(
+            || row().v6(),
+            |packet| packet.extensions(&[Extension::Destination(8)]).patch(41, &[units]),
+        );
+    }
+}
+
+#[test]
+fn frames_cut_anywhere_are_not_ours() {
+    let tuple = "client:40000 > web:80";
+    // Link header, IP header, TCP or UDP header and ten octets of payload.
+    for (row, packet, whole) in [
+        (row().v4(), tcp(tuple), 14 + 20 + 20 + 10),
+        (row().v4(), udp(tuple), 14 + 20 + 8 + 10),
+        (row().v6(), tcp(tuple), 14 + 40 + 20 + 10),
+        (row().v6(), udp(tuple), 14 + 40 + 8 + 10),
+    ] {
+        for len in 0..whole {
+            let cut = packet.clone().cut(len);
+            let row = row.clone().serve("web:80", &["pod:8080 local"]).ethernet();
+            let row = row.ingress(cut.clone()).stays_untouched().xdp(cut).stays_untouched();
+            let row = if len < 54 {
+                row.host_only("shorter than what a test run takes")
+            } else {
+                row
+            };
+            row.run();
+        }
+    }
+}
