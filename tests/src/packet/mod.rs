@@ -6,7 +6,8 @@
 //! change ("web:80 is served by pod:8080") --scene-------+--> kernel world --+
 //! ```
 //!
-//! Start reading at [`row`]: how a row is written and what is checked of it.
+//! Start reading at [`row`]: how a row is written and what is checked of it. [`story`] plays what nobody has thought of:
+//! tables, packets and happenings that [`random`] reads from a [`tape`] of choices.
 
 pub mod answer;
 pub mod decode;
@@ -14,8 +15,11 @@ pub mod encode;
 pub mod host;
 pub mod kernel;
 pub mod names;
+pub mod random;
 pub mod row;
 pub mod scene;
 pub mod side;
 pub mod sketch;
+pub mod story;
 pub mod sums;
+pub mod tape;

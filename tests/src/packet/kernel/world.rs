@@ -86,12 +86,6 @@ macro_rules! kernel_family {
 kernel_family!(V4, v4, ipv4, CT4_FRAGMENTS);
 kernel_family!(V6, v6, ipv6, CT6_FRAGMENTS);
 
-/// The clock that the programs read.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
 impl<F: KernelFamily> Drawer<F> {
     fn open(datapath: &mut Datapath) -> Result<Self> {
         let Map::LruHashMap(fragments) = datapath.take_map(F::FRAGMENTS)? else {
@@ -213,8 +207,18 @@ impl KernelWorld {
         })
     }
 
+    /// The clock that the programs read.
+    #[must_use]
+    pub fn now_ns() -> u64 {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+
     /// Empties all tables and takes what was counted so far for nothing.
-    pub(super) fn reset(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn reset(&mut self) -> Result<()> {
         self.v4.reset()?;
         self.v6.reset()?;
         self.node = Node::default();
@@ -222,7 +226,7 @@ impl KernelWorld {
         for bucket in [Bucket::Reject, Bucket::Event] {
             self.put_bucket(bucket, TokenBucket::default())?;
         }
-        while self.event_reader.next().is_some() {}
+        while self.event_reader.next_event().is_some() {}
         self.events.clear();
         (self.counted_before, self.dropped_before) = self.counts()?;
         Ok(())
@@ -322,7 +326,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         self.put_bucket(
             Bucket::Reject,
             TokenBucket {
-                refilled_ns: now_ns(),
+                refilled_ns: Self::now_ns(),
                 tokens,
             },
         )
@@ -351,7 +355,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
     }
 
     fn state(&mut self) -> Result<State<F>> {
-        while let Some(event) = self.event_reader.next() {
+        while let Some(event) = self.event_reader.next_event() {
             self.events.push(Event { time_ns: 0, ..event });
         }
         let (counted, dropped) = self.counts()?;
@@ -362,7 +366,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         );
         let events = self.events.clone();
         let drawer = F::drawer(self);
-        let now_ns = now_ns();
+        let now_ns = Self::now_ns();
         let mut flows = drawer.flows()?;
         for flow in flows.values_mut() {
             flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);

@@ -1,0 +1,274 @@
+//! Tables, packets and happenings that nobody has thought of, read from a tape. Few addresses and ports, so that flows
+//! meet, collide and come back; and every part of a packet may be another than it should be.
+
+use std::time::Duration;
+
+use lb_common::datapath::Hook;
+
+use super::{
+    encode::{Link, Variant, encode},
+    names::Version,
+    scene::Change,
+    sketch::{Checksum, Extension, Fragment, Layer4, Sketch, icmp, other, tcp, udp},
+    tape::Tape,
+};
+
+const FRONTENDS: [&str; 5] = ["web:80", "web:53", "api:80", "api:443", "node:30080"];
+const BACKENDS: [&str; 7] = [
+    "pod:8080 local",
+    "pod2:8080",
+    "pod2:53",
+    "pod3:50051 local",
+    "pod:80 local",
+    "pod3:443",
+    "node:8080 local",
+];
+const CLIENTS: [&str; 7] = ["client", "client2", "pod", "pod3", "node", "world", "web"];
+const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 8_080, 50_051, 80, 65_535];
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// To the tables.
+    Change(Change),
+    /// Time passes.
+    Later(Duration),
+    /// Of this second's ICMP answers so many are left.
+    LimitRejects(u64),
+    /// A packet at a hook.
+    Packet {
+        /// The hook.
+        hook: Hook,
+        /// The kind of device.
+        link: Link,
+        /// The packet, as far as it can be said in words.
+        sketch: Box<Sketch>,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+}
+
+/// Tables to begin with.
+#[must_use]
+pub fn beginning(tape: &mut Tape<'_>) -> Vec<Change> {
+    let mut changes: Vec<Change> = FRONTENDS.iter().map(|frontend| published(tape, frontend)).collect();
+    if !tape.once_in(4) {
+        changes.push(Change::Node);
+    }
+    changes
+}
+
+/// Picks a tuple of the flow table, if there is one: many packets follow it.
+pub type PickFlow<'a> = &'a dyn Fn(&mut Tape<'_>) -> Option<String>;
+
+/// What happens next.
+#[must_use]
+pub fn next(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happening {
+    match tape.below(32) {
+        31 => Happening::Change(change(tape, flows)),
+        // Multiples of 7 seconds: no sum of them is just below a time limit.
+        30 => Happening::Later(Duration::from_secs(7 * tape.pick(&[1, 1, 2, 5, 9, 18]))),
+        29 => Happening::LimitRejects(tape.below(3) as u64),
+        _ => packet(tape, version, flows),
+    }
+}
+
+fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
+    let frontend = frontend.to_owned();
+    match tape.below(16) {
+        15 => Change::NoScope(frontend),
+        14 => Change::Dangle(frontend),
+        13 => Change::Deny(frontend),
+        11 | 12 => Change::Reject(frontend),
+        _ => {
+            let count = 1 + tape.below(3);
+            Change::Serve(frontend, (0..count).map(|_| tape.pick(&BACKENDS).to_owned()).collect())
+        }
+    }
+}
+
+fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
+    let endpoint = |text: &str| text.split(' ').next().unwrap_or(text).to_owned();
+    let flow = |tape: &mut Tape<'_>| flows(tape).unwrap_or_else(|| "client:40000 > web:80".to_owned());
+    match tape.below(8) {
+        0 => Change::Withdraw(endpoint(tape.pick(&BACKENDS))),
+        1 => Change::Reuse(endpoint(tape.pick(&BACKENDS)), endpoint(tape.pick(&BACKENDS))),
+        2 => Change::Remove(tape.pick(&FRONTENDS).to_owned()),
+        3 | 4 => Change::Evict(flow(tape)),
+        5 => Change::Garble(flow(tape)),
+        _ => {
+            let frontend = tape.pick(&FRONTENDS);
+            published(tape, frontend)
+        }
+    }
+}
+
+fn packet(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happening {
+    let hook = tape.pick(&[Hook::Ingress, Hook::EgressForwarded, Hook::EgressLocal, Hook::Xdp]);
+    let link = if hook != Hook::Xdp && tape.once_in(4) {
+        Link::Bare
+    } else {
+        Link::Ethernet
+    };
+    let sketch = sketch(tape, version, flows);
+    // The protocol is said by the sketch.
+    let variant = Variant {
+        version,
+        proto: lb_common::layout::Proto::TCP,
+        link,
+    };
+    let mut frame = encode(&sketch, variant);
+    if tape.once_in(8) {
+        spoil(tape, &mut frame);
+    }
+    Happening::Packet {
+        hook,
+        link,
+        sketch: Box::new(sketch),
+        frame,
+    }
+}
+
+fn tuple(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> String {
+    if tape.once_in(2)
+        && let Some(flow) = flows(tape)
+    {
+        return flow;
+    }
+    let client = format!("{}:{}", tape.pick(&CLIENTS), tape.pick(&CLIENT_PORTS));
+    let server = if tape.once_in(8) {
+        format!("{}:{}", tape.pick(&CLIENTS), tape.pick(&CLIENT_PORTS))
+    } else {
+        tape.pick(&FRONTENDS).to_owned()
+    };
+    if tape.once_in(16) {
+        format!("{server} > {client}")
+    } else {
+        format!("{client} > {server}")
+    }
+}
+
+/// A packet that is right in most of its parts.
+fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch {
+    let tuple = tuple(tape, flows);
+    let mut sketch = match tape.below(16) {
+        0..=7 => tcp(&tuple).flags(tape.pick(&[0x02, 0x10, 0x18, 0x12, 0x11, 0x04, 0x14, 0x29, 0xff, 0x00])),
+        8..=13 => udp(&tuple),
+        14 => icmp(&tuple, tape.octet(), tape.octet()),
+        _ => other(&tuple, tape.pick(&[6, 17, 0, 44, 50, 58, 132, 255])),
+    };
+    let len = tape.pick(&[10, 0, 1, 2, 60, 100, 400, 1400]);
+    sketch = sketch.sized(len);
+    if tape.once_in(4) {
+        sketch.checksum = match tape.below(4) {
+            0 => Checksum::None,
+            1 => Checksum::Partial,
+            _ => Checksum::OffBy(tape.word()),
+        };
+    }
+    match version {
+        Version::V4 if tape.once_in(6) => sketch.options = tape.below(11),
+        Version::V6 if tape.once_in(4) => {
+            sketch.extensions = (0..tape.below(9)).map(|_| extension(tape)).collect();
+        }
+        _ => {}
+    }
+    if tape.once_in(4) {
+        sketch.fragment = fragment(tape, &sketch);
+    }
+    if tape.once_in(12) {
+        sketch.padding = tape.below(64);
+    }
+    if tape.once_in(16) {
+        sketch.says_len = Some(if tape.once_in(2) {
+            tape.word()
+        } else {
+            tape.below(100) as u16
+        });
+    }
+    if tape.once_in(24) {
+        sketch.vlan = Some(tape.word());
+    }
+    if tape.once_in(24) {
+        sketch.ethertype = Some(tape.pick(&[0x0800, 0x86dd, 0x0806, 0x8100, 0]));
+    }
+    sketch
+}
+
+fn extension(tape: &mut Tape<'_>) -> Extension {
+    let len = 8 * (1 + tape.pick(&[0, 0, 0, 1, 2, 8, 14]));
+    match tape.below(8) {
+        0..=2 => Extension::Destination(len),
+        3 | 4 => Extension::HopByHop(len),
+        5 => Extension::Routing(len),
+        6 => Extension::AtomicFragment,
+        _ => Extension::Authentication,
+    }
+}
+
+/// A first, a middle or a last part.
+fn fragment(tape: &mut Tape<'_>, sketch: &Sketch) -> Option<Fragment> {
+    let header_len = match sketch.layer4 {
+        Layer4::Tcp(_) => 20,
+        Layer4::Udp | Layer4::Icmp(..) => 8,
+        Layer4::Other(17) => 8,
+        _ => 4,
+    };
+    let len = header_len + sketch.payload.len();
+    let units = len / 8;
+    let id = 1 + tape.below(3) as u32;
+    let from = if tape.once_in(2) { 8 * tape.below(units + 1) } else { 0 };
+    let to = if tape.once_in(2) {
+        len
+    } else {
+        from + 8 * tape.below((len - from) / 8 + 1)
+    };
+    Some(Fragment { id, from, to })
+}
+
+/// Bits turned over, octets replaced, ends cut off or added: mostly in the headers.
+pub fn spoil(tape: &mut Tape<'_>, frame: &mut Vec<u8>) {
+    for _ in 0..=tape.below(3) {
+        match tape.below(8) {
+            0 => frame.truncate(tape.below(frame.len() + 1)),
+            1 => frame.extend(tape.take(8)),
+            _ if frame.is_empty() => {}
+            2 | 3 => {
+                let at = tape.below(frame.len().min(100));
+                frame[at] = tape.octet();
+            }
+            _ => {
+                let at = tape.below(frame.len().min(100));
+                frame[at] ^= 1 << tape.below(8);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::tape::recorded;
+
+    #[test]
+    fn an_empty_tape_makes_a_plain_packet() {
+        let Happening::Packet { hook, frame, .. } = next(&mut Tape::new(&[]), Version::V4, &|_| None) else {
+            panic!("no packet");
+        };
+        let seen = crate::packet::decode::read(&frame, Link::Ethernet).expect("well-formed");
+        assert_eq!(seen.tuple().expect("ports").to_string(), "client:40000 > web:80");
+        assert_eq!(hook, Hook::Ingress);
+    }
+
+    #[test]
+    fn every_tape_makes_something() {
+        for seed in 0..2_000 {
+            let octets = recorded(seed, 200);
+            let mut tape = Tape::new(&octets);
+            assert!(!beginning(&mut tape).is_empty());
+            for version in [Version::V4, Version::V6] {
+                let _ = next(&mut tape, version, &|_| Some("pod:8080 > client:40000".to_owned()));
+            }
+        }
+    }
+}
