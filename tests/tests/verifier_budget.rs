@@ -14,7 +14,11 @@ const BUDGETS: &[(&str, u32)] = &[
 
 #[test]
 fn every_program_stays_within_its_verifier_budget() {
-    let datapath = Datapath::load(&LoadOptions { maps: None, flows_max: 16_384 }).expect("load the object");
+    let datapath = Datapath::load(&LoadOptions {
+        maps: None,
+        flows_max: 16_384,
+    })
+    .expect("load the object");
     let measured = datapath.verified_instructions().expect("verified instructions");
     for (name, count) in &measured {
         println!("{name}: {count} verified instructions");
@@ -22,6 +26,9 @@ fn every_program_stays_within_its_verifier_budget() {
     assert_eq!(measured.len(), BUDGETS.len());
     for ((name, count), (budgeted, budget)) in measured.into_iter().zip(BUDGETS) {
         assert_eq!(name, *budgeted);
-        assert!(count <= *budget, "{name}: the verifier walks {count} instructions, the budget is {budget}");
+        assert!(
+            count <= *budget,
+            "{name}: the verifier walks {count} instructions, the budget is {budget}"
+        );
     }
 }

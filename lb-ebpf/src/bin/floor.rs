@@ -1,7 +1,0 @@
-//! placeholder
-#![no_std]
-#![no_main]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
