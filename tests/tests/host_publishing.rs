@@ -71,11 +71,14 @@ fn desired(service: &str, endpoints: &[u8]) -> DesiredPort {
     }
 }
 
+/// The endpoints of each Service.
+type State = Vec<(&'static str, Vec<u8>)>;
+
 /// The history of a run: what was written, and after which write each state was complete.
 struct History {
     writes: Vec<Write<Ip4>>,
     /// Number of writes after which the state holds, and the state: endpoints of each Service.
-    states: Vec<(usize, Vec<(&'static str, Vec<u8>)>)>,
+    states: Vec<(usize, State)>,
 }
 
 /// When places are freed.
@@ -95,7 +98,7 @@ fn record(steps: &[Step], pace: Pace) -> History {
         backends: 7,
     };
     let mut publisher = Publisher::<V4, _>::adopt(MemoryTables::new(capacity)).expect("empty tables");
-    let mut now: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    let mut now = State::new();
     let mut states = vec![(0, now.clone())];
     for (service, endpoints) in steps {
         now.retain(|(name, _)| name != service);
