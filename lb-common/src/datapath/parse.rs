@@ -225,6 +225,16 @@ fn transport<F: Family, P: Packet, T: Tables<F>>(
             fragment: Some(id),
         });
     }
+    // What lies behind the end that the IP header tells is padding, and no part of a header.
+    if l4.len
+        < if proto == Proto::TCP {
+            size_of::<Tcp>()
+        } else {
+            size_of::<Udp>()
+        }
+    {
+        return None;
+    }
     let (sport, dport, tcp) = if proto == Proto::TCP {
         let tcp = packet.header::<Tcp>(l4.at)?;
         (
