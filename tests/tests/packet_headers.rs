@@ -136,7 +136,8 @@ fn too_many_ipv6_extension_headers_are_not_ours() {
 }
 
 #[test]
-fn extension_headers_longer_than_128_octets_in_all_are_not_ours() {
+fn headers_that_do_not_end_within_128_octets_are_not_ours() {
+    is_not_ours(|| row().v6(), |packet| packet.extensions(&[Extension::Destination(72)]));
     is_not_ours(
         || row().v6(),
         |packet| packet.extensions(&[Extension::Destination(136)]),
@@ -145,6 +146,25 @@ fn extension_headers_longer_than_128_octets_in_all_are_not_ours() {
         || row().v6(),
         |packet| packet.extensions(&[Extension::HopByHop(96), Extension::Routing(96)]),
     );
+}
+
+#[test]
+fn the_limit_of_headers_does_not_depend_on_what_lies_in_place() {
+    let packet = |len| any("client:40000 > web:80").extensions(&[Extension::Destination(len)]);
+    for in_place in [0, 60, 128, 142, 160, 2000] {
+        row()
+            .v6()
+            .serve("web:80", &["pod:8080"])
+            .ingress(packet(64))
+            .in_place(in_place)
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .ingress(packet(72))
+            .in_place(in_place)
+            .stays_untouched()
+            .host_only("test runs have everything in place")
+            .run();
+    }
 }
 
 #[test]
@@ -221,6 +241,65 @@ fn an_ipv4_length_below_its_header_or_beyond_the_frame_is_not_ours() {
     }
     // The header says 60 octets, the packet is shorter.
     is_not_ours(|| row().v4(), |packet| packet.patch(0, &[0x4f]).says_len(50));
+}
+
+#[test]
+fn a_length_that_ends_inside_the_tcp_or_udp_header_is_not_ours() {
+    // What looks like a header behind that end is padding.
+    for (header_len, packet) in [(20, tcp("client:40000 > web:80")), (8, udp("client:40000 > web:80"))] {
+        for len in 0..header_len {
+            for (row, packet) in [
+                (row().v4(), packet.clone().says_len(20 + len)),
+                (row().v4(), packet.clone().options(2).says_len(28 + len)),
+                (row().v6(), packet.clone().says_len(len)),
+                (
+                    row().v6(),
+                    packet.clone().extensions(&[Extension::HopByHop(8)]).says_len(8 + len),
+                ),
+            ] {
+                let row = row.serve("web:80", &["pod:8080 local"]).reject("api:80");
+                row.clone().ingress(packet.clone()).stays_untouched().run();
+                row.clone().host_egress(packet.clone()).stays_untouched().run();
+                row.clone()
+                    .ingress(packet.between("client:40000 > api:80"))
+                    .stays_untouched()
+                    .run();
+                row.xdp(packet).stays_untouched().run();
+            }
+        }
+        // One octet more, and it is a packet: the rest is padding.
+        let whole = packet.clone().says(b"").padded(10);
+        row()
+            .serve("web:80", &["pod:8080"])
+            .ingress(whole)
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .run();
+    }
+}
+
+#[test]
+fn what_only_the_receivers_tcp_or_udp_can_find_wrong_is_translated_all_the_same() {
+    // TCP data offset of 4 and of 60 octets; the checksum is as right as it was, and the receiver drops the segment.
+    for offset in [0x10, 0xf0] {
+        row()
+            .v4()
+            .serve("web:80", &["pod:8080"])
+            .ingress(tcp("client:40000 > web:80").patch(32, &[offset]))
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .run();
+    }
+    // UDP length of 4 and beyond the packet.
+    for len in [4, 2000_u16] {
+        row()
+            .v4()
+            .serve("web:80", &["pod:8080"])
+            .ingress(udp("client:40000 > web:80").patch(24, &len.to_be_bytes()))
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .run();
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) enum Network {
     Other,
 }
 
-/// Octets from which headers are read. More than this in front of a TCP or UDP header is not ours.
+/// Octets from which headers are read: a TCP or UDP header that doesn't end within them is not ours.
 const HEADERS_MAX: usize = 128;
 
 /// IPv6 extension headers that are walked over.
@@ -139,7 +139,7 @@ impl ParseFamily for V6 {
                 }
                 _ => break,
             }
-            if at > P::LINK_LEN + HEADERS_MAX {
+            if at > P::LINK_LEN + HEADERS_MAX - size_of::<Tcp>() {
                 return None;
             }
         }
