@@ -126,6 +126,23 @@ fn every_one_of_the_four_entries_can_be_evicted_and_is_healed_by_its_counterpart
 }
 
 #[test]
+fn a_pod_dials_itself_from_the_port_at_which_it_serves() {
+    row()
+        .node()
+        .serve("web:80", &["pod:50051 local"])
+        .ingress(any("pod:50051 > web:80").syn())
+        .becomes("pod:* > pod:50051")
+        .counting(&[FlowsCreated, PortsTranslated])
+        .egress(any("pod:* > pod:50051").syn())
+        .becomes("node:* > pod:50051")
+        .ingress(any("pod:50051 > node:*").syn_ack())
+        .becomes("pod:50051 > pod:*")
+        .egress(any("pod:50051 > pod:*").syn_ack())
+        .becomes("web:80 > pod:50051")
+        .run();
+}
+
+#[test]
 fn a_pod_dials_itself_through_two_frontends_with_one_port() {
     dialled()
         .serve("api:443", &["pod:8080 local"])

@@ -90,11 +90,19 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
 /// reason why it can't be: no source port is left, or the table takes no entry.
 #[inline(always)]
 pub fn open_pair<F: Family, W: World + Tables<F>>(world: &W) -> Option<DropReason> {
-    let (hash, wanted) = match world.desk() {
-        Some(desk) => (flow_hash(&desk.old), desk.new.sport),
+    let (hash, wanted, own_reverse) = match world.desk() {
+        Some(desk) => {
+            let new = &desk.new;
+            (
+                flow_hash(&desk.old),
+                new.sport,
+                new.src == new.dst && new.sport == new.dport,
+            )
+        }
         None => return Some(DropReason::FlowTableFull),
     };
-    let mut attempt = 0;
+    // A pod that dials itself from the very port at which it serves: nothing would tell the directions apart.
+    let mut attempt = u32::from(own_reverse);
     while attempt < SOURCE_PORT_TRIES_MAX {
         if attempt > 0
             && let Some(mut desk) = world.desk()
