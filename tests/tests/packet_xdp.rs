@@ -173,6 +173,23 @@ fn a_udp_flow_leaves_its_backend_for_another_on_this_node() {
 }
 
 #[test]
+fn a_udp_flow_that_leaves_for_a_backend_elsewhere_is_left_to_tc() {
+    row()
+        .serve("web:53", &["pod:5353 local"])
+        .xdp(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod:5353")
+        .counting(&[FlowsCreated])
+        .serve("web:53", &["pod2:5353"])
+        .withdraw("pod:5353")
+        .xdp(udp("client:40000 > web:53"))
+        .stays_untouched()
+        .ingress(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod2:5353")
+        .counting(&[FlowsReselected, FlowsCreated])
+        .run();
+}
+
+#[test]
 fn a_syn_on_a_closed_flow_is_chosen_for_anew_here_too() {
     row()
         .serve("web:80", &["pod:8080 local"])

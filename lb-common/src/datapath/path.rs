@@ -107,6 +107,8 @@ enum Followed {
     Elsewhere,
     /// No entry, or one that must be made anew.
     Unknown,
+    /// An entry to a backend that no longer serves.
+    Left,
 }
 
 #[inline(always)]
@@ -128,8 +130,8 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
         }
         Followed::Elsewhere => Verdict::Pass,
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
-        Followed::Unknown if hook == Hook::EgressForwarded => Verdict::Pass,
-        Followed::Unknown => {
+        Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => Verdict::Pass,
+        unknown => {
             if let Some(mut desk) = world.desk() {
                 desk.old = parsed.key;
                 desk.opening.tcp = parsed.tcp;
@@ -141,6 +143,9 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
                 Opened::Refuse => return Verdict::Refuse,
                 Opened::Drop(reason) => return Verdict::Drop(reason),
             };
+            if matches!(unknown, Followed::Left) {
+                world.count(Counter::FlowsReselected);
+            }
             finish::<F, P, W>(packet, world, &parsed, done)
         }
     }
@@ -191,8 +196,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
         if !serves::<F, W>(world, backend, rewrite) {
-            world.count(Counter::FlowsReselected);
-            return Followed::Unknown;
+            return Followed::Left;
         }
     } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
