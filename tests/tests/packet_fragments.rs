@@ -1,6 +1,6 @@
 //! Rows: datagrams in fragments. Only the first has ports; the others follow it by the datagram's identification.
 
-use lb_common::layout::Counter::FlowsCreated;
+use lb_common::layout::{Counter::FlowsCreated, DropReason::NoEndpoint};
 use tests::packet::{
     row::row,
     sketch::{Checksum, Extension, Sketch, any, tcp, udp},
@@ -158,6 +158,48 @@ fn a_later_fragment_whose_flow_was_evicted_follows_the_same_choice() {
         .ingress(middle)
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
+fn an_identification_used_again_stands_for_the_new_datagram() {
+    // Also when that one is not ours: another port of the frontend's address, or the backend without a Service.
+    let of = |tuple: &str, from, to| udp(tuple).sized(200).fragment(5, from, to);
+    row()
+        .serve("web:80", &["pod:8080"])
+        .ingress(of("client:40000 > web:80", 0, 104))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .ingress(of("client:40000 > web:80", 104, 208))
+        .becomes("client:40000 > pod:8080")
+        .ingress(of("client:41000 > web:81", 0, 104))
+        .passes()
+        .ingress(of("client:41000 > web:81", 104, 208))
+        .stays_untouched()
+        .egress(of("pod:8080 > client:40000", 0, 104))
+        .becomes("web:80 > client:40000")
+        .egress(of("pod:8080 > client:40000", 104, 208))
+        .becomes("web:80 > client:40000")
+        .egress(of("pod:9999 > client:9999", 0, 104))
+        .passes()
+        .egress(of("pod:9999 > client:9999", 104, 208))
+        .stays_untouched()
+        .run();
+}
+
+#[test]
+fn a_later_fragment_is_never_answered() {
+    // RFC 1122 §3.2.2: its quote would have no ports.
+    let part = |from, to| udp("client:40000 > web:80").sized(200).fragment(5, from, to);
+    row()
+        .serve("web:80", &["pod:8080"])
+        .ingress(part(0, 104))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .withdraw("pod:8080")
+        .reject("web:80")
+        .ingress(part(104, 208))
+        .gets_dropped(NoEndpoint)
         .run();
 }
 

@@ -199,6 +199,15 @@ pub(super) fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Add
     );
 }
 
+/// Takes back the ports that an earlier datagram of the same identification had: those of its fragments that are still
+/// to come are of this one.
+#[inline(never)]
+pub(super) fn renew<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) {
+    if recall::<F, T>(tables, &key.src, &key.dst, id, key.proto).is_some() {
+        remember::<F, T>(tables, key, id);
+    }
+}
+
 /// Reads ports and flags at `l4`. `datagram` is identification and "is the first" for a fragment.
 #[inline(always)]
 fn transport<F: Family, P: Packet, T: Tables<F>>(

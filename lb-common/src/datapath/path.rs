@@ -6,7 +6,7 @@ use super::{
     checksum,
     header::{Tcp, Udp},
     packet::Packet,
-    parse::{Network, ParseFamily, Parsed, network, remember},
+    parse::{Network, ParseFamily, Parsed, network, remember, renew},
     reject::turn_into_port_unreachable,
     rewrite::{RewriteFamily, address_sum, apply},
     select::{flow_hash, pick},
@@ -119,6 +119,11 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     if hook == Hook::Xdp && (parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed)) {
         return Verdict::Pass;
     }
+    if let Some(id) = parsed.fragment
+        && parsed.has_l4
+    {
+        renew::<F, W>(world, &parsed.key, id);
+    }
     match follow::<F, W>(world, &parsed, hook) {
         Followed::Rewrite(flags) => {
             let done = if flags.has(FlowFlags::HOST_CLIENT) && !flags.has(FlowFlags::REPLY) {
@@ -140,6 +145,8 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
                 Opened::NotOurs => return Verdict::Pass,
                 Opened::Translate => Verdict::Pass,
                 Opened::TranslateAndRoute => Verdict::Route,
+                // The sender is told by the first fragment, if at all (RFC 1122 §3.2.2).
+                Opened::Refuse if !parsed.has_l4 => return Verdict::Drop(DropReason::NoEndpoint),
                 Opened::Refuse => return Verdict::Refuse,
                 Opened::Drop(reason) => return Verdict::Drop(reason),
             };
