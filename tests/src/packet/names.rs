@@ -8,12 +8,12 @@
 //! | `node` | this node |
 //! | `world` | somebody who has nothing to do with Services |
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::LazyLock};
 
 use lb_common::layout::{FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
 use lb_userspace::tables::TableFamily;
 
-const CAST: &[(&str, &str, &str)] = &[
+const CAST: [(&str, &str, &str); 9] = [
     ("client", "10.1.0.9", "fd00:1::9"),
     ("client2", "10.1.255.254", "fd00:1:ffff::fffe"),
     ("web", "10.96.0.10", "fd00:96::a"),
@@ -24,6 +24,12 @@ const CAST: &[(&str, &str, &str)] = &[
     ("node", "192.168.3.4", "fd00:192:168:3::4"),
     ("world", "203.0.113.80", "2001:db8::80"),
 ];
+
+/// The cast with its addresses, IPv4 and IPv6.
+static ADDRESSES: LazyLock<[(&str, IpAddr, IpAddr); CAST.len()]> = LazyLock::new(|| {
+    let parse = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no address"));
+    CAST.map(|(name, v4, v6)| (name, parse(v4), parse(v6)))
+});
 
 /// IPv4 or IPv6, where it is chosen at run time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,20 +87,20 @@ impl Named for V6 {
 /// If nobody has this name.
 #[must_use]
 pub fn address(name: &str, version: Version) -> IpAddr {
-    let literal = match CAST.iter().find(|(who, _, _)| *who == name) {
-        Some((_, v4, _)) if version == Version::V4 => v4,
-        Some((_, _, v6)) => v6,
-        None => name.trim_matches(['[', ']']),
-    };
-    literal.parse().unwrap_or_else(|_| panic!("nobody is called {name}"))
+    match ADDRESSES.iter().find(|(who, _, _)| *who == name) {
+        Some((_, v4, _)) if version == Version::V4 => *v4,
+        Some((_, _, v6)) => *v6,
+        None => name
+            .trim_matches(['[', ']'])
+            .parse()
+            .unwrap_or_else(|_| panic!("nobody is called {name}")),
+    }
 }
 
 /// The name behind an address, or the address itself.
 #[must_use]
 pub fn name_of(address: IpAddr) -> String {
-    let of_cast = CAST
-        .iter()
-        .find(|(_, v4, v6)| [v4, v6].iter().any(|text| text.parse() == Ok(address)));
+    let of_cast = ADDRESSES.iter().find(|(_, v4, v6)| [*v4, *v6].contains(&address));
     match (of_cast, address) {
         (Some((name, _, _)), _) => (*name).to_owned(),
         (None, IpAddr::V4(_)) => address.to_string(),
