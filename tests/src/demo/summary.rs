@@ -21,11 +21,8 @@ pub(super) fn lines(step: &Step, report: &PhaseReport, aside: &Aside) -> [String
         report.lost
     )];
     if report.refused > 0 {
-        let slowest = millis(report.refusal.max());
-        new.push(format!(
-            "{} refused, the slowest after {slowest}",
-            grouped(report.refused)
-        ));
+        let time = millis(report.refusal.quantile(0.99));
+        new.push(format!("{} refused, 99 % within {time}", grouped(report.refused)));
     }
     new.extend(effect_text(step.effect(report)));
     if let Some(time) = aside.ready_after {

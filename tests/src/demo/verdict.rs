@@ -61,11 +61,10 @@ pub(super) fn complaints(step: &Step, report: &PhaseReport, aside: &Aside) -> Ve
             report.surprises
         ));
     }
-    if step.action == Action::ScaleToZero && report.refusal.max() > REFUSED_WITHIN {
-        found.push(format!(
-            "a refusal took {:?}, more than {REFUSED_WITHIN:?}",
-            report.refusal.max()
-        ));
+    // Of a thousand refusals by ICMPv6 the client's kernel itself misses one now and then, and asks again a second later.
+    let refusal = report.refusal.quantile(0.99);
+    if step.action == Action::ScaleToZero && refusal > REFUSED_WITHIN {
+        found.push(format!("refusals took up to {refusal:?}, more than {REFUSED_WITHIN:?}"));
     }
     match step.effect(report) {
         Effect::Never => found.push("the change could not be seen by any client".to_owned()),

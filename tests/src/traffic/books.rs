@@ -173,6 +173,7 @@ impl Books {
     }
 
     pub(super) fn record(&mut self, phase: usize, started: Instant, outcome: Outcome) {
+        let over = phase != self.current();
         let (began, report) = &mut self.phases[phase];
         let at = started.saturating_duration_since(*began);
         let settled = at >= report.phase.settle;
@@ -188,6 +189,10 @@ impl Books {
                 report.whole.record(whole);
                 self.window.connect.record(connect);
                 *self.window.backends.entry(backend.clone()).or_default() += 1;
+                if report.phase.expect == Expect::Refusal && over {
+                    // A client that heard nothing and asked again: the answer belongs to what is expected now.
+                    return;
+                }
                 if report.phase.expect == Expect::Refusal && settled {
                     report.surprises += 1;
                     report.note(at, &format!("answered by {backend} where a refusal was due"));

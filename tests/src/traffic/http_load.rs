@@ -180,34 +180,53 @@ async fn one_connection(plan: &HttpPlan, target: SocketAddr, start: Instant) -> 
             connect,
             whole: start.elapsed(),
         },
-        Ok(Err(why)) => failed(why),
+        Ok(Err(Trouble::Refused)) => Outcome::Refused { after: start.elapsed() },
+        Ok(Err(Trouble::Other(why))) => failed(why),
         Err(_) => failed(format!("no complete answer within {:?}", plan.answer_within)),
     }
 }
 
+/// Why there was no sound answer.
+enum Trouble {
+    /// The refusal was heard only when the question was to be sent: a connection that really exists is reset, never refused.
+    Refused,
+    /// In words.
+    Other(String),
+}
+
+impl From<hyper::Error> for Trouble {
+    fn from(error: hyper::Error) -> Self {
+        let inner = std::error::Error::source(&error).and_then(|inner| inner.downcast_ref::<Error>());
+        if inner.is_some_and(|inner| inner.kind() == ErrorKind::ConnectionRefused) {
+            return Self::Refused;
+        }
+        Self::Other(format!("{error}{}", cause(&error)))
+    }
+}
+
 /// Asks once and answers with the name of the backend that gave a sound answer.
-async fn ask(stream: TcpStream, path: &str, target: SocketAddr) -> Result<String, String> {
-    let said = |error: hyper::Error| format!("{error}{}", cause(&error));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
+async fn ask(stream: TcpStream, path: &str, target: SocketAddr) -> Result<String, Trouble> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path)
         .header(HOST, target.to_string())
         .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| Trouble::Other(error.to_string()))?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(said)?;
+        let response = sender.send_request(request).await?;
         let status = response.status();
         if !status.is_success() {
-            return Err(format!("answered {status}"));
+            return Err(Trouble::Other(format!("answered {status}")));
         }
         let backend = response
             .headers()
             .get("x-backend")
             .and_then(|value| value.to_str().ok());
         let backend = backend
-            .ok_or("an answer without x-backend: not one of our servers")?
+            .ok_or_else(|| Trouble::Other("an answer without x-backend: not one of our servers".to_owned()))?
             .to_owned();
-        let body = response.into_body().collect().await.map_err(said)?.to_bytes();
-        check(path, &backend, &body).map(|()| backend)
+        let body = response.into_body().collect().await?.to_bytes();
+        check(path, &backend, &body).map_err(Trouble::Other)?;
+        Ok(backend)
     };
     tokio::pin!(connection);
     tokio::pin!(exchange);
