@@ -68,7 +68,9 @@ fn may_be_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, now_ns: u64) -> boo
         // A client that acknowledges has had an answer; for UDP only the reply entry knows.
         flow.tcp.has(TcpSeen::ACK)
     };
-    now_ns.saturating_sub(flow.seen_ns) > idle_limit_ns(key.proto, flow.tcp, None, answered)
+    // A side that has sent FIN may have had the other's: then the flow is over soon.
+    let peer = flow.tcp.has(TcpSeen::FIN).then_some(TcpSeen::FIN);
+    now_ns.saturating_sub(flow.seen_ns) > idle_limit_ns(key.proto, flow.tcp, peer, answered)
 }
 
 #[cfg(test)]
