@@ -78,7 +78,7 @@ pub(crate) fn slice_port(name: Option<&str>, protocol: Protocol, port: Option<u1
 /// An endpoint from a line such as `10.0.0.1 L t zone=a,b node=n1`.
 ///
 /// `L` runs on [`NODE`], `R` elsewhere, neither on no known node. `r` (or nothing) is ready, `t` is serving and
-/// terminating, `x` is terminating and not serving, `u` is neither ready nor terminating.
+/// terminating, `x` is terminating and not serving, `u` is nothing of all that, `s` is serving only (which is not enough).
 pub(crate) fn endpoint(line: &str) -> Endpoint {
     let mut words = line.split_whitespace();
     let mut made = Endpoint {
@@ -98,6 +98,7 @@ pub(crate) fn endpoint(line: &str) -> Endpoint {
             "t" => (made.ready, made.terminating) = (false, true),
             "x" => (made.ready, made.serving, made.terminating) = (false, false, true),
             "u" => (made.ready, made.serving) = (false, false),
+            "s" => made.ready = false,
             _ => match word.split_once('=').unwrap() {
                 ("zone", zones) => made.zone_hints = zones.split(',').map(Into::into).collect(),
                 ("node", nodes) => made.node_hints = nodes.split(',').map(Into::into).collect(),

@@ -94,7 +94,12 @@ fn families_do_not_mix() {
 fn an_address_of_the_wrong_family_is_skipped() {
     let mut mixed = slice("a", "web", &endpoints("10.0.0.1; 10.0.0.2"));
     mixed.endpoints[0].address = ip("2001:db8::1");
-    assert_eq!(http(vec![mixed]), "10.0.0.2:8080");
+    assert_eq!(http(vec![mixed.clone()]), "10.0.0.2:8080");
+    assert_eq!(
+        merged(vec![mixed], "http", Protocol::Tcp, Family::V6),
+        "",
+        "nor does it serve its own family"
+    );
 }
 
 #[test]

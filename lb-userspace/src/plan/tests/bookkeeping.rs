@@ -6,7 +6,7 @@ use rstest::rstest;
 use crate::model::sample::{
     NODE, apply_service, apply_slice, endpoints, ip, key, port, service, slice, slice_port, synced_store,
 };
-use crate::model::{Change, NodeView, Protocol, Service, ServiceType, Store, TrafficPolicy};
+use crate::model::{Change, Family, NodeView, Protocol, Service, ServiceType, Store, TrafficPolicy};
 use crate::plan::{Backend, BackendState, plan_problems, plan_service};
 use Protocol::{Sctp, Tcp, Udp};
 
@@ -88,6 +88,39 @@ fn row_113_health_port_follows_type_and_policy() {
         seen.push(health_ports(&store).len());
     }
     assert_eq!(seen, [0, 1, 1, 0]);
+}
+
+#[rstest]
+#[case::load_balancer_local(|_: &mut Service| {}, Some(32001))]
+#[case::load_balancer_cluster(|s: &mut Service| s.external_policy = TrafficPolicy::Cluster, None)]
+#[case::node_port_local(|s: &mut Service| s.service_type = ServiceType::NodePort, None)]
+#[case::no_number(|s: &mut Service| s.health_check_node_port = None, None)]
+fn a_health_port_is_for_load_balancers_with_local_policy(#[case] change: fn(&mut Service), #[case] port: Option<u16>) {
+    let mut web = load_balancer("web", 1);
+    change(&mut web);
+    assert_eq!(web.health_port(), port);
+}
+
+#[rstest]
+#[case::v4_external_ip("203.0.113.9", [true, false])]
+#[case::v6_external_ip("2001:db8::9", [false, true])]
+fn an_external_address_counts_in_its_own_family(#[case] address: &str, #[case] expected: [bool; 2]) {
+    let mut web = service("web");
+    web.external_ips = [ip(address)].into();
+    assert_eq!(
+        Family::BOTH.map(|family| web.externally_accessible(&web.ports[0], family)),
+        expected
+    );
+    (web.external_ips, web.load_balancer_vips) = ([].into(), [ip(address)].into());
+    assert_eq!(
+        Family::BOTH.map(|family| web.externally_accessible(&web.ports[0], family)),
+        expected
+    );
+    web.ports[0].node_port = Some(30080);
+    assert_eq!(
+        Family::BOTH.map(|family| web.externally_accessible(&web.ports[0], family)),
+        [true, true]
+    );
 }
 
 #[rstest]

@@ -199,6 +199,8 @@ fn one_slice(lines: &str) -> [Arc<EndpointSlice>; 1] {
     NOT_USED,
     true
 )]
+#[case::an_empty_zone_is_nobodys_zone(PLAIN, "", "10.0.0.1 zone=; 10.0.0.2 zone=b", "1 2", NOT_USED, true)]
+#[case::serving_alone_is_not_enough(PLAIN, "-", "10.0.0.1 s; 10.0.0.2 L s", "", NOT_USED, false)]
 #[case::endpoint_on_no_known_node_is_remote(ITP_LOCAL, "-", "10.0.0.1", NOT_USED, "", true)]
 fn categories(
     #[case] policies: Policies,
@@ -222,7 +224,7 @@ fn any_line() -> impl Strategy<Value = String> {
     (
         1..30u8,
         "[LR]?",
-        "[rtxu]",
+        "[rtxus]",
         "(|zone=a|zone=b|zone=a,b)",
         "(|node=here|node=n2)",
     )

@@ -110,6 +110,22 @@ fn terminating_endpoints(
     );
 }
 
+/// Silence is for clients that may find an endpoint on another node; with policy Cluster there is none to be found.
+#[test]
+fn only_a_local_scope_would_ever_drop() {
+    let mut store = synced_store();
+    let mut web = service("web");
+    (web.service_type, web.external_policy) = (ServiceType::NodePort, Local);
+    web.ports[0].node_port = Some(30080);
+    store.apply(apply_service(web));
+    store.apply(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1 L"))));
+    let port = only_port(&store);
+    assert_eq!(
+        (port.internal.when_empty, port.external.when_empty),
+        (WhenEmpty::Reject, WhenEmpty::Drop)
+    );
+}
+
 #[test]
 fn no_external_address_no_external_backends() {
     let mut store = synced_store();

@@ -4,7 +4,7 @@ use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::model::{EndpointSlice, Problem, Service, ServiceKey, SliceKey};
+use crate::model::{EndpointSlice, Problem, Service, ServiceKey, ServiceType, SliceKey};
 
 fn service(spec: &Value, ingress: &Value) -> (Service, Vec<Problem>) {
     let object = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
@@ -79,6 +79,28 @@ fn cluster_ips(#[case] spec: Value, #[case] expected: &[&str]) {
 #[case::config_without_affinity(json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}), None)]
 fn affinity(#[case] spec: Value, #[case] timeout_s: Option<u32>) {
     assert_eq!(service(&spec, &json!([])).0.affinity_timeout_s, timeout_s);
+}
+
+#[rstest]
+#[case::not_written(json!({}), ServiceType::ClusterIp)]
+#[case::cluster_ip(json!({"type": "ClusterIP"}), ServiceType::ClusterIp)]
+#[case::node_port(json!({"type": "NodePort"}), ServiceType::NodePort)]
+#[case::load_balancer(json!({"type": "LoadBalancer"}), ServiceType::LoadBalancer)]
+#[case::external_name(json!({"type": "ExternalName"}), ServiceType::ExternalName)]
+fn types(#[case] spec: Value, #[case] expected: ServiceType) {
+    assert_eq!(service(&spec, &json!([])).0.service_type, expected);
+}
+
+#[rstest]
+#[case::not_written(json!({"ports": [{"port": 80}]}), None, None)]
+#[case::zero_is_none(json!({"ports": [{"port": 80, "nodePort": 0}], "healthCheckNodePort": 0}), None, None)]
+#[case::written(json!({"ports": [{"port": 80, "nodePort": 30080}], "healthCheckNodePort": 32001}), Some(30080), Some(32001))]
+fn optional_ports(#[case] spec: Value, #[case] node_port: Option<u16>, #[case] health_port: Option<u16>) {
+    let (read, problems) = service(&spec, &json!([]));
+    assert_eq!(
+        (read.ports[0].node_port, read.health_check_node_port, problems),
+        (node_port, health_port, vec![])
+    );
 }
 
 #[rstest]

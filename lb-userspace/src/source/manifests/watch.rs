@@ -32,6 +32,16 @@ pub async fn run(
     changes: mpsc::Sender<Change>,
     status: watch::Sender<SourceStatus>,
 ) -> Result<(), Closed> {
+    follow(directory, changes, status, RESCAN).await
+}
+
+/// [`run`], looking without a sign this often.
+pub(super) async fn follow(
+    directory: PathBuf,
+    changes: mpsc::Sender<Change>,
+    status: watch::Sender<SourceStatus>,
+    rescan: Duration,
+) -> Result<(), Closed> {
     status.send_modify(|status| status.origin = format!("manifests in {}", directory.display()).into());
     let (sign, mut signs) = mpsc::channel(1);
     let mut watcher = DirectoryWatcher::new(directory.clone(), sign);
@@ -70,7 +80,7 @@ pub async fn run(
             problems.into_iter().chain(watcher.problem.clone()).collect(),
         );
         tokio::select! {
-            () = sleep(look_again_in.unwrap_or(RESCAN)) => {}
+            () = sleep(look_again_in.unwrap_or(rescan)) => {}
             Some(()) = signs.recv() => {
                 sleep(DEBOUNCE).await;
                 let _ = signs.try_recv();

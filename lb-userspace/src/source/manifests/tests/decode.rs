@@ -42,6 +42,10 @@ fn complaints(contents: &Contents) -> Vec<String> {
      labels: {kubernetes.io/service-name: b}}}]}".to_owned(), &["EndpointSlice default/a"])]
 #[case::empty_document("---\n---\n# nothing\n".to_owned(), &[])]
 #[case::byte_order_mark(format!("\u{feff}{}", service("web", "10.96.0.1")), &["Service default/web"])]
+#[case::nulls_as_tools_write_them(
+    "{apiVersion: v1, kind: Service, metadata: {name: a, creationTimestamp: null, labels: null, namespace: null}, \
+     spec: {clusterIP: 10.96.0.1, ports: null, externalIPs: ~}, status: {loadBalancer: {}}}".to_owned(),
+    &["Service default/a"])]
 #[case::unknown_fields("{apiVersion: v1, kind: Service, metadata: {name: a, x: 1}, spec: {clusterIP: 10.96.0.1, new: {deep: [1]}}, y: 2}".to_owned(),
     &["Service default/a"])]
 fn declared(#[case] text: String, #[case] expected: &[&str]) {

@@ -62,6 +62,24 @@ fn refused_with_a_reason_and_in_time(#[case] file: &str, #[case] text: String, #
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
+/// Limits are for one object; a list may be as long as a file.
+#[rstest]
+#[case::yaml("m.yaml")]
+#[case::json("m.json")]
+fn a_long_list_is_no_large_object(#[case] file: &str) {
+    let item = format!(
+        "{{\"kind\": \"Pod\", \"apiVersion\": \"v1\", \"spec\": [{}0]}}",
+        "0,".repeat(1000)
+    );
+    let text = format!(
+        "{{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": [{item}{}]}}",
+        format!(",{item}").repeat(210)
+    );
+    assert!(text.matches('0').count() > MAX_OBJECT_VALUES);
+    let complaint = complaint(file, &text);
+    assert!(complaint.contains("v1 Pod is ignored (211 times)"), "{complaint}");
+}
+
 #[test]
 fn a_thousand_problems_are_told_as_a_hundred() {
     let text = "--- {kind: Service, apiVersion: v1}\n".repeat(1000);

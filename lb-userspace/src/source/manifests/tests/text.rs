@@ -125,6 +125,20 @@ fn json_errors_have_lines(#[case] text: &str, #[case] line: u32, #[case] reason:
     assert!(!error.contains("at line"), "the line is said once: {error}");
 }
 
+/// Each list of items may cost as much as a file; there is one.
+#[rstest]
+#[case::yaml(yaml::read)]
+#[case::json(json::read)]
+fn nothing_is_taken_from_a_second_list_of_items(#[case] read: Read) {
+    let mut items = 0;
+    let read = read("{\"items\": [1, 2],\n\"items\": [3, 4]}", &mut |piece| {
+        items += usize::from(matches!(piece, Piece::Item(_)));
+        Ok(())
+    });
+    assert!(read.is_err());
+    assert_eq!(items, 2);
+}
+
 #[rstest]
 #[case::field("spec.ports[1].port", 5)]
 #[case::element("spec.ports[0]", 3)]

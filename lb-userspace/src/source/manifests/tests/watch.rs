@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::{service, slice, words};
 use crate::model::Change;
-use crate::source::manifests::run;
+use crate::source::manifests::watch::follow;
 use crate::source::{Closed, SourceStatus};
 
-/// Far below the five seconds after which the directory would be looked at anyway.
+/// Far below the minute after which most tests would look at the directory anyway.
 const SOON: Duration = Duration::from_secs(3);
 
 struct Lab {
@@ -24,15 +24,19 @@ struct Lab {
 }
 
 impl Lab {
-    /// Starts the source on a directory with these files and waits until it is synced.
+    /// Starts the source on a directory with these files and waits until it is synced. Only signs make it look again soon.
     async fn start(files: &[(&str, &str)]) -> (Self, Vec<String>) {
+        Self::start_with_rescan(files, Duration::from_secs(60)).await
+    }
+
+    async fn start_with_rescan(files: &[(&str, &str)], rescan: Duration) -> (Self, Vec<String>) {
         let temp = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(temp.path().join(name), text).unwrap();
         }
         let (sender, changes) = mpsc::channel(16);
         let (status_sender, status) = watch::channel(SourceStatus::default());
-        let task = tokio::spawn(run(temp.path().to_owned(), sender, status_sender));
+        let task = tokio::spawn(follow(temp.path().to_owned(), sender, status_sender, rescan));
         let mut lab = Self {
             temp,
             changes,
@@ -117,38 +121,26 @@ async fn edits_are_told_as_they_happen() {
     assert_eq!(lab.next().await, "-default/api", "a file deleted");
 }
 
-/// Time runs ahead while everybody waits, so that the look without a sign comes at once.
-#[tokio::test(start_paused = true)]
+/// An edit through a link's target gives no sign in the directory.
+#[tokio::test]
 async fn what_gives_no_sign_is_found_by_the_next_look() {
     let elsewhere = tempfile::tempdir().unwrap();
     let target = elsewhere.path().join("web.yaml");
     fs::write(&target, service("web", "10.96.0.1")).unwrap();
-    let (mut lab, _) = Lab::start(&[]).await;
+    let (mut lab, _) = Lab::start_with_rescan(&[], Duration::from_millis(50)).await;
     std::os::unix::fs::symlink(&target, lab.path("web.yaml")).unwrap();
-    assert_eq!(
-        lab.changes.recv().await.map(|change| words(&[change])),
-        Some(vec!["+default/web".to_owned()])
-    );
+    assert_eq!(lab.next().await, "+default/web");
     fs::write(&target, service("web", "10.96.0.2")).unwrap();
-    assert_eq!(
-        lab.changes.recv().await.map(|change| words(&[change])),
-        Some(vec!["+default/web".to_owned()])
-    );
+    assert_eq!(lab.next().await, "+default/web");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_directory_that_was_replaced_is_watched_again() {
-    let (mut lab, _) = Lab::start(&[]).await;
+    let (mut lab, _) = Lab::start_with_rescan(&[], Duration::from_millis(50)).await;
     fs::remove_dir(lab.temp.path()).unwrap();
-    while lab.status.borrow_and_update().problems.is_empty() {
-        lab.status.changed().await.unwrap();
-    }
+    lab.status(|status| !status.problems.is_empty()).await;
     fs::create_dir(lab.temp.path()).unwrap();
-    while !lab.status.borrow_and_update().problems.is_empty() {
-        lab.status.changed().await.unwrap();
-    }
-    // From here on by the clock on the wall: only a sign can be as quick as this.
-    tokio::time::resume();
+    lab.status(|status| status.problems.is_empty()).await;
     replace(&lab.path("web.yaml"), &service("web", "10.96.0.1"));
     assert_eq!(lab.next().await, "+default/web");
 }
