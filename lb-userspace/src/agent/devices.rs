@@ -33,6 +33,9 @@ impl Agent {
         self.put_node_addresses(devices);
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
         self.state_is_old = true;
+        if !std::mem::replace(&mut self.devices_followed, true) {
+            self.write_state();
+        }
     }
 
     fn attach(&mut self, device: &Device) -> DeviceState {

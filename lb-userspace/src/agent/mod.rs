@@ -71,7 +71,7 @@ const BATCH_MAX: usize = 16_384;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How often drop events are read (the kernel limits them, so the ring buffer can't overflow meanwhile) and the state
 /// file is written.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 type KernelReconciler = Reconciler<KernelTables<V4>, KernelTables<V6>>;
@@ -90,6 +90,8 @@ struct Agent {
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
     /// changes may come by the thousand.
     state_is_old: bool,
+    /// The devices that were there at the start have their programs: before that no packet is translated.
+    devices_followed: bool,
 }
 
 /// Runs until a signal asks to stop. The datapath goes on serving afterwards: that is what pins are for.
@@ -156,6 +158,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 while let Some(event) = events.next_event() {
                     events::report(&event, &agent.reconciler);
                 }
+                // Backends that are gone for good stop serving UDP flows with the end of their grace period.
+                agent.reconciler.collect();
                 agent.write_state();
             }
             _ = sweeps.tick() => agent.sweep(),
@@ -244,6 +248,7 @@ impl Agent {
             node: Node::default(),
             state,
             state_is_old: true,
+            devices_followed: false,
         })
     }
 
@@ -309,7 +314,7 @@ impl Agent {
         if !std::mem::take(&mut self.state_is_old) {
             return;
         }
-        self.state.ready = self.reconciler.is_ready();
+        self.state.ready = self.reconciler.is_ready() && self.devices_followed;
         self.state.services = self.reconciler.store().services().count();
         self.state.port_problems = self
             .reconciler
