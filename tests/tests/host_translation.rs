@@ -284,7 +284,7 @@ fn a_client_that_holds_every_port_of_a_backend_is_told_by_a_drop() {
         .expect("a packet with ports");
     assert_eq!(verdict, Verdict::Pass);
     assert!(
-        translated.sport % 2 == 0 && translated.sport >= SOURCE_PORT_MIN,
+        translated.sport.is_multiple_of(2) && translated.sport >= SOURCE_PORT_MIN,
         "{translated}"
     );
 }
