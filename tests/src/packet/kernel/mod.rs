@@ -9,5 +9,5 @@
 mod sandbox;
 mod world;
 
-pub use sandbox::in_kernel;
-pub use world::{KernelFamily, KernelWorld};
+pub use sandbox::{enter as enter_sandbox, in_kernel};
+pub use world::{KernelFamily, KernelWorld, test_context};

@@ -81,7 +81,10 @@ fn start() -> Sender<Job> {
 }
 
 /// Moves this thread into a network namespace of its own, onto one CPU.
-fn enter() -> Result<()> {
+///
+/// # Errors
+/// If this process isn't root.
+pub fn enter() -> Result<()> {
     let allowed = sched_getaffinity(None).context("ask for this thread's CPUs")?;
     let first = (0..CpuSet::MAX_CPU)
         .find(|cpu| allowed.is_set(*cpu))

@@ -273,8 +273,9 @@ const SK_BUFF_LEN: usize = 192;
 const SK_BUFF_INGRESS_IFINDEX: usize = 36;
 const SK_BUFF_IFINDEX: usize = 40;
 
-/// A context that says "on the loopback device", and whether the packet has come from a device at all.
-fn context(hook: Hook) -> [u8; SK_BUFF_LEN] {
+/// A context for a test run that says "on the loopback device", and whether the packet has come from a device at all.
+#[must_use]
+pub fn test_context(hook: Hook) -> [u8; SK_BUFF_LEN] {
     let mut context = [0; SK_BUFF_LEN];
     let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     put(SK_BUFF_IFINDEX, 1);
@@ -335,7 +336,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
     fn run(&mut self, shot: Shot<'_>) -> Result<Outcome> {
         // Room for an answer's headers.
         let mut frame = vec![0; shot.frame.len() + 256];
-        let context = context(shot.hook);
+        let context = test_context(shot.hook);
         let mut options = TestRunOptions::new();
         options.data_in = Some(shot.frame);
         options.data_out = Some(&mut frame);

@@ -1,0 +1,315 @@
+//! The floor under a datapath that keeps flows, for `cargo xtask bench packet`: parse, one look-up in an LRU table with
+//! our keys and values, one rewrite with checksums. And what the bench needs around it: a program that gives a packet
+//! the tuple of another flow before every run and then calls the program under test, and one that does nothing.
+//!
+//! Nothing here is part of the agent. It leaves out what a balancer can't do without (fragments, options, TCP states,
+//! times, checks against recycled entries), so that the distance to it is the price of these.
+
+#![no_std]
+#![no_main]
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC, xdp_action},
+    btf_maps::{Array, LruHashMap, ProgramArray},
+    helpers::generated::bpf_l4_csum_replace,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use lb_common::{
+    datapath::updated,
+    layout::{Family, Flow, FlowKey, Port, Proto, V4, V6, limits::FLOWS_DEFAULT},
+};
+
+/// Source and destination of a flow as 32-bit words as they lie in a header; IPv4 uses the first of four. Then the
+/// ports, source first.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tuple {
+    /// Source address.
+    pub src: [u32; 4],
+    /// Destination address.
+    pub dst: [u32; 4],
+    /// Source port in the first two octets, destination port in the others.
+    pub ports: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// Which tuples are next.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Cursor {
+    /// The tuple of the next packet.
+    pub next: u32,
+    /// Where it begins anew.
+    pub end: u32,
+}
+
+const TUPLES: usize = 1 << 20;
+
+#[btf_map]
+static BENCH_TUPLES: Array<Tuple, TUPLES, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static BENCH_CURSOR: Array<Cursor, 1> = Array::new();
+#[btf_map]
+static BENCH_TC: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static BENCH_XDP: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static FLOOR4: LruHashMap<FlowKey<<V4 as Family>::Addr>, Flow<<V4 as Family>::Addr>, { FLOWS_DEFAULT as usize }> =
+    LruHashMap::new();
+#[btf_map]
+static FLOOR6: LruHashMap<FlowKey<<V6 as Family>::Addr>, Flow<<V6 as Family>::Addr>, { FLOWS_DEFAULT as usize }> =
+    LruHashMap::new();
+
+/// A packet's octets.
+#[derive(Clone, Copy)]
+struct Octets {
+    start: usize,
+    end: usize,
+}
+
+impl Octets {
+    #[inline(always)]
+    fn at<T>(self, offset: usize) -> Option<*mut T> {
+        let place = self.start + offset;
+        (place + size_of::<T>() <= self.end).then(|| ptr::with_exposed_provenance_mut(place))
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: usize) -> Option<T> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: inside the packet as just compared; plain integers, at any alignment.
+        Some(unsafe { place.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn write<T: Copy>(self, offset: usize, value: T) -> Option<()> {
+        let place = self.at::<T>(offset)?;
+        // SAFETY: as in `read`, and nobody else has the packet.
+        unsafe { place.write_unaligned(value) };
+        Some(())
+    }
+}
+
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+
+/// Where things stand in a frame without options.
+trait Frame: Family {
+    const SRC: usize;
+    const DST: usize;
+    const PROTO: usize;
+    const L4: usize;
+    /// Octets of the header checksum.
+    const SUM: Option<usize>;
+    fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }>;
+}
+
+impl Frame for V4 {
+    const SRC: usize = 26;
+    const DST: usize = 30;
+    const PROTO: usize = 23;
+    const L4: usize = 34;
+    const SUM: Option<usize> = Some(24);
+
+    #[inline(always)]
+    fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }> {
+        &FLOOR4
+    }
+}
+
+impl Frame for V6 {
+    const SRC: usize = 22;
+    const DST: usize = 38;
+    const PROTO: usize = 20;
+    const L4: usize = 54;
+    const SUM: Option<usize> = None;
+
+    #[inline(always)]
+    fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }> {
+        &FLOOR6
+    }
+}
+
+#[inline(always)]
+fn key<F: Frame>(packet: Octets) -> Option<FlowKey<F::Addr>> {
+    let proto = packet.read::<u8>(F::PROTO)?;
+    if proto != Proto::TCP.0 && proto != Proto::UDP.0 {
+        return None;
+    }
+    Some(FlowKey::new(
+        packet.read(F::SRC)?,
+        Port { octets: packet.read(F::L4)? },
+        packet.read(F::DST)?,
+        Port { octets: packet.read(F::L4 + 2)? },
+        Proto(proto),
+    ))
+}
+
+/// What the checksum has to follow: where it is, what the addresses and the ports have added.
+struct Sum {
+    at: usize,
+    addresses: u16,
+    ports: u16,
+}
+
+#[inline(always)]
+fn rewrite<F: Frame>(packet: Octets) -> Option<Sum> {
+    let key = key::<F>(packet)?;
+    let flow = F::table().get_ptr(&key)?;
+    // SAFETY: the kernel keeps the element's memory until the program ends.
+    let flow = unsafe { &*flow };
+    packet.write(F::SRC, flow.src)?;
+    packet.write(F::DST, flow.dst)?;
+    packet.write(F::L4, flow.sport.octets)?;
+    packet.write(F::L4 + 2, flow.dport.octets)?;
+    if let Some(at) = F::SUM {
+        packet.write(at, updated(packet.read(at)?, flow.address_delta.into()))?;
+    }
+    Some(Sum {
+        at: F::L4 + if key.proto == Proto::TCP { 16 } else { 6 },
+        addresses: flow.address_delta,
+        ports: flow.port_delta,
+    })
+}
+
+#[inline(always)]
+fn translate(packet: Octets) -> Option<Sum> {
+    match packet.read::<u16>(12)? {
+        IPV4 => rewrite::<V4>(packet),
+        IPV6 => rewrite::<V6>(packet),
+        _ => None,
+    }
+}
+
+/// Makes an entry for the packet's flow.
+#[inline(always)]
+fn remember<F: Frame>(packet: Octets) -> Option<()> {
+    let key = key::<F>(packet)?;
+    let flow = Flow {
+        src: key.src,
+        dst: key.src,
+        sport: key.sport,
+        dport: key.dport,
+        address_delta: 1,
+        port_delta: 1,
+        ..Flow::default()
+    };
+    F::table().insert(&key, &flow, 0).ok()
+}
+
+#[inline(always)]
+fn put<F: Frame>(packet: Octets, tuple: &Tuple) -> Option<()> {
+    if F::SUM.is_some() {
+        packet.write(F::SRC, tuple.src[0])?;
+        packet.write(F::DST, tuple.dst[0])?;
+    } else {
+        packet.write(F::SRC, tuple.src)?;
+        packet.write(F::DST, tuple.dst)?;
+    }
+    packet.write(F::L4, tuple.ports)
+}
+
+/// Gives the packet the next tuple.
+#[inline(always)]
+fn restore(packet: Octets) -> Option<()> {
+    let cursor = BENCH_CURSOR.get_ptr_mut(0)?;
+    // SAFETY: the bench runs one packet at a time.
+    let cursor = unsafe { &mut *cursor };
+    let this = cursor.next;
+    cursor.next = if this + 1 < cursor.end { this + 1 } else { 0 };
+    let tuple = BENCH_TUPLES.get(this)?;
+    match packet.read::<u16>(12)? {
+        IPV4 => put::<V4>(packet, tuple),
+        IPV6 => put::<V6>(packet, tuple),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn skb(ctx: &TcContext) -> Octets {
+    Octets { start: ctx.data(), end: ctx.data_end() }
+}
+
+#[inline(always)]
+fn frame(ctx: &XdpContext) -> Octets {
+    Octets { start: ctx.data(), end: ctx.data_end() }
+}
+
+/// Restores and calls the program under test. Reached again only when there is none.
+#[classifier]
+pub fn bench_tc(ctx: TcContext) -> i32 {
+    if restore(skb(&ctx)).is_some() {
+        // SAFETY: nothing is left to be done here.
+        unsafe { BENCH_TC.tail_call(&ctx, 0) };
+    }
+    -2
+}
+
+/// As [`bench_tc`].
+#[xdp]
+pub fn bench_xdp(ctx: XdpContext) -> u32 {
+    if restore(frame(&ctx)).is_some() {
+        // SAFETY: nothing is left to be done here.
+        unsafe { BENCH_XDP.tail_call(&ctx, 0) };
+    }
+    xdp_action::XDP_ABORTED
+}
+
+#[classifier]
+pub fn nothing_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+#[xdp]
+pub fn nothing_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+#[classifier]
+pub fn fill_tc(ctx: TcContext) -> i32 {
+    let packet = skb(&ctx);
+    let done = match packet.read::<u16>(12) {
+        Some(IPV4) => remember::<V4>(packet),
+        Some(IPV6) => remember::<V6>(packet),
+        _ => None,
+    };
+    if done.is_some() { TC_ACT_UNSPEC } else { -2 }
+}
+
+#[classifier]
+pub fn floor_tc(ctx: TcContext) -> i32 {
+    let Some(sum) = translate(skb(&ctx)) else { return -2 };
+    // The checksum by the kernel's helper: a socket buffer's may be partial, which only the helper knows.
+    // SAFETY: the helper checks the packet's bounds itself; nothing refers to the packet any longer.
+    let done = unsafe {
+        bpf_l4_csum_replace(ctx.skb.skb, sum.at as u32, 0, sum.addresses.into(), u64::from(BPF_F_PSEUDO_HDR)) == 0
+            && bpf_l4_csum_replace(ctx.skb.skb, sum.at as u32, 0, sum.ports.into(), 0) == 0
+    };
+    if done { TC_ACT_UNSPEC } else { -2 }
+}
+
+#[xdp]
+pub fn floor_xdp(ctx: XdpContext) -> u32 {
+    let packet = frame(&ctx);
+    let done = translate(packet).and_then(|sum| {
+        let new = updated(packet.read(sum.at)?, u64::from(sum.addresses) + u64::from(sum.ports));
+        packet.write(sum.at, new)
+    });
+    if done.is_some() { xdp_action::XDP_PASS } else { xdp_action::XDP_ABORTED }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: code that could panic does not pass the verifier, which refuses endless loops.
+    loop {}
+}
+
+/// The kernel lends its GPL-only helpers to programs that say so.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,87 @@
+//! Benches: every figure that the documents name comes from here. `packet` is the price of a packet in the kernel,
+//! `sync` the way from a change to the tables.
+//!
+//! What a row means and how it is judged is in `docs/bench.md`; how figures are judged and shown in [`figure`], how
+//! samples become a figure in [`samples`]. The program itself is `src/bin/bench.rs`.
+
+pub mod figure;
+mod packet;
+mod population;
+mod samples;
+mod sync;
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+use figure::{Figure, Verdict};
+
+/// Measure Sluice on this machine. Without a verb all benches run, and what falls short is said at the end.
+///
+/// Exit code 0: no bar was missed. 1: one was. 2: a bench could not run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench --")]
+pub struct Options {
+    /// Which bench; all of them if none is named
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Also write the figures to a file, as a JSON list of {name, unit, value, bar, holds}
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
+    /// Fewer flows, Services and rounds: to see that the benches work, not to judge by
+    #[arg(long, global = true)]
+    quick: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum Verb {
+    /// Nanoseconds per packet of the loaded programs, by tier, flows and Services, against a floor program (about a minute)
+    Packet,
+    /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about half a minute)
+    Sync,
+}
+
+/// Runs what is asked for. True if no bar was missed.
+///
+/// # Errors
+/// If a bench can't run.
+pub fn run(options: &Options) -> Result<bool> {
+    let begin = Instant::now();
+    let wants = |verb| options.verb.is_none_or(|wanted| wanted == verb);
+    let mut figures = Vec::new();
+    if wants(Verb::Packet) {
+        figures.extend(packet::run(options.quick).context("bench packet")?);
+    }
+    if wants(Verb::Sync) {
+        figures.extend(sync::run(options.quick).context("bench sync")?);
+    }
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&figures)?;
+        fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+        println!("\nfigures: {}", path.display());
+    }
+    Ok(tell_verdict(&figures, options.quick, begin.elapsed().as_secs()))
+}
+
+/// Says what falls short. True if nothing does.
+fn tell_verdict(figures: &[Figure], quick: bool, took_s: u64) -> bool {
+    let with = |verdict| figures.iter().filter(move |figure| figure.verdict() == verdict);
+    let (held, noisy) = (with(Verdict::Holds).count(), with(Verdict::TooNoisy).count());
+    let missed: Vec<_> = with(Verdict::Missed).collect();
+    println!(
+        "\n{} figures in {took_s} s: {held} bars hold, {} missed, {noisy} not judged (too noisy)",
+        figures.len(),
+        missed.len()
+    );
+    for figure in &missed {
+        println!("  missed: {figure}");
+    }
+    if noisy > 0 {
+        println!("  Samples of a noisy figure differ too much to judge it: give the machine some quiet and run again.");
+    }
+    if quick {
+        println!("  --quick: too few samples to judge by.");
+    }
+    missed.is_empty()
+}

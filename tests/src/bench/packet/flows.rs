@@ -1,0 +1,179 @@
+//! Flows to measure with: opened by the datapath itself, visited in an order that no prefetcher knows.
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::layout::{Family, FlowKey, Port, Proto};
+
+use super::{
+    super::{
+        population::{PORT, cluster_ip},
+        samples::Samples,
+    },
+    Extent, check_counted, direction,
+    family::BenchFamily,
+    rig::{Callee, Cost, Program, Rig, Tuple},
+    there,
+};
+use crate::packet::sketch::{ACK, SYN};
+
+/// From which side a packet comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Direction {
+    Request,
+    Reply,
+}
+
+/// Ports of one client address.
+const PORTS_OF_CLIENT: u32 = 30_000;
+const FIRST_PORT: u32 = 10_000;
+
+/// Flows of one protocol, spread evenly over Services.
+pub(super) struct Flows<F: BenchFamily> {
+    proto: Proto,
+    services: u32,
+    /// Flows that are open: those of the numbers below.
+    open: Vec<FlowKey<F::Addr>>,
+    /// Number of the next flow that was never used.
+    fresh: u32,
+}
+
+impl<F: BenchFamily> Flows<F> {
+    pub(super) fn new(proto: Proto, services: u32) -> Self {
+        Self { proto, services, open: Vec::new(), fresh: 0 }
+    }
+
+    fn key(&self, number: u32) -> Result<FlowKey<F::Addr>> {
+        let client = client::<F>(number / PORTS_OF_CLIENT)?;
+        let frontend = F::address(cluster_ip(F::MODEL, number % self.services)).context("a ClusterIP of this family")?;
+        let port = Port::new((FIRST_PORT + number % PORTS_OF_CLIENT) as u16);
+        Ok(FlowKey::new(client, port, frontend, Port::new(PORT), self.proto))
+    }
+
+    fn unused(&mut self, count: u32) -> Result<Vec<FlowKey<F::Addr>>> {
+        let first = self.fresh;
+        self.fresh += count;
+        (first..self.fresh).map(|number| self.key(number)).collect()
+    }
+
+    fn frame(&self, flags: u8) -> Vec<u8> {
+        F::frame(self.proto, flags)
+    }
+
+    /// Opens flows until there are so many, and lets a packet of either direction pass in each.
+    pub(super) fn open(&mut self, rig: &mut Rig, count: u32) -> Result<()> {
+        let more = count.saturating_sub(self.open.len() as u32);
+        if more == 0 {
+            return Ok(());
+        }
+        let opened = self.unused(more)?;
+        rig.put_tuples(tuples::<F>(&opened))?;
+        let (before, drops_before) = rig.counted()?;
+        rig.run(Program::TcIngress, Callee::Ours, &self.frame(SYN), more)?;
+        let (after, drops) = rig.counted()?;
+        check_counted(&before, &after, more.into(), "opening flows")?;
+        ensure!(drops == drops_before, "{} packets were dropped while flows were opened", drops - drops_before);
+        rig.run(Program::TcIngress, Callee::Ours, &self.frame(ACK), more)?;
+        rig.put_tuples(tuples::<F>(&replies::<F>(rig, &opened)?))?;
+        rig.run(Program::TcEgress, Callee::Ours, &self.frame(SYN | ACK), more)?;
+        self.open.extend(opened);
+        Ok(())
+    }
+
+    /// Opens so many flows that all entries of the table are in use.
+    pub(super) fn overfill(&mut self, rig: &mut Rig) -> Result<()> {
+        let count = F::flows(rig).capacity;
+        let opened = self.unused(count)?;
+        rig.put_tuples(tuples::<F>(&opened))?;
+        rig.run(Program::TcIngress, Callee::Ours, &self.frame(SYN), count)?;
+        Ok(())
+    }
+
+    /// What packets of the open flows cost.
+    pub(super) fn measure(&mut self, rig: &mut Rig, extent: &Extent, program: Program) -> Result<Cost> {
+        let mut keys = match direction(program) {
+            Direction::Request => self.open.clone(),
+            Direction::Reply => replies::<F>(rig, &self.open)?,
+        };
+        shuffle(&mut keys);
+        let count = keys.len() as u32;
+        rig.put_tuples(tuples::<F>(&keys))?;
+        let frame = self.frame(ACK);
+        rig.run(Program::TcIngress, Callee::Fill, &frame, count)?;
+        rig.turn_to(0, count)?;
+        // Once as it will be measured, to see that it does what it should.
+        let (_, before) = rig.run(program, Callee::Nothing, &frame, 1)?;
+        for callee in [Callee::Floor, Callee::Ours] {
+            rig.turn_to(0, count)?;
+            let (_, after) = rig.run(program, callee, &frame, 1)?;
+            ensure!(after != before, "{program}: {callee:?} left the packet as it was");
+        }
+        rig.turn_to(0, count)?;
+        let counted = rig.counted()?;
+        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        for _ in 0..extent.rounds {
+            let (nothing, _) = rig.run(program, Callee::Nothing, &frame, extent.packets)?;
+            let (floor, _) = rig.run(program, Callee::Floor, &frame, extent.packets)?;
+            let (cost, _) = rig.run(program, Callee::Ours, &frame, extent.packets)?;
+            ours.push(cost - nothing);
+            floors.push((floor - nothing).max(1.0));
+        }
+        let after = rig.counted()?;
+        check_counted(&counted.0, &after.0, 0, "established flows")?;
+        ensure!(after.1 == counted.1, "{program}: packets of established flows were dropped");
+        Ok(Cost {
+            ratio: Some(ours.iter().zip(&floors).map(|(ours, floor)| ours / floor).collect()),
+            ours: Samples::from_iter(ours),
+        })
+    }
+
+    /// What the first packet of a flow costs: all are different.
+    pub(super) fn measure_new(&mut self, rig: &mut Rig, extent: &Extent, program: Program) -> Result<Cost> {
+        let each = extent.new_packets;
+        let count = each * extent.rounds;
+        let mut keys = self.unused(count)?;
+        shuffle(&mut keys);
+        rig.put_tuples(tuples::<F>(&keys))?;
+        let frame = self.frame(SYN);
+        let before = rig.counted()?;
+        let mut ours = Vec::new();
+        for round in 0..extent.rounds {
+            rig.turn_to(round * each, count)?;
+            let (nothing, _) = rig.run(program, Callee::Nothing, &frame, each)?;
+            rig.turn_to(round * each, count)?;
+            let (cost, _) = rig.run(program, Callee::Ours, &frame, each)?;
+            ours.push(cost - nothing);
+        }
+        let after = rig.counted()?;
+        check_counted(&before.0, &after.0, count.into(), "new flows")?;
+        ensure!(after.1 == before.1, "{program}: first packets were dropped");
+        Ok(Cost { ours: Samples::from_iter(ours), ratio: None })
+    }
+}
+
+fn client<F: BenchFamily>(number: u32) -> Result<<F as Family>::Addr> {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let (v4, v6) = (
+        Ipv4Addr::from(0x0af0_0001 + number),
+        Ipv6Addr::from(0xfd00_0cc0_u128 << 96 | u128::from(number + 1)),
+    );
+    [IpAddr::V4(v4), IpAddr::V6(v6)].into_iter().find_map(F::address).context("a client of this family")
+}
+
+fn tuples<F: BenchFamily>(keys: &[FlowKey<F::Addr>]) -> impl ExactSizeIterator<Item = Tuple> {
+    keys.iter().map(F::tuple)
+}
+
+fn replies<F: BenchFamily>(rig: &Rig, requests: &[FlowKey<F::Addr>]) -> Result<Vec<FlowKey<F::Addr>>> {
+    let reply = |key: &FlowKey<F::Addr>| Ok(F::reply(key, &there(F::flows(rig).get(key), "the entry of an open flow")?));
+    requests.iter().map(reply).collect()
+}
+
+/// Fisher and Yates, with numbers by Marsaglia's xorshift: the same order on every machine.
+fn shuffle<T>(values: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for end in (1..values.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        values.swap(end, (state % (end as u64 + 1)) as usize);
+    }
+}

@@ -1,0 +1,166 @@
+//! What the benches put into the tables: Services with five endpoints each on this node, both families, as a cluster
+//! has them.
+//!
+//! Addresses are computed, so that packets can be made for the Service of any number.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use lb_userspace::model::{
+    AddressType, Change, Endpoint, EndpointSlice, Family, OptOut, Protocol, Service, ServiceKey, ServicePort,
+    ServiceType, SliceKey, SlicePort, SyncedKind, TrafficPolicy,
+};
+
+/// The node on which all endpoints are.
+pub(super) const NODE: &str = "bench-node";
+/// What clients dial.
+pub(super) const PORT: u16 = 80;
+/// Where endpoints listen.
+pub(super) const TARGET_PORT: u16 = 8080;
+/// Endpoints of a Service.
+pub(super) const ENDPOINTS: u32 = 5;
+
+fn address(family: Family, v4_base: u32, v6_net: u16, number: u32) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from(v4_base + number).into(),
+        Family::V6 => Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(v6_net) << 96 | u128::from(number)).into(),
+    }
+}
+
+/// ClusterIP of the Service of a number.
+pub(super) fn cluster_ip(family: Family, service: u32) -> IpAddr {
+    address(family, 0x0a60_0001, 0x96, service)
+}
+
+/// Address of an endpoint of a Service.
+pub(super) fn endpoint(family: Family, service: u32, endpoint: u32) -> IpAddr {
+    address(family, 0x0ac8_0001, 0x200, service * ENDPOINTS + endpoint)
+}
+
+/// Which Services there are: their number, their families and the protocols of their ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Population {
+    /// How many.
+    pub(super) services: u32,
+    /// Of which families each is.
+    pub(super) families: &'static [Family],
+    /// For which protocols each has a port.
+    pub(super) protocols: &'static [Protocol],
+}
+
+fn key(service: u32) -> ServiceKey {
+    ServiceKey::new("bench", &format!("service-{service}"))
+}
+
+impl Population {
+    /// The Service of a number.
+    pub(super) fn service(&self, number: u32) -> Service {
+        let port = |protocol: &Protocol| ServicePort {
+            name: protocol.to_string().into(),
+            protocol: *protocol,
+            port: PORT,
+            node_port: None,
+        };
+        Service {
+            key: key(number),
+            service_type: ServiceType::ClusterIp,
+            cluster_ips: self.families.iter().map(|family| cluster_ip(*family, number)).collect(),
+            ports: self.protocols.iter().map(port).collect(),
+            external_ips: [].into(),
+            load_balancer_vips: [].into(),
+            source_ranges: [].into(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity_timeout_s: None,
+            health_check_node_port: None,
+            opt_out: OptOut::default(),
+        }
+    }
+
+    /// The slice of a Service in a family, with these of its endpoints.
+    pub(super) fn slice(&self, family: Family, number: u32, endpoints: impl IntoIterator<Item = u32>) -> EndpointSlice {
+        let endpoint = |place| Endpoint {
+            address: endpoint(family, number, place),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node_name: Some(NODE.into()),
+            zone_hints: [].into(),
+            node_hints: [].into(),
+        };
+        let port = |protocol: &Protocol| SlicePort {
+            name: Some(protocol.to_string().into()),
+            protocol: *protocol,
+            port: Some(TARGET_PORT),
+        };
+        EndpointSlice {
+            key: SliceKey::new("bench", &format!("service-{number}-{family}")),
+            service: Some(key(number)),
+            address_type: match family {
+                Family::V4 => AddressType::Ipv4,
+                Family::V6 => AddressType::Ipv6,
+            },
+            ports: self.protocols.iter().map(port).collect(),
+            endpoints: endpoints.into_iter().map(endpoint).collect(),
+            opt_out: OptOut::default(),
+        }
+    }
+
+    /// All that a source tells at its start.
+    pub(super) fn first_lists(self) -> impl Iterator<Item = Change> {
+        (0..self.services)
+            .flat_map(move |number| {
+                let slice =
+                    move |family: &Family| Change::SliceApply(Arc::new(self.slice(*family, number, 0..ENDPOINTS)));
+                let service = Change::ServiceApply(Arc::new(self.service(number)));
+                std::iter::once(service).chain(self.families.iter().map(slice))
+            })
+            .chain([SyncedKind::Services, SyncedKind::EndpointSlices].map(Change::Synced))
+    }
+
+    /// A Service of TCP and its slices, with so many endpoints each, as YAML documents.
+    pub(super) fn yaml(&self, number: u32, endpoints: u32) -> String {
+        let addresses: Vec<_> = self.families.iter().map(|family| format!("\"{}\"", cluster_ip(*family, number))).collect();
+        let families: Vec<_> = self.families.iter().map(|family| api_name(*family)).collect();
+        let mut text = String::new();
+        // Writing to a string can't fail.
+        let _ = write!(
+            text,
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}, namespace: bench}}\nspec:\n  \
+             type: ClusterIP\n  clusterIP: {}\n  clusterIPs: [{}]\n  ipFamilies: [{}]\n  ports:\n  \
+             - {{name: TCP, protocol: TCP, port: {PORT}, targetPort: {TARGET_PORT}}}\n---\n",
+            addresses[0],
+            addresses.join(", "),
+            families.join(", "),
+        );
+        for family in self.families {
+            let _ = write!(
+                text,
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: service-{number}-{family}\n  \
+                 namespace: bench\n  labels: {{kubernetes.io/service-name: service-{number}}}\naddressType: {}\n\
+                 ports:\n- {{name: TCP, protocol: TCP, port: {TARGET_PORT}}}\nendpoints:\n",
+                api_name(*family)
+            );
+            for place in 0..endpoints {
+                let address = endpoint(*family, number, place);
+                let _ = writeln!(
+                    text,
+                    "- {{addresses: [\"{address}\"], conditions: {{ready: true, serving: true, terminating: false}}, \
+                     nodeName: {NODE}}}"
+                );
+            }
+            text.push_str("---\n");
+        }
+        text
+    }
+}
+
+fn api_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
