@@ -8,8 +8,5 @@ mod publish;
 mod ranges;
 mod reconciler;
 
-#[cfg(test)]
-mod tests;
-
 pub use publish::{Fill, PublishError, Publisher, Retired};
 pub use reconciler::{PortProblem, Reconciler};
