@@ -23,7 +23,7 @@ use lb_common::{
 use lb_userspace::{
     model::{Family, Protocol, ServiceKey},
     plan::{self, BackendState, DesiredPort, Frontend, FrontendKind, PortId, Scope, WhenEmpty},
-    reconcile::Publisher,
+    reconcile::{Publisher, Siblings},
     tables::{Capacity, MemoryTables, Tables as _, Write},
 };
 
@@ -105,7 +105,7 @@ fn record(steps: &[Step], pace: Pace) -> History {
         match endpoints {
             Some(endpoints) => {
                 publisher
-                    .publish(&port_id(service), &desired(service, endpoints), &[])
+                    .publish(&port_id(service), &desired(service, endpoints), &Siblings::default())
                     .expect("it fits");
                 now.push((service, endpoints.clone()));
             }

@@ -7,6 +7,8 @@ pub mod grace;
 mod publish;
 mod ranges;
 mod reconciler;
+mod siblings;
 
 pub use publish::{Fill, PublishError, Publisher, Retired};
 pub use reconciler::{PortProblem, Reconciler};
+pub use siblings::Siblings;

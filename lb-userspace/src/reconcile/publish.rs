@@ -16,9 +16,12 @@ use std::collections::{BTreeMap, HashMap};
 use lb_common::layout::{Backend, BackendFlags, FrontendKey, Label, Port, Proto, Scope as ScopeWord};
 use thiserror::Error;
 
-use super::ranges::Ranges;
+use super::{
+    ranges::Ranges,
+    siblings::{Siblings, is_of},
+};
 use crate::{
-    model::Protocol,
+    model::{Protocol, ServiceKey},
     plan::{BackendState, DesiredPort, PortId, Scope, WhenEmpty},
     tables::{Capacity, TableError, TableFamily, Tables},
 };
@@ -127,10 +130,12 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) free_backends: Ranges,
     pub(super) free_numbers: Ranges,
     retired: Retired,
+    /// A frontend was given up since somebody last asked.
+    freed: bool,
 }
 
 /// The protocol number, if the datapath knows the protocol.
-fn proto(protocol: Protocol) -> Option<Proto> {
+pub(super) fn proto(protocol: Protocol) -> Option<Proto> {
     match protocol {
         Protocol::Tcp => Some(Proto::TCP),
         Protocol::Udp => Some(Proto::UDP),
@@ -158,6 +163,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             free_backends: Ranges::new(1, backends),
             free_numbers: Ranges::new(0, services),
             retired: Retired::default(),
+            freed: false,
         }
     }
 
@@ -198,20 +204,21 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         self.ports.keys()
     }
 
-    /// Brings a port to its desired state. True if anything was written. Frontends of the ports that are `leaving` are
-    /// taken over in one step, so that a renamed port is never without.
+    /// Brings a port to its desired state. True if anything was written. Frontends move between the ports of one Service
+    /// in one step, so that a renamed port, or one of two that swap their numbers, is never without: see [`Siblings`].
     ///
     /// # Errors
     /// See [`PublishError`]. The port is then as it was before, but for frontends that another port has, which alone
     /// are left out.
-    pub fn publish(&mut self, id: &PortId, desired: &DesiredPort, leaving: &[PortId]) -> Result<bool, PublishError> {
+    pub fn publish(
+        &mut self,
+        id: &PortId,
+        desired: &DesiredPort,
+        siblings: &Siblings<'_>,
+    ) -> Result<bool, PublishError> {
         let Some(proto) = proto(id.protocol) else {
             return Ok(false);
         };
-        let leaving: Vec<u32> = leaving
-            .iter()
-            .filter_map(|id| Some(self.ports.get(id)?.number))
-            .collect();
         let label = label(id);
         let known = self.ports.contains_key(id);
         let mut port = match self
@@ -229,7 +236,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             },
         };
         let is_new = !self.labels.contains_key(&port.number);
-        let result = self.bring(&label, proto, &mut port, desired, &leaving);
+        let result = self.bring(id, proto, &mut port, desired, siblings);
         match result {
             Ok((wrote, taken)) => {
                 self.adopted.remove(&label);
@@ -247,11 +254,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     fn bring(
         &mut self,
-        label: &str,
+        id: &PortId,
         proto: Proto,
         port: &mut Published<F::Addr>,
         desired: &DesiredPort,
-        leaving: &[u32],
+        siblings: &Siblings<'_>,
     ) -> Result<(bool, Option<PublishError>), PublishError> {
         let mut wrote = false;
         let internal = self.prepare(&port.internal, &desired.internal)?;
@@ -261,12 +268,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             wrote = true;
         }
         if !self.labels.contains_key(&port.number) {
-            if let Err(error) = self.tables.put_label(port.number, &Label::new(label)) {
+            let label = label(id);
+            if let Err(error) = self.tables.put_label(port.number, &Label::new(&label)) {
                 self.tables.put_internal_scope(port.number, ScopeWord::ABSENT);
                 self.retire_scope(std::mem::take(&mut port.internal));
                 return Err(error.into());
             }
-            self.labels.insert(port.number, label.to_owned());
+            self.labels.insert(port.number, label);
             wrote = true;
         }
         let mut taken = None;
@@ -278,8 +286,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let key = FrontendKey::new(address, Port::new(frontend.port), proto);
             match self.owners.get(&key) {
                 Some(&owner) if owner == port.number => keep.push(key),
-                Some(owner) if !leaving.contains(owner) => {
-                    let owner = self.labels.get(owner).cloned().unwrap_or_default();
+                Some(&owner) if !self.is_sibling(owner, id, siblings) => {
+                    let owner = self.labels.get(&owner).cloned().unwrap_or_default();
                     taken = Some(PublishError::Taken {
                         address: frontend.address,
                         port: frontend.port,
@@ -297,12 +305,18 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             }
         }
         for key in std::mem::take(&mut port.frontends) {
-            if keep.contains(&key) {
+            // Another port of the Service may have taken it over, or is about to.
+            if keep.contains(&key) || self.owners.get(&key) != Some(&port.number) {
+                continue;
+            }
+            if siblings.claim::<F>(&key) {
+                keep.push(key);
                 continue;
             }
             match self.tables.remove_frontend(&key) {
                 Ok(()) => {
                     self.owners.remove(&key);
+                    self.freed = true;
                     wrote = true;
                 }
                 // Still there: keep it in the books, so that the next attempt removes it.
@@ -314,6 +328,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         port.frontends = keep;
         Ok((wrote, taken))
+    }
+
+    /// Whether a frontend was given up since the last call: another port may wait for it.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     /// Takes a port away. True if it was there.
@@ -331,13 +350,19 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         result.map(|()| true)
     }
 
-    /// Takes away everything that an earlier agent left and nobody has asked for. Returns the names.
+    /// Takes away everything that an earlier agent left and nobody has asked for, but for ports of Services that are
+    /// `held`: their frontends are still to be taken over. Returns the names.
     ///
     /// # Errors
     /// If the kernel refuses; what could not be removed stays in the books.
-    pub fn withdraw_unclaimed(&mut self) -> Result<Vec<String>, PublishError> {
-        let mut names = Vec::new();
-        while let Some((label, mut port)) = self.adopted.pop_first() {
+    pub fn withdraw_unclaimed(&mut self, held: &[ServiceKey]) -> Result<Vec<String>, PublishError> {
+        let is_held = |label: &String| held.iter().any(|service| is_of(label, service));
+        let labels: Vec<String> = self.adopted.keys().filter(|label| !is_held(label)).cloned().collect();
+        let mut names = Vec::with_capacity(labels.len());
+        for label in labels {
+            let Some(mut port) = self.adopted.remove(&label) else {
+                continue;
+            };
             if let Err(error) = self.remove(&mut port) {
                 self.adopted.insert(label, port);
                 return Err(error);
@@ -359,6 +384,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             if self.owners.get(&key) == Some(&port.number) {
                 self.tables.remove_frontend(&key)?;
                 self.owners.remove(&key);
+                self.freed = true;
             }
             port.frontends.pop();
         }

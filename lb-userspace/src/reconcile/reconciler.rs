@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::{
     grace::GraceThread,
     publish::{Fill, PublishError, Publisher, Retired},
+    siblings::Siblings,
 };
 use crate::{
     model::{Change, Dirty, Family, NodeView, ServiceKey, Store},
@@ -42,6 +43,8 @@ pub struct Reconciler<T4, T6> {
     v6: Publisher<V6, T6>,
     ports: HashMap<ServiceKey, Vec<PortId>>,
     problems: BTreeMap<PortId, String>,
+    /// Services for which the kernel refused a write at the last attempt.
+    refused: BTreeSet<ServiceKey>,
     first_sync_done: bool,
     grace: Option<GraceThread<BothRetired>>,
 }
@@ -64,6 +67,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             v6: Publisher::adopt(v6)?,
             ports: HashMap::new(),
             problems: BTreeMap::new(),
+            refused: BTreeSet::new(),
             first_sync_done: false,
             grace,
         })
@@ -165,8 +169,12 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
 
     /// Takes away what an earlier agent served and that is gone.
     fn withdraw_unclaimed(&mut self) {
-        let withdrawn = self.v4.withdraw_unclaimed().and_then(|mut names| {
-            names.extend(self.v6.withdraw_unclaimed()?);
+        if !self.v4.has_unclaimed() && !self.v6.has_unclaimed() {
+            return;
+        }
+        let held: Vec<ServiceKey> = self.refused.iter().cloned().collect();
+        let withdrawn = self.v4.withdraw_unclaimed(&held).and_then(|mut names| {
+            names.extend(self.v6.withdraw_unclaimed(&held)?);
             Ok(names)
         });
         match withdrawn {
@@ -193,6 +201,8 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         for key in services {
             self.bring(&key);
         }
+        // What an earlier agent left may have been held until now.
+        self.withdraw_unclaimed();
         self.order_grace();
         self.is_settled()
     }
@@ -201,35 +211,52 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     fn bring(&mut self, key: &ServiceKey) -> bool {
         let planned = plan_service(&self.store, self.store.node(), key);
         let before = self.ports.remove(key).unwrap_or_default();
-        let leaving: Vec<PortId> = before
-            .into_iter()
-            .filter(|id| !planned.iter().any(|(planned, _)| planned == id))
-            .collect();
-        let mut now = Vec::with_capacity(planned.len());
-        for (id, desired) in planned {
+        let siblings = Siblings {
+            before: &before,
+            planned: &planned,
+        };
+        let mut refused = false;
+        for (id, desired) in &planned {
             let result = match id.family {
-                Family::V4 => self.v4.publish(&id, &desired, &leaving),
-                Family::V6 => self.v6.publish(&id, &desired, &leaving),
+                Family::V4 => self.v4.publish(id, desired, &siblings),
+                Family::V6 => self.v6.publish(id, desired, &siblings),
             };
-            self.note(&id, result);
-            now.push(id);
+            refused |= matches!(result, Err(PublishError::Table(_)));
+            self.note(id, result);
         }
-        let freed = !leaving.is_empty();
-        for id in leaving {
+        if refused {
+            self.refused.insert(key.clone());
+        } else {
+            self.refused.remove(key);
+        }
+        let mut now: Vec<PortId> = planned.iter().map(|(id, _)| id.clone()).collect();
+        for id in &before {
+            if planned.iter().any(|(planned, _)| planned == id) {
+                continue;
+            }
+            // The kernel refused to let another port take over: this one serves until the next attempt.
+            let awaited = match id.family {
+                Family::V4 => self.v4.is_awaited(id, &siblings),
+                Family::V6 => self.v6.is_awaited(id, &siblings),
+            };
+            if refused && awaited {
+                now.push(id.clone());
+                continue;
+            }
             let result = match id.family {
-                Family::V4 => self.v4.withdraw(&id),
-                Family::V6 => self.v6.withdraw(&id),
+                Family::V4 => self.v4.withdraw(id),
+                Family::V6 => self.v6.withdraw(id),
             };
             if result.is_err() {
                 // Still in the tables: kept in the books, so that it is tried again.
                 now.push(id.clone());
             }
-            self.note(&id, result);
+            self.note(id, result);
         }
         if !now.is_empty() {
             self.ports.insert(key.clone(), now);
         }
-        freed
+        self.v4.take_freed() | self.v6.take_freed()
     }
 
     fn note(&mut self, id: &PortId, result: Result<bool, PublishError>) {
