@@ -18,6 +18,8 @@
 //! ```
 
 mod books;
+mod cluster;
+mod exchange;
 mod http_load;
 mod http_server;
 mod latency;
@@ -30,6 +32,8 @@ mod udp_sessions;
 mod worker;
 
 pub use books::{Expect, Phase, PhaseReport, Sightings, Window};
+pub use cluster::Cluster;
+pub use exchange::{Answer, Over};
 pub use http_load::{HttpLoad, HttpPlan};
 pub use latency::Latency;
 pub use long_lived::{Entry, LongLived, LongLivedPlan, LongLivedReport};

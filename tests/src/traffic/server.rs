@@ -64,10 +64,15 @@ impl Server {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        let datagrams = |port: u16| -> Result<std::net::UdpSocket> {
-            let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
+        // One socket for each address, as servers on hosts with several do it: what a socket of all addresses sends comes from the
+        // one that the route prefers, and the client doesn't know it.
+        let datagrams = |port: u16| -> Result<Vec<std::net::UdpSocket>> {
+            let sockets = host.addresses().map(|address| {
+                let socket = std::net::UdpSocket::bind((address, port))?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
+            sockets.into_iter().collect()
         };
         let (http, echo, udp) = host
             .run(|| -> Result<_> {
@@ -100,9 +105,9 @@ impl Server {
                     greet_and_echo(Arc::clone(&name), stream, peer)
                 }));
             }
-            if let Some(socket) = udp {
+            for socket in udp.into_iter().flatten() {
                 let socket = UdpSocket::from_std(socket).expect(in_runtime);
-                tokio::spawn(answer_datagrams(Arc::clone(&name), socket, tally));
+                tokio::spawn(answer_datagrams(Arc::clone(&name), socket, Arc::clone(&tally)));
             }
             stop.requested().await;
         })?;
