@@ -5,11 +5,12 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
     },
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{ChecksumChange, Header, Packet, header::Draft, updated};
+use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, header::Draft, updated};
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -18,6 +19,13 @@ const BPF_F_IPV6: u64 = 1 << 7;
 pub struct Skb<'a, const LINK: usize>(pub &'a TcContext);
 
 impl<const LINK: usize> Skb<'_, LINK> {
+    /// Gives a packet without link header one, of zeros: what is redirected needs one.
+    #[inline(always)]
+    pub fn have_link_header(&mut self) -> bool {
+        // SAFETY: the context is the program's own; references into the packet end with `&mut self`.
+        LINK != 0 || unsafe { bpf_skb_change_head(self.0.skb.skb, size_of::<Ethernet>() as u32, 0) == 0 }
+    }
+
     #[inline(always)]
     fn add_to_checksum(&mut self, offset: usize, delta: u16, flags: u64) -> bool {
         // SAFETY: the helper checks the packet's bounds itself; references into the packet end with `&mut self`.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `Pass` | `TC_ACT_UNSPEC`: on to the next program of the device, or the stack | `XDP_PASS` |
 //! | `Route` | FIB look-up, then `bpf_redirect_neigh` or up through loopback | never |
+//! | `Deliver` | up through loopback, unless it is there already | never |
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
 
@@ -29,9 +30,11 @@ fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
     match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Route => reroute::<LINK>(ctx),
+        Verdict::Deliver if ifindex == route::LOOPBACK => TC_ACT_UNSPEC,
+        Verdict::Deliver => deliver::<LINK>(ctx),
         Verdict::Refuse => {
             if answer::<LINK>(ctx) {
-                route::back(ifindex, hook != Hook::Ingress)
+                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
             } else {
                 TC_ACT_SHOT
             }
@@ -55,6 +58,15 @@ fn reroute<const LINK: usize>(ctx: &TcContext) -> i32 {
         outline::reroute(ctx)
     } else {
         outline::reroute_l3(ctx)
+    }
+}
+
+#[inline(always)]
+fn deliver<const LINK: usize>(ctx: &TcContext) -> i32 {
+    if LINK == ETHERNET {
+        outline::deliver(ctx)
+    } else {
+        outline::deliver_l3(ctx)
     }
 }
 
@@ -91,7 +103,7 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
     match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex }) {
-        Verdict::Pass | Verdict::Route | Verdict::Refuse => xdp_action::XDP_PASS,
+        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }
 }

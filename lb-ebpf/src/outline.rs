@@ -107,6 +107,30 @@ pub fn reroute_l3(ctx: &TcContext) -> i32 {
     lb_reroute_l3(ctx.skb.skb)
 }
 
+/// Gives the packet to the host itself, from an Ethernet device.
+#[inline(always)]
+pub fn deliver(ctx: &TcContext) -> i32 {
+    lb_deliver(ctx.skb.skb)
+}
+
+/// Gives the packet to the host itself, from a device without link header.
+#[inline(always)]
+pub fn deliver_l3(ctx: &TcContext) -> i32 {
+    lb_deliver_l3(ctx.skb.skb)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn lb_deliver(skb: *mut __sk_buff) -> i32 {
+    route::up::<14>(&TcContext::new(skb))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn lb_deliver_l3(skb: *mut __sk_buff) -> i32 {
+    route::up::<0>(&TcContext::new(skb))
+}
+
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn lb_reroute(skb: *mut __sk_buff) -> i32 {

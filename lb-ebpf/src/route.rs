@@ -1,6 +1,6 @@
 //! Verdicts that need the kernel's help: a new route for what the host itself sends, and the way back for answers.
 
-use core::mem;
+use core::mem::{self, offset_of};
 
 use aya_ebpf::{
     bindings::{
@@ -10,18 +10,28 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use lb_common::datapath::{Ipv4, Ipv6, Packet};
+use lb_common::datapath::{Ethernet, Ipv4, Ipv6, Packet};
 
 use crate::frame::Skb;
 
 /// The loopback device has index 1 in every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// Sends an answer back: out of the device on which the packet came in, or up to the host that wanted to send it.
 #[inline(always)]
-pub fn back(ifindex: u32, to_host: bool) -> i32 {
+pub fn answer<const LINK: usize>(ctx: &TcContext, ifindex: u32, to_host: bool) -> i32 {
+    // Where there is no link header to turn around, the route says the way: that of some tunnels names the other end.
+    if LINK == 0 && !to_host && Skb::<LINK>(ctx).have_link_header() {
+        // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
+        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
+    redirect(ifindex, to_host)
+}
+
+#[inline(always)]
+fn redirect(ifindex: u32, to_host: bool) -> i32 {
     let flags = if to_host { u64::from(BPF_F_INGRESS) } else { 0 };
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(ifindex, flags) as i32 }
@@ -31,7 +41,7 @@ pub fn back(ifindex: u32, to_host: bool) -> i32 {
 /// to the service address. Leaves the packet on it when the host doesn't forward and the kernel won't tell a better.
 #[inline(always)]
 pub fn anew<const LINK: usize>(ctx: &TcContext) -> i32 {
-    let skb = Skb::<LINK>(ctx);
+    let mut skb = Skb::<LINK>(ctx);
     // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
     let mut query: FibLookup = unsafe { mem::zeroed() };
     query.ifindex = LOOPBACK;
@@ -51,12 +61,28 @@ pub fn anew<const LINK: usize>(ctx: &TcContext) -> i32 {
     // SAFETY: context and query are the program's own and of the length given.
     let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
     match found as u32 {
-        // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => unsafe {
-            bpf_redirect_neigh(query.ifindex, core::ptr::null_mut(), 0, 0) as i32
-        },
-        BPF_FIB_LKUP_RET_NOT_FWDED => back(LOOPBACK, true),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => {
+            // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
+            unsafe { bpf_redirect_neigh(query.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+        }
+        BPF_FIB_LKUP_RET_NOT_FWDED => up::<LINK>(ctx),
         _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// Gives the packet to the host itself: it arrives on the loopback device.
+#[inline(always)]
+pub fn up<const LINK: usize>(ctx: &TcContext) -> i32 {
+    let mut skb = Skb::<LINK>(ctx);
+    // Four octets: the verifier doesn't follow a comparison for a single one.
+    let is_v6 = skb.header::<[u8; 4]>(LINK).is_some_and(|first| first[0] >> 4 == 6);
+    let ethertype = if is_v6 { Ethernet::IPV6 } else { Ethernet::IPV4 };
+    // The stack takes only what is addressed to the device, and the address of loopback is zero.
+    let addressed = skb.have_link_header() && skb.store(0, &[0_u8; 6]);
+    if addressed && (LINK != 0 || skb.store(offset_of!(Ethernet, ethertype), &ethertype)) {
+        redirect(LOOPBACK, true)
+    } else {
+        TC_ACT_UNSPEC
     }
 }
 

@@ -144,18 +144,18 @@ proptest! {
         let world = in_version(version, &parties, proto);
         let variant = Variant { version, proto, link: Link::Ethernet };
         let make = |tuple: Tuple| encode(&sketch::any(&tuple.to_string()).says(&payload), variant);
-        let (to, back, verdict) = if by_host {
-            (Hook::EgressLocal, Hook::Ingress, Verdict::Route)
+        let ((to, there), (back, home)) = if by_host {
+            ((Hook::EgressLocal, Verdict::Route), (Hook::Ingress, Verdict::Deliver))
         } else {
-            (Hook::Ingress, Hook::EgressForwarded, Verdict::Pass)
+            ((Hook::Ingress, Verdict::Pass), (Hook::EgressForwarded, Verdict::Pass))
         };
         let dialled = make(parties.dialled());
-        prop_assert_eq!(through(&world, to, &dialled), (verdict, make(parties.reaches())));
+        prop_assert_eq!(through(&world, to, &dialled), (there, make(parties.reaches())));
         let answered = make(parties.answered());
-        prop_assert_eq!(through(&world, back, &answered), (Verdict::Pass, make(parties.comes_back())));
+        prop_assert_eq!(through(&world, back, &answered), (home, make(parties.comes_back())));
         // The packet turned around on its way is the packet turned around before it.
         let (_, reached) = through(&world, to, &dialled);
-        prop_assert_eq!(through(&world, back, &turned(&reached, version)), (Verdict::Pass, turned(&dialled, version)));
+        prop_assert_eq!(through(&world, back, &turned(&reached, version)), (home, turned(&dialled, version)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn there_and_back(row: Row, dress: impl Fn(Sketch) -> Sketch) -> Row {
         .gets_rerouted("node:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .ingress(dress(any("pod:8080 > node:40000")))
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
 }
 
 /// Both families.

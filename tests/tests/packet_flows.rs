@@ -86,7 +86,7 @@ fn a_process_of_the_host_is_translated_where_its_packets_leave_and_gets_a_route(
             "pod:8080 > node:40000 => web:80 > node:40000 | in reply host",
         ])
         .ingress(any("pod:8080 > node:40000").syn_ack())
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .host_egress(any("node:40000 > web:80").says(b"GET /"))
         .gets_rerouted("node:40000 > pod:8080")
         .leaving(&[
@@ -104,7 +104,7 @@ fn a_process_of_the_host_reaches_a_backend_on_this_node() {
         .gets_rerouted("node:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .ingress(any("pod:8080 > node:40000").syn_ack())
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .leaving(&[
             "node:40000 > web:80 => node:40000 > pod:8080 | out host local seen",
             "pod:8080 > node:40000 => web:80 > node:40000 | in reply host local seen",
@@ -221,9 +221,9 @@ fn a_process_of_the_host_with_one_port_to_two_frontends_gets_another_source_port
         .gets_rerouted("node:* > pod:8080")
         .counting(&[FlowsCreated, PortsTranslated])
         .ingress(any("pod:8080 > node:*").syn_ack())
-        .becomes("api:443 > node:40000")
+        .gets_delivered("api:443 > node:40000")
         .ingress(any("pod:8080 > node:40000").syn_ack())
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .run();
 }
 

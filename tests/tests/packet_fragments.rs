@@ -65,11 +65,11 @@ fn fragments_of_a_process_of_the_host_are_rerouted_all() {
         .host_egress(last)
         .gets_rerouted("node:40000 > pod:8080")
         .ingress(reply_first)
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .ingress(reply_middle)
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .ingress(reply_last)
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .run();
 }
 

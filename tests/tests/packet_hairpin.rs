@@ -176,6 +176,6 @@ fn a_connection_of_the_host_to_the_pod_keeps_its_port_and_the_pod_gets_another()
         .ingress(any("pod:8080 > node:*").syn_ack())
         .becomes("pod:8080 > pod:40000")
         .ingress(any("pod:8080 > node:40000").syn_ack())
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .run();
 }

@@ -19,7 +19,7 @@ fn is_ours(row: impl Fn() -> Row, dress: impl Fn(Sketch) -> Sketch) {
         .gets_rerouted("node:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .ingress(dress(any("pod:8080 > node:40000")))
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .run();
 }
 

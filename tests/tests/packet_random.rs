@@ -61,7 +61,14 @@ fn host_and_kernel_agree_on_random_stories() {
     println!("{stories} stories from seed {first}: {total:?}");
     // A generator that no longer makes interesting packets would agree on everything, too.
     let all: usize = total.values().sum();
-    for what in ["translated", "rerouted", "answered", "dropped", "untouched"] {
+    for what in [
+        "translated",
+        "rerouted",
+        "delivered",
+        "answered",
+        "dropped",
+        "untouched",
+    ] {
         let count = total.get(what).copied().unwrap_or(0);
         assert!(
             count * 200 > all,
@@ -128,6 +135,7 @@ fn compare<F: HostFamily + KernelFamily>(stage: &mut Stage<'_, F>, scrap: &Scrap
         Verdict::Pass if host.outcome.frame == scrap.frame => "untouched",
         Verdict::Pass => "translated",
         Verdict::Route => "rerouted",
+        Verdict::Deliver => "delivered",
         Verdict::Refuse if scrap.hook != Hook::Xdp => "answered",
         Verdict::Refuse | Verdict::Drop(_) => "dropped",
     };

@@ -70,7 +70,7 @@ fn replies_to_a_process_of_the_host_are_left_to_tc() {
         .xdp(any("pod:8080 > node:40000").syn_ack())
         .stays_untouched()
         .ingress(any("pod:8080 > node:40000").syn_ack())
-        .becomes("web:80 > node:40000")
+        .gets_delivered("web:80 > node:40000")
         .run();
 }
 

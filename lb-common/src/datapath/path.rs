@@ -26,6 +26,9 @@ pub enum Verdict {
     Pass,
     /// Translated, and sent by the host itself: it needs a route to its new destination.
     Route,
+    /// Translated, and for a process of the host itself: it arrives through loopback. On the device that it came by, its
+    /// source, a service address, would be a stranger to `rp_filter` and to firewalls that ask the same.
+    Deliver,
     /// Its sender is to be told that nobody listens: [`refuse`] makes the answer.
     Refuse,
     /// Gone, counted and reported.
@@ -126,10 +129,10 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     }
     match follow::<F, W>(world, &parsed, hook) {
         Followed::Rewrite(flags) => {
-            let done = if flags.has(FlowFlags::HOST_CLIENT) && !flags.has(FlowFlags::REPLY) {
-                Verdict::Route
-            } else {
-                Verdict::Pass
+            let done = match (flags.has(FlowFlags::HOST_CLIENT), flags.has(FlowFlags::REPLY)) {
+                (true, false) => Verdict::Route,
+                (true, true) => Verdict::Deliver,
+                (false, _) => Verdict::Pass,
             };
             finish::<F, P, W>(packet, world, &parsed, done)
         }

@@ -62,14 +62,11 @@ impl Agent {
             Framing::Ethernet => LinkKind::Ethernet,
             Framing::None => LinkKind::None,
         };
-        if let Some(changed) = sysctl::prepare_device(&device.name)
-            && !self
-                .state
-                .settings_changed
-                .iter()
-                .any(|earlier| earlier.file == changed.file)
-        {
-            self.state.settings_changed.push(changed);
+        for changed in sysctl::prepare_device(&device.name) {
+            let earlier = &mut self.state.settings_changed;
+            if !earlier.iter().any(|earlier| earlier.file == changed.file) {
+                earlier.push(changed);
+            }
         }
         match self
             .attachments

@@ -1,16 +1,18 @@
-//! The two kernel settings that replies to processes on the host itself depend on. Set where they stand in the way,
-//! said in the log, and left alone otherwise.
+//! The two kernel settings that processes on the host itself depend on to reach Services, both of `lo`, through which
+//! translated packets come to them. Set where they stand in the way, said in the log, and left alone otherwise. No other
+//! device is touched: its `rp_filter` may be a CNI's guard against forged sources.
 //!
-//! | setting | why |
+//! | setting of `lo` | why |
 //! |---|---|
-//! | `rp_filter` of a device, if 1 (strict) → 2 (loose) | replies from pods to host processes carry the service address as source, which is routed elsewhere (RFC 3704 §2.2) |
-//! | `accept_local` of `lo` → 1 | a host process that reaches a backend on the same host: both addresses are local |
+//! | `rp_filter`, if 1 (strict) → 2 (loose) | replies carry the service address as source, which is routed elsewhere (RFC 3704 §2.2) |
+//! | `accept_local` → 1 | a host process that reaches a backend on the same host: both addresses are local |
 
 use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+const LOOPBACK: &str = "lo";
 const STRICT: &str = "1";
 const LOOSE: &str = "2";
 
@@ -36,16 +38,17 @@ impl ChangedSetting {
     }
 }
 
-/// Makes a device ready for translated packets.
-pub(super) fn prepare_device(device: &str) -> Option<ChangedSetting> {
-    if device == "lo" {
-        return set(device, "accept_local", "1");
+/// Makes a device ready for translated packets, and says what was changed.
+pub(super) fn prepare_device(device: &str) -> Vec<ChangedSetting> {
+    if device != LOOPBACK {
+        return Vec::new();
     }
     // The kernel takes the larger of this and the value for all devices.
     let strict = [device, "all"]
         .into_iter()
         .any(|name| get(name, "rp_filter").as_deref() == Some(STRICT));
-    if strict { set(device, "rp_filter", LOOSE) } else { None }
+    let loosened = if strict { set(device, "rp_filter", LOOSE) } else { None };
+    loosened.into_iter().chain(set(device, "accept_local", "1")).collect()
 }
 
 fn path(device: &str, setting: &str) -> Option<PathBuf> {
@@ -70,7 +73,7 @@ fn set(device: &str, setting: &str, value: &str) -> Option<ChangedSetting> {
         Ok(()) => {
             info!(
                 device,
-                setting, value, "set, so that replies reach processes on the host"
+                setting, value, "set, so that processes on the host reach Services"
             );
             Some(ChangedSetting { file, before })
         }

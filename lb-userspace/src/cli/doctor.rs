@@ -102,11 +102,5 @@ fn device(device: &Device) -> Finding {
         ""
     };
     let found = format!("{framing}, MTU {}{outward}", device.mtu);
-    let strict = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{}/rp_filter", device.name))
-        .is_ok_and(|value| value.trim() == "1");
-    if strict {
-        let remedy = "rp_filter is strict: the agent sets it to loose (2), for replies to processes on the host";
-        return Finding::new(&subject, Level::Limited, found, remedy);
-    }
     Finding::new(&subject, Level::Good, found, "")
 }

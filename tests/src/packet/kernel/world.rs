@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use lb_common::{
-    datapath::{Bucket, Hook},
+    datapath::{Bucket, Ethernet, Hook},
     layout::{
         Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Node, Scope,
         TokenBucket, V4, V6, names,
@@ -25,7 +25,7 @@ use crate::packet::{
     encode::Link,
     names::Named,
     scene::Write,
-    side::{Flows, Outcome, Shot, Side, State, seconds_ago},
+    side::{Flows, Outcome, Shot, Side, State, TC_REDIRECT, seconds_ago},
 };
 
 /// Frames of this length and more don't fit into the page of a test run.
@@ -349,10 +349,11 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         };
         let result = result.with_context(|| format!("run {} octets through {name}", shot.frame.len()))?;
         frame.truncate(result.data_size_out as usize);
-        Ok(Outcome {
-            code: result.return_value as i32,
-            frame,
-        })
+        let code = result.return_value as i32;
+        if shot.hook != Hook::Xdp && code == TC_REDIRECT {
+            as_it_came(&mut frame, shot);
+        }
+        Ok(Outcome { code, frame })
     }
 
     fn state(&mut self) -> Result<State<F>> {
@@ -379,5 +380,16 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
             drops,
             events,
         })
+    }
+}
+
+/// Undoes what is done to the link header of a packet that goes up through loopback (without a route, all of them do): on
+/// Ethernet its destination becomes zero, on other devices it is put in front. The decisions know nothing of it.
+fn as_it_came(frame: &mut Vec<u8>, shot: Shot<'_>) {
+    let to_loopback = frame.starts_with(&[0; 6]);
+    match shot.link {
+        Link::Ethernet if to_loopback => frame[..6].copy_from_slice(&shot.frame[..6]),
+        Link::Bare if to_loopback => drop(frame.drain(..size_of::<Ethernet>())),
+        _ => {}
     }
 }

@@ -79,6 +79,8 @@ enum Expected {
     Becomes(String),
     /// The same, and in need of a route.
     Rerouted(String),
+    /// The same, and for the host itself.
+    Delivered(String),
     /// Gone.
     Dropped(DropReason),
     /// Turned into an ICMP error to its sender.
@@ -313,6 +315,12 @@ impl Row {
     #[must_use]
     pub fn gets_rerouted(self, tuple: &str) -> Self {
         self.expect(Expected::Rerouted(tuple.to_owned()))
+    }
+
+    /// It goes up to the host itself between these, and is the same otherwise.
+    #[must_use]
+    pub fn gets_delivered(self, tuple: &str) -> Self {
+        self.expect(Expected::Delivered(tuple.to_owned()))
     }
 
     /// It is dropped, counted and reported.

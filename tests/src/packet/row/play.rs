@@ -102,7 +102,7 @@ impl Packet {
             Link::Bare => host.shoot(&mut self.host_packet::<0>(&frame), self.hook),
         };
         let after: State<F> = host.state()?;
-        if let Some(Expected::Becomes(wanted) | Expected::Rerouted(wanted)) = &self.expected {
+        if let Some(Expected::Becomes(wanted) | Expected::Rerouted(wanted) | Expected::Delivered(wanted)) = &self.expected {
             chosen.learn(wanted, &got.outcome.frame, variant.link)?;
         }
         self.check_packet(&sketch, chosen, variant, &frame, &got)?;
@@ -161,6 +161,7 @@ impl Packet {
             Expected::Untouched | Expected::Passes => (Verdict::Pass, frame.to_vec()),
             Expected::Becomes(tuple) => (Verdict::Pass, between(tuple)),
             Expected::Rerouted(tuple) => (Verdict::Route, between(tuple)),
+            Expected::Delivered(tuple) => (Verdict::Deliver, between(tuple)),
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
             Expected::Answered => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
