@@ -1,0 +1,128 @@
+//! The XDP tier on the outward device: everything works with it, and it does the work itself where it can.
+//!
+//! What it does with single packets is in `packet_xdp`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lb_common::layout::limits::LAYOUT_VERSION;
+use rstest::rstest;
+use tests::lab::{AgentOptions, Lab, LabBuilder, XdpMode};
+use tests::traffic::manifests::Service;
+use tests::traffic::{Cluster, Over};
+
+/// How long an exchange may wait for its next bytes.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where nobody answers.
+const IMPATIENCE: Duration = Duration::from_millis(150);
+
+const ADDRESSES: [&str; 2] = ["10.96.0.80", "fd00:10:96::80"];
+
+/// What is sent and has to come back: over what, how many octets, how often.
+const ROWS: &[(Over, usize, u32)] = &[
+    (Over::Tcp, 1, 30),
+    (Over::Tcp, 3_000_001, 2),
+    (Over::Udp, 1, 30),
+    (Over::Udp, 1_300, 5),
+];
+/// Fragments go up to tc.
+const FRAGMENTS: &[(Over, usize, u32)] = &[(Over::Udp, 4_000, 5)];
+
+#[rstest]
+#[case::complete_checksums(Lab::one_node().complete_checksums())]
+#[case::partial_checksums(Lab::one_node())]
+#[case::over_a_wire(Lab::one_node().over_a_wire())]
+#[case::bridge_with_complete_checksums(Lab::bridge_node().complete_checksums())]
+#[case::bridge_with_partial_checksums(Lab::bridge_node())]
+fn both_tiers_together_do_everything(#[case] builder: LabBuilder) {
+    let cluster = start(builder);
+    for rows in [ROWS, FRAGMENTS] {
+        let wrong = failures(&cluster, rows, PATIENCE);
+        assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
+    }
+}
+
+/// tc no longer sees what comes in from outside: whatever works now, XDP does.
+#[rstest]
+#[case::routed(Lab::one_node().complete_checksums())]
+#[case::bridge(Lab::bridge_node().complete_checksums())]
+fn xdp_does_it_alone(#[case] builder: LabBuilder) {
+    let cluster = start(builder);
+    take_away(&cluster, "ingress");
+    let wrong = failures(&cluster, ROWS, PATIENCE);
+    assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
+    // Fragments are tc's, and so nobody's.
+    let wrong = failures(&cluster, FRAGMENTS, IMPATIENCE);
+    assert_eq!(wrong.len(), ADDRESSES.len() * FRAGMENTS.len(), "{}", wrong.join("\n"));
+}
+
+/// Checksums that nobody has completed are tc's: without it nothing arrives. It shows, too, that the test above can fail.
+#[test]
+fn partial_checksums_are_left_to_tc() {
+    let cluster = start(Lab::one_node());
+    take_away(&cluster, "ingress");
+    let wrong = failures(&cluster, ROWS, IMPATIENCE);
+    assert_eq!(wrong.len(), ADDRESSES.len() * ROWS.len(), "{}", wrong.join("\n"));
+}
+
+/// And without XDP either, nothing arrives that has complete checksums.
+#[test]
+fn without_either_tier_nothing_arrives() {
+    let cluster = start(Lab::one_node().complete_checksums());
+    take_away(&cluster, "ingress");
+    take_away(&cluster, "xdp");
+    let wrong = failures(&cluster, ROWS, IMPATIENCE);
+    assert_eq!(wrong.len(), ADDRESSES.len() * ROWS.len(), "{}", wrong.join("\n"));
+}
+
+/// A lab with the agent on native XDP, which says so.
+fn start(builder: LabBuilder) -> Cluster {
+    let lab = builder.backends(3).build().expect("the lab can be built");
+    let addresses = ADDRESSES.map(|text| text.parse::<IpAddr>().expect("an address"));
+    let web = Service::new("web", addresses)
+        .port("TCP", 80, 7000)
+        .port("UDP", 53, 5353);
+    let web = web.backends(lab.backends());
+    let options = AgentOptions {
+        xdp: XdpMode::Native,
+        ..AgentOptions::default()
+    };
+    let cluster = Cluster::start(lab, &[web], &options).expect("servers and agent start");
+    assert_eq!(outward(&cluster)["xdp"], "native");
+    cluster
+}
+
+/// What the agent says of the outward device.
+fn outward(cluster: &Cluster) -> serde_json::Value {
+    let status = cluster
+        .agent
+        .cli_json(["status", "-o", "json"])
+        .expect("a healthy agent");
+    let devices = status["agent"]["devices"].as_array().expect("a list of devices");
+    let device = devices.iter().find(|device| device["name"] == "eth0");
+    device.expect("the outward device is listed").clone()
+}
+
+/// Takes a program off the outward device: the pinned link was all that held it there.
+fn take_away(cluster: &Cluster, direction: &str) {
+    let ifindex = &outward(cluster)["ifindex"];
+    let pin = format!("layout-{LAYOUT_VERSION}/links/{ifindex}-{direction}");
+    let link = cluster.lab.pin_directory().join(pin);
+    std::fs::remove_file(&link).unwrap_or_else(|error| panic!("{}: {error}", link.display()));
+}
+
+/// Runs rows from the client in both families, and says what is wrong.
+fn failures(cluster: &Cluster, rows: &[(Over, usize, u32)], patience: Duration) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for address in ADDRESSES {
+        for &(over, octets, times) in rows {
+            let port = if over == Over::Tcp { 80 } else { 53 };
+            let target = SocketAddr::new(address.parse().expect("an address"), port);
+            let exchange = || (0..times).try_for_each(|_| over.exchange(target, octets, patience).map(drop));
+            if let Err(error) = cluster.lab.client().run(exchange) {
+                wrong.push(format!("{target}, {over:?}, {octets} octets: {error}"));
+            }
+        }
+    }
+    wrong
+}
