@@ -6,11 +6,10 @@ use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
     },
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, header::Draft, updated};
+use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, updated};
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -73,21 +72,13 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
         Some(unsafe { &*header })
     }
 
+    // In place, not by a helper for every header: because of this the kernel copies, before the program starts, the
+    // headers of a packet that somebody else holds, too (a sniffer, a flooding bridge; not TCP's own send queue).
     #[inline(always)]
-    fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
-        let aligned = Draft(*header);
-        // A helper instead of a plain store: with plain stores the kernel would copy the headers of every cloned
-        // packet on entry, also of those that are not ours.
-        // SAFETY: the helper reads `size_of::<H>()` octets of `aligned`, and checks the packet's bounds itself.
-        unsafe {
-            bpf_skb_store_bytes(
-                self.0.skb.skb.cast(),
-                offset as u32,
-                (&raw const aligned.0).cast(),
-                size_of::<H>() as u32,
-                0,
-            ) == 0
-        }
+    fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
+        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
+        // SAFETY: inside the packet as just compared; `&mut self` is the only access to it.
+        Some(unsafe { &mut *header })
     }
 
     #[inline(always)]
@@ -147,13 +138,10 @@ impl Packet for XdpFrame<'_> {
     }
 
     #[inline(always)]
-    fn store<H: Header>(&mut self, offset: usize, header: &H) -> bool {
-        let Some(place) = at::<H>(self.0.data(), self.0.data_end(), offset) else {
-            return false;
-        };
+    fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
+        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
         // SAFETY: inside the packet as just compared, and `&mut self` is the only access to it.
-        unsafe { ptr::copy_nonoverlapping(header, place, 1) };
-        true
+        Some(unsafe { &mut *header })
     }
 
     #[inline(always)]

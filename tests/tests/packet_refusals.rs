@@ -170,7 +170,8 @@ fn a_full_flow_table_drops_new_flows_and_says_so() {
 #[test]
 fn a_packet_that_the_kernel_refuses_to_change_is_dropped_and_told() {
     let why = "the kernel can't be made to run out of memory";
-    for writes in 0..4 {
+    // The two that bring a checksum up to date; all else is written in place.
+    for writes in 0..2 {
         row()
             .serve("web:80", &["pod:8080"])
             .ingress(any("client:40000 > web:80").syn())
@@ -183,7 +184,7 @@ fn a_packet_that_the_kernel_refuses_to_change_is_dropped_and_told() {
     row()
         .serve("web:80", &["pod:8080"])
         .ingress(any("client:40000 > web:80").syn())
-        .writes(4)
+        .writes(2)
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .host_only(why)

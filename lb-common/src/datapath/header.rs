@@ -6,12 +6,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {}
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy> Header for T {}
 
-/// A header under construction: on the stack the kernel allows aligned access only, while headers in a packet may stand
-/// anywhere.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-pub struct Draft<H>(pub H);
-
 macro_rules! header {
     ($(#[$attr:meta])* $name:ident { $($(#[$field_attr:meta])* $field:ident: $len:literal,)* }) => {
         $(#[$attr])*
@@ -67,25 +61,6 @@ header! {
 }
 
 header! {
-    /// The end of an IPv4 header, which a translation changes. It begins with fields that stay, so that the two
-    /// addresses are aligned as one word: the kernel allows no other access to the stack.
-    Ipv4Tail {
-        /// Identification, flags and fragment offset.
-        id_fragment: 4,
-        /// Time to live.
-        ttl: 1,
-        /// Protocol.
-        proto: 1,
-        /// Header checksum.
-        checksum: 2,
-        /// Source address.
-        src: 4,
-        /// Destination address.
-        dst: 4,
-    }
-}
-
-header! {
     /// IPv6 (RFC 8200 §3).
     Ipv6 {
         /// Version, traffic class, flow label.
@@ -96,16 +71,6 @@ header! {
         next: 1,
         /// Hop limit.
         hop_limit: 1,
-        /// Source address.
-        src: 16,
-        /// Destination address.
-        dst: 16,
-    }
-}
-
-header! {
-    /// The part of an IPv6 header that a translation changes.
-    Ipv6Tail {
         /// Source address.
         src: 16,
         /// Destination address.

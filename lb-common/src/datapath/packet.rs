@@ -41,8 +41,20 @@ pub trait Packet {
     /// The header at `at`, if the packet reaches that far.
     fn header<H: Header>(&self, at: usize) -> Option<&H>;
 
-    /// Writes a header at `at`. False if the packet doesn't reach that far or can't be written.
-    fn store<H: Header>(&mut self, at: usize, header: &H) -> bool;
+    /// The same to be written to.
+    fn header_mut<H: Header>(&mut self, at: usize) -> Option<&mut H>;
+
+    /// Writes a header at `at`. False if the packet doesn't reach that far.
+    #[inline(always)]
+    fn store<H: Header>(&mut self, at: usize, header: &H) -> bool {
+        match self.header_mut(at) {
+            Some(place) => {
+                *place = *header;
+                true
+            }
+            None => false,
+        }
+    }
 
     /// Brings the TCP or UDP checksum at `at` up to date.
     fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool;

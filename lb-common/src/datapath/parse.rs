@@ -1,7 +1,7 @@
 //! From a frame to a 5-tuple. What is not TCP or UDP over IP, and what is malformed, is not ours.
 
 use super::{
-    header::{Ethernet, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp, Udp},
+    header::{Ethernet, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Ports, Tcp, Udp},
     packet::Packet,
     world::Tables,
 };
@@ -72,9 +72,18 @@ pub trait ParseFamily: Family {
     fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Self::Addr>>
     where
         Self: Sized;
+
+    /// Source and destination.
+    fn addresses<P: Packet>(packet: &P) -> Option<(Self::Addr, Self::Addr)>;
 }
 
 impl ParseFamily for V4 {
+    #[inline(always)]
+    fn addresses<P: Packet>(packet: &P) -> Option<(Ip4, Ip4)> {
+        let ip = packet.header::<Ipv4>(P::LINK_LEN)?;
+        Some((Ip4::from_wire(&ip.src), Ip4::from_wire(&ip.dst)))
+    }
+
     #[inline(always)]
     fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip4>> {
         let at = P::LINK_LEN;
@@ -87,7 +96,6 @@ impl ParseFamily for V4 {
         if total_len < ihl || at + total_len > packet.len() {
             return None;
         }
-        let (src, dst) = (Ip4 { octets: ip.src }, Ip4 { octets: ip.dst });
         let proto = Proto(ip.proto[0]);
         let fragment = u16::from_be_bytes(ip.fragment);
         let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
@@ -97,11 +105,17 @@ impl ParseFamily for V4 {
             at: at + ihl,
             len: total_len - ihl,
         };
-        transport::<Self, P, T>(packet, tables, src, dst, proto, l4, datagram)
+        transport::<Self, P, T>(packet, tables, proto, l4, datagram)
     }
 }
 
 impl ParseFamily for V6 {
+    #[inline(always)]
+    fn addresses<P: Packet>(packet: &P) -> Option<(Ip6, Ip6)> {
+        let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
+        Some((Ip6::from_wire(&ip.src), Ip6::from_wire(&ip.dst)))
+    }
+
     #[inline(always)]
     fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip6>> {
         let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
@@ -113,7 +127,6 @@ impl ParseFamily for V6 {
         if end > packet.len() {
             return None;
         }
-        let (src, dst) = (Ip6 { octets: ip.src }, Ip6 { octets: ip.dst });
         let mut next = ip.next[0];
         let mut datagram = None;
         for _ in 0..EXTENSIONS_MAX {
@@ -147,7 +160,7 @@ impl ParseFamily for V6 {
             at,
             len: end.checked_sub(at)?,
         };
-        transport::<Self, P, T>(packet, tables, src, dst, Proto(next), l4, datagram)
+        transport::<Self, P, T>(packet, tables, Proto(next), l4, datagram)
     }
 }
 
@@ -160,19 +173,14 @@ struct Layer4 {
 /// The ports of a datagram whose first fragment was translated. A function of its own in the kernel, whose stack holds
 /// no more than one key of everything at a time.
 #[inline(never)]
-fn recall<F: Family, T: Tables<F>>(
-    tables: &T,
-    src: &F::Addr,
-    dst: &F::Addr,
-    id: u32,
-    proto: Proto,
-) -> Option<FragmentPorts> {
+fn recall<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) -> Option<FragmentPorts> {
     tables.fragment(&FragmentKey {
-        src: *src,
-        dst: *dst,
+        src: key.src,
+        dst: key.dst,
         id,
-        proto,
-        pad: [0; 3],
+        proto: key.proto,
+        pad: 0,
+        pad2: 0,
     })
 }
 
@@ -193,7 +201,8 @@ pub(super) fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Add
             dst,
             id,
             proto,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         },
         &FragmentPorts { sport, dport },
     );
@@ -203,18 +212,16 @@ pub(super) fn remember<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Add
 /// to come are of this one.
 #[inline(never)]
 pub(super) fn renew<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>, id: u32) {
-    if recall::<F, T>(tables, &key.src, &key.dst, id, key.proto).is_some() {
+    if recall::<F, T>(tables, key, id).is_some() {
         remember::<F, T>(tables, key, id);
     }
 }
 
-/// Reads ports and flags at `l4`. `datagram` is identification and "is the first" for a fragment.
+/// Reads addresses, ports and flags. `datagram` is identification and "is the first" for a fragment.
 #[inline(always)]
-fn transport<F: Family, P: Packet, T: Tables<F>>(
+fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     packet: &P,
     tables: &T,
-    src: F::Addr,
-    dst: F::Addr,
     proto: Proto,
     l4: Layer4,
     datagram: Option<(u32, bool)>,
@@ -222,46 +229,36 @@ fn transport<F: Family, P: Packet, T: Tables<F>>(
     if proto != Proto::TCP && proto != Proto::UDP {
         return None;
     }
+    // Straight from the packet into the key: the kernel's stack has no room for another copy.
+    let (src, dst) = F::addresses(packet)?;
+    let mut key = FlowKey::new(src, Port::default(), dst, Port::default(), proto);
+    let has_l4 = !matches!(datagram, Some((_, false)));
+    let mut tcp = TcpSeen(0);
     if let Some((id, false)) = datagram {
-        let ports = recall::<F, T>(tables, &src, &dst, id, proto)?;
-        let key = FlowKey::new(src, ports.sport, dst, ports.dport, proto);
-        return Some(Parsed {
-            key,
-            l4: l4.at,
-            l4_len: l4.len,
-            tcp: TcpSeen(0),
-            has_l4: false,
-            fragment: Some(id),
-        });
-    }
-    // What lies behind the end that the IP header tells is padding, and no part of a header.
-    if l4.len
-        < if proto == Proto::TCP {
+        let ports = recall::<F, T>(tables, &key, id)?;
+        key.sport = ports.sport;
+        key.dport = ports.dport;
+    } else {
+        let least = if proto == Proto::TCP {
+            tcp = TcpSeen(packet.header::<Tcp>(l4.at)?.flags[0]);
             size_of::<Tcp>()
         } else {
             size_of::<Udp>()
+        };
+        // What lies behind the end that the IP header tells is padding, and no part of a header.
+        if l4.len < least {
+            return None;
         }
-    {
-        return None;
+        let ports = packet.header::<Ports>(l4.at)?;
+        key.sport = Port { octets: ports.src };
+        key.dport = Port { octets: ports.dst };
     }
-    let (sport, dport, tcp) = if proto == Proto::TCP {
-        let tcp = packet.header::<Tcp>(l4.at)?;
-        (
-            Port { octets: tcp.src },
-            Port { octets: tcp.dst },
-            TcpSeen(tcp.flags[0]),
-        )
-    } else {
-        let udp = packet.header::<Udp>(l4.at)?;
-        (Port { octets: udp.src }, Port { octets: udp.dst }, TcpSeen(0))
-    };
-    let key = FlowKey::new(src, sport, dst, dport, proto);
     Some(Parsed {
         key,
         l4: l4.at,
         l4_len: l4.len,
         tcp,
-        has_l4: true,
+        has_l4,
         fragment: datagram.map(|(id, _)| id),
     })
 }

@@ -103,9 +103,9 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
 }
 
 /// What the flow table says of a packet.
-enum Followed {
-    /// Do what lies on the desk; the flags are the entry's.
-    Rewrite(FlowFlags),
+enum Followed<A: Address> {
+    /// Write this; the flags are the entry's.
+    Rewrite(FlowFlags, Rewrite<A>),
     /// The entry is for another hook.
     Elsewhere,
     /// No entry, or one that must be made anew.
@@ -119,7 +119,7 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     let Some(parsed) = F::parse(packet, world) else {
         return Verdict::Pass;
     };
-    if hook == Hook::Xdp && (parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed)) {
+    if hook == Hook::Xdp && parsed.fragment.is_some() {
         return Verdict::Pass;
     }
     if let Some(id) = parsed.fragment
@@ -128,17 +128,21 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
         renew::<F, W>(world, &parsed.key, id);
     }
     match follow::<F, W>(world, &parsed, hook) {
-        Followed::Rewrite(flags) => {
+        Followed::Rewrite(flags, rewrite) => {
+            if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) {
+                return Verdict::Pass;
+            }
             let done = match (flags.has(FlowFlags::HOST_CLIENT), flags.has(FlowFlags::REPLY)) {
                 (true, false) => Verdict::Route,
                 (true, true) => Verdict::Deliver,
                 (false, _) => Verdict::Pass,
             };
-            finish::<F, P, W>(packet, world, &parsed, done)
+            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
         Followed::Elsewhere => Verdict::Pass,
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
         Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => Verdict::Pass,
+        _ if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) => Verdict::Pass,
         unknown => {
             if let Some(mut desk) = world.desk() {
                 desk.old = parsed.key;
@@ -156,28 +160,29 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
             if matches!(unknown, Followed::Left) {
                 world.count(Counter::FlowsReselected);
             }
-            finish::<F, P, W>(packet, world, &parsed, done)
+            let Some(rewrite) = world.desk().map(|desk| desk.rewrite) else {
+                return Verdict::Pass;
+            };
+            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
     }
 }
 
 /// An established flow: one look-up says it all.
 #[inline(always)]
-fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed {
+fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed<F::Addr> {
     let key = &parsed.key;
     let Some(mut flow) = world.flow(key) else {
         return Followed::Unknown;
     };
-    let Some(mut desk) = world.desk() else {
-        return Followed::Elsewhere;
+    let rewrite = Rewrite {
+        src: flow.src,
+        dst: flow.dst,
+        sport: flow.sport,
+        dport: flow.dport,
+        address_delta: flow.address_delta,
+        port_delta: flow.port_delta,
     };
-    let rewrite = &mut desk.rewrite;
-    rewrite.src = flow.src;
-    rewrite.dst = flow.dst;
-    rewrite.sport = flow.sport;
-    rewrite.dport = flow.dport;
-    rewrite.address_delta = flow.address_delta;
-    rewrite.port_delta = flow.port_delta;
     let (flags, backend, tcp_before) = (flow.flags, flow.backend, flow.tcp);
     // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
     // last here, so a mixture of two entries is noticed.
@@ -205,23 +210,22 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, backend, rewrite) {
+        if !serves::<F, W>(world, backend, &rewrite) {
             return Followed::Left;
         }
     } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
-            || counterpart_is_closed::<F, W>(world, key, rewrite)
-            || !serves::<F, W>(world, backend, rewrite)
+            || counterpart_is_closed::<F, W>(world, key, &rewrite)
+            || !serves::<F, W>(world, backend, &rewrite)
         {
             return Followed::Unknown;
         }
     }
-    drop(desk);
     if stale {
         heal::<F, W>(world, key);
     }
-    Followed::Rewrite(flags)
+    Followed::Rewrite(flags, rewrite)
 }
 
 #[inline(always)]
@@ -462,12 +466,10 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     packet: &mut P,
     world: &W,
     parsed: &Parsed<F::Addr>,
+    rewrite: &Rewrite<F::Addr>,
     done: Verdict,
 ) -> Verdict {
-    if !world
-        .desk()
-        .is_some_and(|desk| apply::<F, P>(packet, parsed, &desk.rewrite))
-    {
+    if !apply::<F, P>(packet, parsed, rewrite) {
         if let Some(mut desk) = world.desk() {
             desk.old = parsed.key;
             desk.opening.service = u32::MAX;

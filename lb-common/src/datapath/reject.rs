@@ -104,8 +104,8 @@ impl RejectFamily for V4 {
         let ip = packet.header::<Ipv4>(P::LINK_LEN)?;
         let len = usize::from(u16::from_be_bytes(ip.total_len));
         Some(Offender {
-            src: Ip4 { octets: ip.src },
-            dst: Ip4 { octets: ip.dst },
+            src: Ip4::from_wire(&ip.src),
+            dst: Ip4::from_wire(&ip.dst),
             len,
         })
     }
@@ -134,8 +134,8 @@ impl RejectFamily for V6 {
         let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
         let len = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(ip.payload_len));
         Some(Offender {
-            src: Ip6 { octets: ip.src },
-            dst: Ip6 { octets: ip.dst },
+            src: Ip6::from_wire(&ip.src),
+            dst: Ip6::from_wire(&ip.dst),
             len,
         })
     }

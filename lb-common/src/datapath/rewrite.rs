@@ -2,7 +2,7 @@
 
 use super::{
     checksum,
-    header::{Ipv4, Ipv4Tail, Ipv6Tail, Ports, Tcp, Udp},
+    header::{Ipv4, Ipv6, Ports, Tcp, Udp},
     packet::{ChecksumChange, Packet},
     parse::Parsed,
 };
@@ -21,20 +21,14 @@ impl RewriteFamily for V4 {
 
     #[inline(always)]
     fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip4>) -> bool {
-        const TAIL: usize = size_of::<Ipv4>() - size_of::<Ipv4Tail>();
-        let Some(tail) = packet.header::<Ipv4Tail>(P::LINK_LEN + TAIL) else {
+        let Some(ip) = packet.header_mut::<Ipv4>(P::LINK_LEN) else {
             return false;
         };
-        let sum = checksum::updated(u16::from_ne_bytes(tail.checksum), rewrite.address_delta.into());
-        let tail = Ipv4Tail {
-            id_fragment: tail.id_fragment,
-            ttl: tail.ttl,
-            proto: tail.proto,
-            checksum: sum.to_ne_bytes(),
-            src: rewrite.src.octets,
-            dst: rewrite.dst.octets,
-        };
-        packet.store(P::LINK_LEN + TAIL, &tail)
+        let sum = checksum::updated(u16::from_ne_bytes(ip.checksum), rewrite.address_delta.into());
+        ip.checksum = sum.to_ne_bytes();
+        rewrite.src.to_wire(&mut ip.src);
+        rewrite.dst.to_wire(&mut ip.dst);
+        true
     }
 }
 
@@ -43,11 +37,12 @@ impl RewriteFamily for V6 {
 
     #[inline(always)]
     fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip6>) -> bool {
-        let tail = Ipv6Tail {
-            src: rewrite.src.octets,
-            dst: rewrite.dst.octets,
+        let Some(ip) = packet.header_mut::<Ipv6>(P::LINK_LEN) else {
+            return false;
         };
-        packet.store(P::LINK_LEN + 8, &tail)
+        rewrite.src.to_wire(&mut ip.src);
+        rewrite.dst.to_wire(&mut ip.dst);
+        true
     }
 }
 

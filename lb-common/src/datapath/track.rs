@@ -69,7 +69,7 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
     other_key.sport = flow.dport;
     other_key.dport = flow.sport;
     other_key.proto = key.proto;
-    other_key.pad = [0; 3];
+    (other_key.pad, other_key.pad2) = (0, 0);
     other.check = other_key.check();
     other.backend = flow.backend;
     other.src = key.dst;
@@ -195,7 +195,7 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.tcp = TcpSeen(0);
     }
     desk.key.proto = desk.old.proto;
-    desk.key.pad = [0; 3];
+    (desk.key.pad, desk.key.pad2) = (0, 0);
     desk.flow.check = desk.key.check();
     world.insert_flow(&desk.key, &desk.flow, how)
 }

@@ -24,8 +24,10 @@ pod! {
         pub dport: Port,
         /// TCP or UDP.
         pub proto: Proto,
+        /// Always zero. Not an array: that would be cleared octet by octet for every packet.
+        pub pad: u8,
         /// Always zero.
-        pub pad: [u8; 3],
+        pub pad2: u16,
     }
     sizes: 16, 40;
 }
@@ -41,7 +43,8 @@ impl<A: Address> FlowKey<A> {
             sport,
             dport,
             proto,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 

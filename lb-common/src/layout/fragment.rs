@@ -15,7 +15,9 @@ pod! {
         /// TCP or UDP.
         pub proto: Proto,
         /// Always zero.
-        pub pad: [u8; 3],
+        pub pad: u8,
+        /// Always zero.
+        pub pad2: u16,
     }
     sizes: 16, 40;
 }

@@ -87,6 +87,42 @@ const fn word_at(octets: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
 }
 
+impl Ip4 {
+    /// From a header.
+    #[inline(always)]
+    pub const fn from_wire(octets: &[u8; 4]) -> Self {
+        Self { octets: *octets }
+    }
+
+    /// Into a header.
+    #[inline(always)]
+    pub const fn to_wire(&self, octets: &mut [u8; 4]) {
+        *octets = self.octets;
+    }
+}
+
+impl Ip6 {
+    /// From a header. In two whole words: a header may stand anywhere, so that all sixteen octets at once would be
+    /// copied one by one.
+    #[inline(always)]
+    pub fn from_wire(octets: &[u8; 16]) -> Self {
+        let halves: &[[u8; 8]; 2] = zerocopy::transmute_ref!(octets);
+        let words = [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])];
+        Self {
+            octets: zerocopy::transmute!(words),
+        }
+    }
+
+    /// Into a header, in two whole words.
+    #[inline(always)]
+    pub fn to_wire(&self, octets: &mut [u8; 16]) {
+        let words: [[u8; 8]; 2] = zerocopy::transmute!(self.octets);
+        let halves: &mut [[u8; 8]; 2] = zerocopy::transmute_mut!(octets);
+        halves[0] = words[0];
+        halves[1] = words[1];
+    }
+}
+
 impl Address for Ip4 {
     const WORDS: usize = 1;
     type Rest = [u8; 0];

@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::updated,
-    layout::{Family, Flow, FlowKey, Port, Proto, V4, V6, limits::FLOWS_DEFAULT},
+    layout::{Family, Flow, FlowKey, Ip4, Ip6, Port, Proto, V4, V6, limits::FLOWS_DEFAULT},
 };
 
 /// Source and destination of a flow as 32-bit words as they lie in a header; IPv4 uses the first of four. Then the
@@ -103,6 +103,11 @@ trait Frame: Family {
     const DST: usize;
     const PROTO: usize;
     const L4: usize;
+    /// Where the transport header stands in this packet.
+    fn l4(packet: Octets) -> Option<usize>;
+    /// Addresses in whole words, as the datapath reads them.
+    fn load(packet: Octets, at: usize) -> Option<Self::Addr>;
+    fn save(packet: Octets, at: usize, address: &Self::Addr) -> Option<()>;
     /// Octets of the header checksum.
     const SUM: Option<usize>;
     fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }>;
@@ -114,6 +119,21 @@ impl Frame for V4 {
     const PROTO: usize = 23;
     const L4: usize = 34;
     const SUM: Option<usize> = Some(24);
+
+    #[inline(always)]
+    fn l4(packet: Octets) -> Option<usize> {
+        Some(14 + usize::from(packet.read::<u8>(14)? & 0x0f) * 4)
+    }
+
+    #[inline(always)]
+    fn load(packet: Octets, at: usize) -> Option<Ip4> {
+        Some(Ip4 { octets: packet.read(at)? })
+    }
+
+    #[inline(always)]
+    fn save(packet: Octets, at: usize, address: &Ip4) -> Option<()> {
+        packet.write(at, address.octets)
+    }
 
     #[inline(always)]
     fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }> {
@@ -129,6 +149,26 @@ impl Frame for V6 {
     const SUM: Option<usize> = None;
 
     #[inline(always)]
+    fn l4(_packet: Octets) -> Option<usize> {
+        Some(Self::L4)
+    }
+
+    #[inline(always)]
+    fn load(packet: Octets, at: usize) -> Option<Ip6> {
+        let halves = packet.at::<[u8; 16]>(at)?;
+        // SAFETY: inside the packet, octets, and nobody writes to it meanwhile.
+        Some(Ip6::from_wire(unsafe { &*halves }))
+    }
+
+    #[inline(always)]
+    fn save(packet: Octets, at: usize, address: &Ip6) -> Option<()> {
+        let place = packet.at::<[u8; 16]>(at)?;
+        // SAFETY: inside the packet, octets, and nobody else has it.
+        address.to_wire(unsafe { &mut *place });
+        Some(())
+    }
+
+    #[inline(always)]
     fn table() -> &'static LruHashMap<FlowKey<Self::Addr>, Flow<Self::Addr>, { FLOWS_DEFAULT as usize }> {
         &FLOOR6
     }
@@ -140,11 +180,12 @@ fn key<F: Frame>(packet: Octets) -> Option<FlowKey<F::Addr>> {
     if proto != Proto::TCP.0 && proto != Proto::UDP.0 {
         return None;
     }
+    let l4 = F::l4(packet)?;
     Some(FlowKey::new(
-        packet.read(F::SRC)?,
-        Port { octets: packet.read(F::L4)? },
-        packet.read(F::DST)?,
-        Port { octets: packet.read(F::L4 + 2)? },
+        F::load(packet, F::SRC)?,
+        Port { octets: packet.read(l4)? },
+        F::load(packet, F::DST)?,
+        Port { octets: packet.read(l4 + 2)? },
         Proto(proto),
     ))
 }
@@ -162,15 +203,16 @@ fn rewrite<F: Frame>(packet: Octets) -> Option<Sum> {
     let flow = F::table().get_ptr(&key)?;
     // SAFETY: the kernel keeps the element's memory until the program ends.
     let flow = unsafe { &*flow };
-    packet.write(F::SRC, flow.src)?;
-    packet.write(F::DST, flow.dst)?;
-    packet.write(F::L4, flow.sport.octets)?;
-    packet.write(F::L4 + 2, flow.dport.octets)?;
+    F::save(packet, F::SRC, &flow.src)?;
+    F::save(packet, F::DST, &flow.dst)?;
+    let l4 = F::l4(packet)?;
+    packet.write(l4, flow.sport.octets)?;
+    packet.write(l4 + 2, flow.dport.octets)?;
     if let Some(at) = F::SUM {
         packet.write(at, updated(packet.read(at)?, flow.address_delta.into()))?;
     }
     Some(Sum {
-        at: F::L4 + if key.proto == Proto::TCP { 16 } else { 6 },
+        at: l4 + if key.proto == Proto::TCP { 16 } else { 6 },
         addresses: flow.address_delta,
         ports: flow.port_delta,
     })

@@ -10,7 +10,7 @@ use super::{
     },
     Extent, check_counted, direction,
     family::BenchFamily,
-    rig::{Callee, Cost, Program, Rig, Tuple},
+    rig::{Callee, Cost, Program, Rig, TUPLES_MAX, Tuple},
     there,
 };
 use crate::packet::sketch::{ACK, SYN};
@@ -72,9 +72,24 @@ impl<F: BenchFamily> Flows<F> {
         check_counted(&before, &after, more.into(), "opening flows")?;
         ensure!(drops == drops_before, "{} packets were dropped while flows were opened", drops - drops_before);
         rig.run(Program::TcIngress, Callee::Ours, &self.frame(ACK), more)?;
-        rig.put_tuples(tuples::<F>(&replies::<F>(rig, &opened)?))?;
+        let replies = replies::<F>(rig, &opened)?;
+        rig.put_tuples(tuples::<F>(&replies))?;
         rig.run(Program::TcEgress, Callee::Ours, &self.frame(SYN | ACK), more)?;
+        self.fill_floor(rig, &opened, &replies)?;
         self.open.extend(opened);
+        Ok(())
+    }
+
+    /// Gives the floor the entries that the datapath has, in the same order: both tables lie in memory alike.
+    fn fill_floor(&self, rig: &mut Rig, requests: &[FlowKey<F::Addr>], replies: &[FlowKey<F::Addr>]) -> Result<()> {
+        const FLOWS_AT_ONCE: usize = TUPLES_MAX as usize / 2;
+        let pairs: Vec<_> = replies.iter().zip(requests).collect();
+        for some in pairs.chunks(FLOWS_AT_ONCE) {
+            let both: Vec<_> = some.iter().flat_map(|(reply, request)| [F::tuple(reply), F::tuple(request)]).collect();
+            let count = both.len() as u32;
+            rig.put_tuples(both.into_iter())?;
+            rig.run(Program::TcIngress, Callee::Fill, &self.frame(ACK), count)?;
+        }
         Ok(())
     }
 
@@ -97,8 +112,6 @@ impl<F: BenchFamily> Flows<F> {
         let count = keys.len() as u32;
         rig.put_tuples(tuples::<F>(&keys))?;
         let frame = self.frame(ACK);
-        rig.run(Program::TcIngress, Callee::Fill, &frame, count)?;
-        rig.turn_to(0, count)?;
         // Once as it will be measured, to see that it does what it should.
         let (_, before) = rig.run(program, Callee::Nothing, &frame, 1)?;
         for callee in [Callee::Floor, Callee::Ours] {

@@ -31,7 +31,7 @@ use crate::packet::kernel::test_context;
 pub(super) type Tuple = [u32; 10];
 
 /// Tuples that the floor object has room for.
-const TUPLES_MAX: u32 = 1 << 20;
+pub(super) const TUPLES_MAX: u32 = 1 << 20;
 
 /// A program of the datapath.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

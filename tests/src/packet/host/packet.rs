@@ -24,7 +24,7 @@ pub struct HostPacket<const LINK: usize> {
     pub linear: usize,
     /// What carries it.
     pub carrier: Carrier,
-    /// How many more writes the kernel will do before it has no memory left.
+    /// How many more writes by helpers the kernel will do before it has no memory left.
     pub writes_left: usize,
 }
 
@@ -101,13 +101,9 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
         H::ref_from_prefix(readable.get(at..)?).ok().map(|(header, _)| header)
     }
 
-    fn store<H: Header>(&mut self, at: usize, header: &H) -> bool {
-        let octets = header.as_bytes();
-        if self.carrier == Carrier::Xdp && at + octets.len() > self.linear || !self.writable(at + octets.len()) {
-            return false;
-        }
-        self.octets[at..at + octets.len()].copy_from_slice(octets);
-        true
+    fn header_mut<H: Header>(&mut self, at: usize) -> Option<&mut H> {
+        let writable = &mut self.octets[..self.linear];
+        H::mut_from_prefix(writable.get_mut(at..)?).ok().map(|(header, _)| header)
     }
 
     fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool {
