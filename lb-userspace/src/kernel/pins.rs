@@ -3,10 +3,11 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapData, MapType};
 use lb_common::layout::{
     Backend, Desk, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, TokenBucket,
     limits::LAYOUT_VERSION, names,
@@ -207,7 +208,14 @@ impl Pins {
                 path: path.clone(),
                 difference,
             };
-            let info = MapInfo::from_pin(&path).map_err(|error| foreign(format!("the kernel says: {error}")))?;
+            let data = MapData::from_pin(&path).map_err(|error| foreign(format!("the kernel says: {error}")))?;
+            // The kernel answers the question for a table's shape for programs and links, too, with their own numbers.
+            if let Some(other) = other_than_table(&data) {
+                return Err(foreign(format!("found a {other}, expected {expected}")));
+            }
+            let info = data
+                .info()
+                .map_err(|error| foreign(format!("the kernel says: {error}")))?;
             let found = Shape {
                 kind: info.map_type().map_err(|error| foreign(error.to_string()))?,
                 key_len: info.key_size() as usize,
@@ -287,6 +295,14 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
 /// Whether a path lies on a BPF file system.
 pub(super) fn is_bpf_file_system(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.f_type & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// `bpf-prog`, `bpf_link` and the like, if that is what an open pin is, as the kernel names it in `/proc`.
+fn other_than_table(data: &MapData) -> Option<String> {
+    let fd = data.fd().as_fd().as_raw_fd();
+    let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let name = target.to_str()?.strip_prefix("anon_inode:")?;
+    (name != "bpf-map").then(|| name.to_owned())
 }
 
 /// ` by process N`, from the kernel's list of locks.
