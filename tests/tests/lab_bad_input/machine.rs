@@ -1,5 +1,6 @@
 //! Machines on which the agent can't run: no capability, no file system for pins, one that is read-only, another agent.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use rstest::rstest;
@@ -35,7 +36,11 @@ fn three_capabilities_are_enough() {
     let mut scene = Scene::start();
     scene.agent.stop().expect("the agent stops");
     let wrapper = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon"];
-    let mut agent = scene.another_agent(&wrapper).spawn().expect("the agent can be started");
+    let mut agent = scene
+        .another_agent(&wrapper)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the agent can be started");
     let pid = agent.id();
     scene.wait_for("agent with three capabilities", Duration::from_secs(10), |state| {
         state["pid"] == pid && state["ready"] == true
