@@ -246,6 +246,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             Err(error) => {
                 if is_new && !known {
                     self.retired.numbers.push(port.number);
+                } else if self.adopted.remove(&label).is_some() {
+                    // What an earlier agent left of it is asked for, though it can't be changed now.
+                    self.ports.insert(id.clone(), port);
                 }
                 Err(error)
             }
