@@ -7,7 +7,7 @@ use std::rc::Rc;
 use lb_common::layout::{Ip4, Ip6, V4, V6};
 use lb_userspace::model::{Change, NodeView, ServiceKey, SliceKey, SyncedKind};
 use lb_userspace::reconcile::Reconciler;
-use lb_userspace::tables::{Capacity, Faulty, MemoryTables, TableError, TableFamily, Write};
+use lb_userspace::tables::{Capacity, Faulty, MemoryTables, TableError, TableFamily, Tables as _, Write};
 
 use crate::view::{self, Dialled, View};
 
@@ -87,12 +87,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Tables with nothing in them.
+    /// Tables with nothing in them, and places for what scripts need: one of them fills them up.
     pub(crate) fn empty() -> Both {
         let capacity = Capacity {
-            services: 8,
-            slots: 64,
-            backends: 32,
+            services: 5,
+            slots: 24,
+            backends: 12,
         };
         (MemoryTables::new(capacity), MemoryTables::new(capacity))
     }
@@ -132,6 +132,11 @@ impl Node {
         self.reconciler.apply(changes.iter().cloned());
     }
 
+    /// Tries again once, as the agent does after a second.
+    pub(crate) fn retry(&mut self) {
+        self.reconciler.retry();
+    }
+
     /// Tries again until the tables say what they should; says what is wrong if they never do.
     pub(crate) fn settle(&mut self, wanted: &str) -> Result<(), String> {
         for _ in 0..RETRIES_MAX {
@@ -168,10 +173,10 @@ impl Node {
         self.before = (v4, v6);
     }
 
-    /// How many writes readers could have seen since the start.
-    pub(crate) fn writes(&self) -> usize {
-        let (v4, v6) = (self.reconciler.v4().tables(), self.reconciler.v6().tables());
-        v4.inner.writes.len() + v6.inner.writes.len()
+    /// How many writes since the start made a difference to the tables.
+    pub(crate) fn changes(&self) -> usize {
+        let (v4, v6) = self.tables();
+        changes::<V4>(self.before.0.clone(), &v4.writes) + changes::<V6>(self.before.1.clone(), &v6.writes)
     }
 
     /// What clients find now.
@@ -212,6 +217,23 @@ fn replay<F: TableFamily>(
             })?;
     }
     Ok(())
+}
+
+fn changes<F: TableFamily>(mut shadow: MemoryTables<F::Addr>, writes: &[Write<F::Addr>]) -> usize {
+    let differs = |write: &&Write<F::Addr>| {
+        let same = match write {
+            Write::PutFrontend(key, number) => shadow.frontend(key) == Some(*number),
+            Write::RemoveFrontend(key) => shadow.frontend(key).is_none(),
+            Write::InternalScope(number, scope) => shadow.scopes(*number).0 == *scope,
+            Write::ExternalScope(number, scope) => shadow.scopes(*number).1 == *scope,
+            Write::Slot(place, backend) => shadow.slot(*place) == *backend,
+            Write::Backend(number, backend) => shadow.backend(*number) == *backend,
+            Write::Grace => true,
+        };
+        shadow.replay(write);
+        !same
+    };
+    writes.iter().filter(differs).count()
 }
 
 fn between(now: &View, before: &View, after: &View, is_v6: bool) -> Result<(), String> {

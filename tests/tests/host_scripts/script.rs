@@ -12,6 +12,8 @@
 //! == tables
 //! ```
 //!
+//! What should be there at once is asked for at once; a heading that ends with `(later)` gives the agent a second attempt.
+//!
 //! Not here: what a step leads to.
 
 use std::fmt::Write as _;
@@ -102,6 +104,11 @@ impl Script {
 }
 
 impl Step {
+    /// Whether the agent may try twice.
+    pub(crate) fn is_later(&self) -> bool {
+        self.heading.ends_with("(later)")
+    }
+
     /// Does the step to the objects that are there.
     pub(crate) fn play(&self, objects: &mut Objects) {
         if self.heading.starts_with(DELETE) {
