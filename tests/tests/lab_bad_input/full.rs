@@ -43,7 +43,7 @@ fn is_refused(scene: &Scene, number: u32) -> bool {
 
 #[test]
 fn what_fits_is_served_and_the_rest_is_told() {
-    let scene = Scene::start();
+    let mut scene = Scene::start();
     scene
         .manifests
         .write("many.yaml", &many(MANY))
@@ -72,6 +72,18 @@ fn what_fits_is_served_and_the_rest_is_told() {
     service.endpoints = endpoints;
     scene.manifests.apply(&service).expect("the folder can be written to");
     scene.wait_for_frontend("10.244.1.11:7000");
+    scene.check_served();
+
+    // Nor does a new agent take anything away that is there.
+    scene.agent.restart().expect("the agent starts");
+    scene.agent.wait_ready().expect("it gets ready");
+    assert!(
+        is_refused(&scene, 0) && is_refused(&scene, 65_000),
+        "what was there is kept"
+    );
+    scene.wait_for("full tables again", WITHIN, |state| {
+        texts(&state["port_problems"]).len() == too_many
+    });
     scene.check_served();
 
     // Whoever leaves makes place for one that waits.
