@@ -143,6 +143,19 @@ fn fill<F: TableFamily>(place: &Place, rows: &mut Vec<TableFill>) -> Result<()> 
     Ok(())
 }
 
+/// How many problems of a kind are told one by one: tables that are full may leave thousands of ports out.
+const PROBLEMS_SHOWN: usize = 20;
+
+fn print_problems(mark: &str, problems: &[String]) {
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        println!("{mark}{problem}");
+    }
+    let rest = problems.len().saturating_sub(PROBLEMS_SHOWN);
+    if rest > 0 {
+        println!("{mark}and {rest} more; all of them: sluice status -o json");
+    }
+}
+
 fn print(place: &Place, status: &Status) {
     let yes = |yes| if yes { "yes" } else { "NO" };
     println!("healthy:   {}", yes(status.healthy));
@@ -181,12 +194,8 @@ fn print(place: &Place, status: &Status) {
             "source:    {}, {} Services, last change {last}",
             agent.source, agent.services
         );
-        for problem in &agent.source_problems {
-            println!("  object:  {problem}");
-        }
-        for problem in &agent.port_problems {
-            println!("  PORT:    {problem}");
-        }
+        print_problems("  object:  ", &agent.source_problems);
+        print_problems("  PORT:    ", &agent.port_problems);
         println!();
         let rows: Vec<Vec<String>> = agent
             .devices

@@ -57,12 +57,12 @@ fn what_fits_is_served_and_the_rest_is_told() {
         is_refused(&scene, 0) && is_refused(&scene, 65_000),
         "what fits is in the tables"
     );
+    let reason = "no place for 1 more service ports (of 65536, 0 are free)";
+    let rest = format!("and {} more; all of them: sluice status -o json", too_many - 20);
     let status = scene.sluice(&["status"]);
-    status.expect_failure(&[
-        "default/many-69999/TCP v4: no place for 1 more service ports (of 65536, 0 are free)",
-        "remove Services or endpoints",
-        "100.0 %",
-    ]);
+    status.expect_failure(&[reason, "remove Services or endpoints", &rest, "100.0 %"]);
+    let last = format!("default/many-69999/TCP v4: {reason}");
+    scene.sluice(&["status", "-o", "json"]).expect_failure(&[&last]);
 
     // Full tables still take changes of what is in them.
     let mut service = web(&scene.lab);
