@@ -140,12 +140,18 @@ fn without_the_agent_services_do_not_answer_and_all_else_does(#[case] builder: L
     let _servers = Server::start_on(serving, &Serve::default()).expect("the servers start");
     let _others = others(&lab);
     check(&lab, NOT_OURS);
-    for (from, to, ..) in THROUGH_SERVICES {
-        for (over, v6) in combinations() {
-            let answer = ask(from, to, over, v6, IMPATIENCE, &lab);
-            assert!(answer.is_err(), "{from} -> {to}, {over:?}, IPv6 {v6}: {answer:?}");
+    // All at the same time: it is nothing but waiting.
+    std::thread::scope(|scope| {
+        for (from, to, ..) in THROUGH_SERVICES {
+            for (over, v6) in combinations() {
+                let lab = &lab;
+                scope.spawn(move || {
+                    let answer = ask(from, to, over, v6, IMPATIENCE, lab);
+                    assert!(answer.is_err(), "{from} -> {to}, {over:?}, IPv6 {v6}: {answer:?}");
+                });
+            }
         }
-    }
+    });
 }
 
 /// Servers on ports that no Service knows.
@@ -250,7 +256,7 @@ fn check_one(lab: &Lab, (from, to, by, seen_as): Row, over: Over, v6: bool) -> R
         Node => [plan::NODE_NAME.to_owned()].into(),
     };
     let node = lab.node().addresses()[usize::from(v6)];
-    let mut answered = BTreeSet::new();
+    let (mut answered, mut other_ports) = (BTreeSet::new(), 0);
     for connection in 1..=CONNECTIONS_MAX {
         let answer =
             ask(from, to, over, v6, PATIENCE, lab).map_err(|error| format!("{error} (answered: {answered:?})"))?;
@@ -264,6 +270,13 @@ fn check_one(lab: &Lab, (from, to, by, seen_as): Row, over: Over, v6: bool) -> R
         } else {
             answer.seen == answer.own
         };
+        // Behind the translation a port may be taken: by an earlier connection through another Service, or by a hairpin if the
+        // node asks. The connection is given another one then, which chance does not do twice.
+        let other_port = answer.seen.ip() == answer.own.ip() && service_address(to, v6).is_some();
+        if !right && other_port && other_ports == 0 {
+            other_ports += 1;
+            continue;
+        }
         if !right {
             return Err(format!("{} asked, {} saw {}", answer.own, answer.backend, answer.seen));
         }

@@ -103,25 +103,31 @@ fn combinations(lab: &Lab) -> Vec<(&Host, Over, SocketAddr)> {
     all
 }
 
+/// All rows at the same time: most of it is waiting.
 fn everyone_is_refused(cluster: &Cluster) {
-    let mut wrong = Vec::new();
-    for (from, over, target) in combinations(&cluster.lab) {
-        let (_, tcp, udp) = ROWS.iter().find(|(name, ..)| *name == from.name).expect("a row");
-        let limit = if over == Over::Tcp { *tcp } else { *udp };
-        let start = Instant::now();
-        let outcome = from.run(|| over.ask(target, limit));
-        let took = start.elapsed();
-        let refused = outcome
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-        if !refused || took > limit {
-            wrong.push(format!(
-                "{} -> {target}, {over:?}: {outcome:?} after {took:?}",
-                from.name
-            ));
-        }
-    }
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let rows = combinations(&cluster.lab).into_iter();
+        let running: Vec<_> = rows.map(|row| scope.spawn(move || check_refusal(row))).collect();
+        let ended = running
+            .into_iter()
+            .map(|row| row.join().expect("a row says what is wrong"));
+        ended.flatten().collect()
+    });
     assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn check_refusal((from, over, target): (&Host, Over, SocketAddr)) -> Option<String> {
+    let (_, tcp, udp) = ROWS.iter().find(|(name, ..)| *name == from.name).expect("a row");
+    let limit = if over == Over::Tcp { *tcp } else { *udp };
+    let (outcome, took) = from.run(|| {
+        let start = Instant::now();
+        (over.ask(target, limit), start.elapsed())
+    });
+    let refused = outcome
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    let right = refused && took <= limit;
+    (!right).then(|| format!("{} -> {target}, {over:?}: {outcome:?} after {took:?}", from.name))
 }
 
 /// Waits until a change of the manifests shows, in both families: one file is one change, but each family has its tables.
