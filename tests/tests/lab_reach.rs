@@ -79,6 +79,7 @@ const NOT_OURS: &[Row] = &[
 #[case::bridge(Lab::bridge_node())]
 #[case::routed_strict(Lab::one_node().rp_filter(1))]
 #[case::bridge_strict(Lab::bridge_node().rp_filter(1))]
+#[case::routed_loose(Lab::one_node().rp_filter(2))]
 #[case::over_a_wire_with_arp_and_nd(Lab::one_node().over_a_wire().learn_neighbours())]
 fn everyone_reaches_every_service(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");
