@@ -2,7 +2,6 @@
 //! `lb_common::layout::names`. `docs/maps.md` says who writes and who reads each.
 
 use aya_ebpf::{
-    Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
@@ -10,8 +9,8 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
-        Label, Node, Service, TokenBucket,
+        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
+        Ip6, Label, Node, Service, TokenBucket,
         limits::{BACKENDS_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };
@@ -62,6 +61,8 @@ pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
 #[btf_map]
+pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+#[btf_map]
 pub static NODE: Array<Node, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
@@ -71,14 +72,3 @@ pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
 pub static BUCKETS: PerCpuArray<TokenBucket, { Bucket::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
-
-/// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a third of the precise clock. Set by the
-/// loader.
-#[unsafe(no_mangle)]
-static COARSE_CLOCK: Global<u8> = Global::new(0);
-
-/// See [`COARSE_CLOCK`].
-#[inline(always)]
-pub fn has_coarse_clock() -> bool {
-    COARSE_CLOCK.load() != 0
-}

@@ -4,7 +4,7 @@ use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
 };
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
@@ -127,13 +127,19 @@ tables!(
 impl World for Kernel {
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        if maps::has_coarse_clock() {
+        // SAFETY: takes nothing; on 64-bit kernels it is not even a call but a load.
+        let tick = unsafe { bpf_jiffies64() };
+        let Some(clock) = maps::CLOCK.get_ptr_mut(0) else {
+            return 0;
+        };
+        // SAFETY: this CPU's own copy; programs at network hooks don't interrupt each other on one CPU.
+        let clock = unsafe { &mut *clock };
+        if clock.tick != tick {
+            clock.tick = tick;
             // SAFETY: takes nothing and only reads a clock.
-            unsafe { bpf_ktime_get_coarse_ns() }
-        } else {
-            // SAFETY: takes nothing and only reads a clock.
-            unsafe { bpf_ktime_get_ns() }
+            clock.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
         }
+        clock.now_ns
     }
 
     #[inline(always)]

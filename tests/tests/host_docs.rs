@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
-    Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
+    Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
     Node, Service, TokenBucket, limits, names,
 };
 use lb_userspace::model::{Change, NodeView, Store};
@@ -87,7 +87,7 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 
 fn rows() -> Vec<Row> {
     use names::{
-        BUCKETS, COUNTERS, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_DESK, CT6_FLOWS, CT6_FRAGMENTS, DROPS, EVENTS,
+        BUCKETS, CLOCK, COUNTERS, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_DESK, CT6_FLOWS, CT6_FRAGMENTS, DROPS, EVENTS,
         LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS, LB4_SERVICES, LB4_SLOTS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS,
         LB6_SERVICES, LB6_SLOTS, NODE,
     };
@@ -131,6 +131,7 @@ fn rows() -> Vec<Row> {
             grouped(limits::FRAGMENTS_MAX),
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
+        row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),
         row(&[NODE], "", octets::<Node, Node>(), "1"),
         row(&[DROPS], "", count.clone(), "one each"),
         row(&[COUNTERS], "", count, "one each"),

@@ -312,5 +312,6 @@ fn an_answer_that_the_kernel_refuses_half_way_is_never_sent() {
         }
         refused += 1;
     }
-    assert!(refused > 5, "an answer takes more than {refused} writes");
+    // Cutting the quote, making it readable, making room before it: headers themselves are written in place.
+    assert_eq!(refused, 3, "what the kernel can refuse");
 }

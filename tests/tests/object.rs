@@ -15,7 +15,7 @@ use aya::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
+        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
         Label, Node, Port, Proto, Service, TokenBucket, V4, V6, limits, names,
     },
 };
@@ -115,6 +115,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         ),
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
+        (names::CLOCK, per_cpu::<Clock>(1)),
         (names::NODE, array::<Node>(1)),
         (names::DROPS, per_cpu::<u64>(DropReason::COUNT)),
         (names::COUNTERS, per_cpu::<u64>(Counter::COUNT)),

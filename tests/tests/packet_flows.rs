@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::layout::Counter::{FlowsCreated, FlowsHealed, PortsTranslated};
 use tests::packet::{
-    row::row,
+    row::{HEALED_WITHIN, row},
     sketch::{any, tcp, udp},
 };
 
@@ -271,7 +271,7 @@ fn the_source_port_of_an_aborted_connection_is_free_after_ten_seconds() {
 }
 
 #[test]
-fn an_evicted_reply_entry_is_healed_by_the_client_within_a_second() {
+fn an_evicted_reply_entry_is_healed_by_the_client_within_seventeen_seconds() {
     row()
         .serve("web:80", &["pod:8080"])
         .ingress(any("client:40000 > web:80").syn())
@@ -281,7 +281,7 @@ fn an_evicted_reply_entry_is_healed_by_the_client_within_a_second() {
         .ingress(any("client:40000 > web:80"))
         .becomes("client:40000 > pod:8080")
         .leaving(&["client:40000 > web:80 => client:40000 > pod:8080 | in seen"])
-        .later(Duration::from_secs(2))
+        .later(HEALED_WITHIN)
         .ingress(any("client:40000 > web:80"))
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsHealed])
@@ -295,14 +295,14 @@ fn an_evicted_reply_entry_is_healed_by_the_client_within_a_second() {
 }
 
 #[test]
-fn an_evicted_forward_entry_is_healed_by_the_backend_within_a_second() {
+fn an_evicted_forward_entry_is_healed_by_the_backend_within_seventeen_seconds() {
     row()
         .serve("web:80", &["pod:8080 local"])
         .ingress(any("client:40000 > web:80").syn())
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .evict("client:40000 > web:80")
-        .later(Duration::from_secs(2))
+        .later(HEALED_WITHIN)
         .egress(any("pod:8080 > client:40000"))
         .becomes("web:80 > client:40000")
         .counting(&[FlowsHealed])

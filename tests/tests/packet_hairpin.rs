@@ -1,11 +1,9 @@
 //! Rows: a pod that reaches itself through its own Service. It must not see its own address as the client's, so the
 //! node's stands for it where the packet goes to the pod, and is taken back where the reply comes from it.
 
-use std::time::Duration;
-
 use lb_common::layout::Counter::{FlowsCreated, FlowsHealed, PortsTranslated};
 use tests::packet::{
-    row::{Row, row},
+    row::{HEALED_WITHIN, Row, row},
     sketch::any,
 };
 
@@ -94,7 +92,7 @@ fn every_one_of_the_four_entries_can_be_evicted_and_is_healed_by_its_counterpart
             "node:40000 > pod:8080",
         ),
     ] {
-        let row = dialled().evict(evicted).later(Duration::from_secs(2));
+        let row = dialled().evict(evicted).later(HEALED_WITHIN);
         let row = if becomes.starts_with("node") {
             row.egress(packet)
         } else {
@@ -112,7 +110,7 @@ fn every_one_of_the_four_entries_can_be_evicted_and_is_healed_by_its_counterpart
     }
     dialled()
         .evict("pod:40000 > pod:8080")
-        .later(Duration::from_secs(2))
+        .later(HEALED_WITHIN)
         .ingress(any("pod:8080 > node:40000"))
         .becomes("pod:8080 > pod:40000")
         .counting(&[FlowsHealed])

@@ -1,13 +1,11 @@
 //! Rows: XDP on outward devices, which forwards to backends on this node and leaves all else to tc.
 
-use std::time::Duration;
-
 use lb_common::layout::{
     Counter::{FlowsCreated, FlowsHealed, FlowsReselected, PortsTranslated},
     DropReason::BackendMissing,
 };
 use tests::packet::{
-    row::row,
+    row::{HEALED_WITHIN, row},
     sketch::{any, tcp, udp},
 };
 
@@ -150,7 +148,7 @@ fn an_evicted_counterpart_is_healed_here_too() {
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .evict("pod:8080 > client:40000")
-        .later(Duration::from_secs(2))
+        .later(HEALED_WITHIN)
         .xdp(any("client:40000 > web:80"))
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsHealed])

@@ -16,7 +16,7 @@ use super::{
 use crate::layout::{
     Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FrontendKey, Proto,
     Rewrite, TcpSeen, V4, V6,
-    limits::{EVENTS_PER_SECOND_MAX, REFRESH_NS, REJECTS_PER_SECOND_MAX},
+    limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS, REJECTS_PER_SECOND_MAX},
 };
 
 /// What becomes of a packet.
@@ -187,7 +187,8 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
     // last here, so a mixture of two entries is noticed.
     compiler_fence(Ordering::SeqCst);
-    if flow.check != key.check() {
+    let check = key.check();
+    if flow.check != check {
         return Followed::Unknown;
     }
     let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
@@ -195,7 +196,11 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
         return Followed::Elsewhere;
     }
     let now_ns = world.now_ns();
-    let stale = now_ns.wrapping_sub(flow.seen_ns) > REFRESH_NS;
+    let seen_ns = flow.seen_ns;
+    let stale = now_ns.wrapping_sub(seen_ns) > REFRESH_NS;
+    // Each flow at its own time, so that not all are healed at once.
+    let phase_ns = u64::from(check) << (HEAL_NS_LOG2 - u32::BITS);
+    let heals = stale && (now_ns.wrapping_add(phase_ns) ^ seen_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0;
     if stale {
         flow.seen_ns = now_ns;
     }
@@ -222,7 +227,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
             return Followed::Unknown;
         }
     }
-    if stale {
+    if heals {
         heal::<F, W>(world, key);
     }
     Followed::Rewrite(flags, rewrite)
@@ -254,7 +259,7 @@ fn serves<F: PathFamily, W: Tables<F>>(world: &W, number: u32, rewrite: &Rewrite
     }
 }
 
-/// Once a second per flow: keeps the opposite entry from being evicted, and writes it anew if it was.
+/// Every 17 seconds per flow: keeps the opposite entry from being evicted, and writes it anew if it was.
 #[inline(never)]
 fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) {
     let Some(mut desk) = world.desk() else { return };

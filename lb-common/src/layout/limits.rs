@@ -29,6 +29,10 @@ pub const EVENTS_PER_SECOND_MAX: u64 = 100;
 /// shared memory.
 pub const REFRESH_NS: u64 = 1_000_000_000;
 
+/// How often a flow's packets look after the opposite entry, as a power of two in nanoseconds: 17 s. An entry that is
+/// evicted while only the other direction carries packets is back by then.
+pub const HEAL_NS_LOG2: u32 = 34;
+
 /// Source ports that may be given to a connection whose own is taken.
 pub const SOURCE_PORT_MIN: u16 = 1_024;
 /// How many other source ports are tried before the packet is dropped.

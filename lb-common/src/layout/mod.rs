@@ -9,6 +9,7 @@ mod pod;
 
 mod backend;
 mod bucket;
+mod clock;
 mod counter;
 mod desk;
 mod event;
@@ -25,6 +26,7 @@ mod service;
 
 pub use backend::{Backend, BackendFlags};
 pub use bucket::TokenBucket;
+pub use clock::Clock;
 pub use counter::Counter;
 pub use desk::{Desk, Opening, Rewrite};
 pub use event::Event;

@@ -45,6 +45,8 @@ names! {
     CT4_DESK;
     /// Where IPv6 flows are laid out.
     CT6_DESK;
+    /// What each CPU remembers of the time: one [`Clock`](super::Clock).
+    CLOCK;
     /// Facts about the node: one [`Node`](super::Node).
     NODE;
     /// Drops by [`DropReason`](super::DropReason), per CPU.

@@ -127,7 +127,9 @@ impl Frame for V4 {
 
     #[inline(always)]
     fn load(packet: Octets, at: usize) -> Option<Ip4> {
-        Some(Ip4 { octets: packet.read(at)? })
+        Some(Ip4 {
+            octets: packet.read(at)?,
+        })
     }
 
     #[inline(always)]
@@ -183,9 +185,13 @@ fn key<F: Frame>(packet: Octets) -> Option<FlowKey<F::Addr>> {
     let l4 = F::l4(packet)?;
     Some(FlowKey::new(
         F::load(packet, F::SRC)?,
-        Port { octets: packet.read(l4)? },
+        Port {
+            octets: packet.read(l4)?,
+        },
         F::load(packet, F::DST)?,
-        Port { octets: packet.read(l4 + 2)? },
+        Port {
+            octets: packet.read(l4 + 2)?,
+        },
         Proto(proto),
     ))
 }
@@ -273,12 +279,18 @@ fn restore(packet: Octets) -> Option<()> {
 
 #[inline(always)]
 fn skb(ctx: &TcContext) -> Octets {
-    Octets { start: ctx.data(), end: ctx.data_end() }
+    Octets {
+        start: ctx.data(),
+        end: ctx.data_end(),
+    }
 }
 
 #[inline(always)]
 fn frame(ctx: &XdpContext) -> Octets {
-    Octets { start: ctx.data(), end: ctx.data_end() }
+    Octets {
+        start: ctx.data(),
+        end: ctx.data_end(),
+    }
 }
 
 /// Restores and calls the program under test. Reached again only when there is none.
@@ -328,7 +340,13 @@ pub fn floor_tc(ctx: TcContext) -> i32 {
     // The checksum by the kernel's helper: a socket buffer's may be partial, which only the helper knows.
     // SAFETY: the helper checks the packet's bounds itself; nothing refers to the packet any longer.
     let done = unsafe {
-        bpf_l4_csum_replace(ctx.skb.skb, sum.at as u32, 0, sum.addresses.into(), u64::from(BPF_F_PSEUDO_HDR)) == 0
+        bpf_l4_csum_replace(
+            ctx.skb.skb,
+            sum.at as u32,
+            0,
+            sum.addresses.into(),
+            u64::from(BPF_F_PSEUDO_HDR),
+        ) == 0
             && bpf_l4_csum_replace(ctx.skb.skb, sum.at as u32, 0, sum.ports.into(), 0) == 0
     };
     if done { TC_ACT_UNSPEC } else { -2 }
@@ -341,7 +359,11 @@ pub fn floor_xdp(ctx: XdpContext) -> u32 {
         let new = updated(packet.read(sum.at)?, u64::from(sum.addresses) + u64::from(sum.ports));
         packet.write(sum.at, new)
     });
-    if done.is_some() { xdp_action::XDP_PASS } else { xdp_action::XDP_ABORTED }
+    if done.is_some() {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_ABORTED
+    }
 }
 
 #[cfg(not(test))]

@@ -7,7 +7,6 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
     programs::{Program, SchedClassifier, Xdp},
-    sys::is_helper_supported,
 };
 use lb_common::layout::names;
 
@@ -57,19 +56,12 @@ impl Datapath {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_object(object: &[u8], options: &LoadOptions) -> Result<Self> {
-        let coarse_clock = is_helper_supported(
-            aya::programs::ProgramType::SchedClassifier,
-            aya::sys::BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
-        )
-        .unwrap_or(false);
         let pins: Vec<(&str, PathBuf)> = options
             .maps
             .iter()
             .flat_map(|folder| names::MAPS.iter().map(move |name| (*name, folder.join(name))))
             .collect();
         let mut loader = EbpfLoader::new();
-        let coarse_clock = u8::from(coarse_clock);
-        loader.override_global("COARSE_CLOCK", &coarse_clock, true);
         for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
             loader.map_max_entries(name, options.flows_max);
         }

@@ -9,8 +9,8 @@ use std::{
 
 use aya::maps::{MapData, MapType};
 use lb_common::layout::{
-    Backend, Desk, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, TokenBucket,
-    limits::LAYOUT_VERSION, names,
+    Backend, Clock, Desk, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service,
+    TokenBucket, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -362,6 +362,7 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT6_FRAGMENTS, shape::<FragmentKey<Ip6>, FragmentPorts>(LruHash)),
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
+        (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
         (names::NODE, shape::<u32, Node>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),

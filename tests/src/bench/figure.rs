@@ -39,7 +39,13 @@ impl Figure {
     /// A figure without a bar.
     #[must_use]
     pub fn new(name: String, unit: &'static str, value: f64, noise: f64) -> Self {
-        Self { name, unit, value, bar: None, noise }
+        Self {
+            name,
+            unit,
+            value,
+            bar: None,
+            noise,
+        }
     }
 
     /// With a bar.
@@ -111,7 +117,10 @@ mod tests {
     use super::*;
 
     fn figure(value: f64, bar: Option<f64>, noise: f64) -> Figure {
-        Figure { bar, ..Figure::new("packet/x".to_owned(), "ratio", value, noise) }
+        Figure {
+            bar,
+            ..Figure::new("packet/x".to_owned(), "ratio", value, noise)
+        }
     }
 
     #[test]

@@ -36,9 +36,9 @@ pub struct Options {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 enum Verb {
-    /// Nanoseconds per packet of the loaded programs, by tier, flows and Services, against a floor program (about a minute)
+    /// Nanoseconds per packet of the loaded programs, by tier, flows and Services, against a floor program (about three minutes)
     Packet,
-    /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about half a minute)
+    /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about a minute)
     Sync,
 }
 

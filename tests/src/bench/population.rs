@@ -123,7 +123,11 @@ impl Population {
 
     /// A Service of TCP and its slices, with so many endpoints each, as YAML documents.
     pub(super) fn yaml(&self, number: u32, endpoints: u32) -> String {
-        let addresses: Vec<_> = self.families.iter().map(|family| format!("\"{}\"", cluster_ip(*family, number))).collect();
+        let addresses: Vec<_> = self
+            .families
+            .iter()
+            .map(|family| format!("\"{}\"", cluster_ip(*family, number)))
+            .collect();
         let families: Vec<_> = self.families.iter().map(|family| api_name(*family)).collect();
         let mut text = String::new();
         // Writing to a string can't fail.

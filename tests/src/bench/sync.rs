@@ -19,13 +19,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
 use lb_common::layout::{FrontendKey, Ip4, Port, Proto, Service, names};
+use lb_common::layout::{V4, V6, limits};
 use lb_userspace::{
     kernel::{Datapath, LoadOptions, Pins},
     model::{Change, Family, NodeView, Protocol},
     reconcile::Reconciler,
     tables::KernelTables,
 };
-use lb_common::layout::{V4, V6, limits};
 
 use super::{
     figure::Figure,
@@ -50,8 +50,18 @@ struct Extent {
     files: u32,
 }
 
-const FULL: Extent = Extent { services: 10_000, changes: 2_000, starts: 5, files: 100 };
-const QUICK: Extent = Extent { services: 500, changes: 200, starts: 2, files: 20 };
+const FULL: Extent = Extent {
+    services: 10_000,
+    changes: 2_000,
+    starts: 5,
+    files: 100,
+};
+const QUICK: Extent = Extent {
+    services: 500,
+    changes: 200,
+    starts: 2,
+    files: 20,
+};
 
 /// Services in one file of the folder; the last ones have a file each.
 const SERVICES_OF_FILE: u32 = 100;
@@ -61,7 +71,10 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// Runs the bench.
 pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     let extent = if quick { QUICK } else { FULL };
-    println!("bench sync: {} Services with {ENDPOINTS} endpoints each", extent.services);
+    println!(
+        "bench sync: {} Services with {ENDPOINTS} endpoints each",
+        extent.services
+    );
     let mut figures = Vec::new();
     let mut add = |figure: Figure| {
         println!("  {figure}");
@@ -79,15 +92,32 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     add(Figure::new("sync/cold-start/v4".to_owned(), "s", started.ready_s.median(), noise).at_most(COLD_START_MAX_S));
     let resident = started.resident_mib.max();
     add(Figure::new("sync/resident/v4".to_owned(), "MiB", resident, 0.0).at_most(RESIDENT_MAX_MIB));
-    add(Figure::new("sync/file-to-table/v4/p50".to_owned(), "ms", started.file_ms.median(), 0.0));
-    add(Figure::new("sync/file-to-table/v4/max".to_owned(), "ms", started.file_ms.max(), 0.0));
+    add(Figure::new(
+        "sync/file-to-table/v4/p50".to_owned(),
+        "ms",
+        started.file_ms.median(),
+        0.0,
+    ));
+    add(Figure::new(
+        "sync/file-to-table/v4/max".to_owned(),
+        "ms",
+        started.file_ms.max(),
+        0.0,
+    ));
     Ok(figures)
 }
 
 /// Milliseconds of single endpoint changes, through model, plan and the kernel's tables.
 fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
-    let population = Population { services: extent.services, families, protocols: &[Protocol::Tcp] };
-    let mut datapath = Datapath::load(&LoadOptions { maps: None, flows_max: limits::FLOWS_MIN })?;
+    let population = Population {
+        services: extent.services,
+        families,
+        protocols: &[Protocol::Tcp],
+    };
+    let mut datapath = Datapath::load(&LoadOptions {
+        maps: None,
+        flows_max: limits::FLOWS_MIN,
+    })?;
     let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
     let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;
     let mut reconciler = Reconciler::adopt(NodeView::named(NODE), v4, v6, true)?;
@@ -119,7 +149,11 @@ struct Started {
 }
 
 fn starts(extent: &Extent) -> Result<Started> {
-    let population = Population { services: extent.services, families: &[Family::V4], protocols: &[Protocol::Tcp] };
+    let population = Population {
+        services: extent.services,
+        families: &[Family::V4],
+        protocols: &[Protocol::Tcp],
+    };
     let lab = Lab::one_node().backends(1).build()?;
     let folder = lab.directory().join("manifests");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -130,7 +164,11 @@ fn starts(extent: &Extent) -> Result<Started> {
         put(&folder, &format!("services-{first}.yaml"), &text)?;
     }
     for number in alone..extent.services {
-        put(&folder, &format!("service-{number}.yaml"), &population.yaml(number, ENDPOINTS))?;
+        put(
+            &folder,
+            &format!("service-{number}.yaml"),
+            &population.yaml(number, ENDPOINTS),
+        )?;
     }
     let (mut ready_s, mut resident_mib, mut file_ms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..extent.starts {
@@ -166,8 +204,15 @@ fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
 fn resident_max_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM in /proc/PID/status")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmHWM:{line}"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("VmHWM in /proc/PID/status")?;
+    let kib: f64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .with_context(|| format!("VmHWM:{line}"))?;
     Ok(kib / 1024.0)
 }
 
@@ -183,9 +228,8 @@ const FOLLOW_MAX: Duration = Duration::from_secs(10);
 impl Tables {
     fn open(lab: &Lab) -> Result<Self> {
         let maps = Pins::new(lab.pin_directory()).maps();
-        let pinned = |name: &str| {
-            MapData::from_pin(maps.join(name)).with_context(|| format!("open the pinned map {name}"))
-        };
+        let pinned =
+            |name: &str| MapData::from_pin(maps.join(name)).with_context(|| format!("open the pinned map {name}"));
         Ok(Self {
             frontends: Map::HashMap(pinned(names::LB4_FRONTENDS)?).try_into()?,
             services: Map::Array(pinned(names::LB4_SERVICES)?).try_into()?,
@@ -194,9 +238,14 @@ impl Tables {
 
     /// Writes a Service's file with so many endpoints, and waits for the tables. Milliseconds.
     fn follow(&self, folder: &Path, population: &Population, service: u32, endpoints: u32) -> Result<f64> {
-        let std::net::IpAddr::V4(address) = cluster_ip(Family::V4, service) else { bail!("an IPv4 address") };
+        let std::net::IpAddr::V4(address) = cluster_ip(Family::V4, service) else {
+            bail!("an IPv4 address")
+        };
         let key = FrontendKey::new(address.into(), Port::new(PORT), Proto::TCP);
-        let number = self.frontends.get(&key, 0).with_context(|| format!("the frontend of Service {service}"))?;
+        let number = self
+            .frontends
+            .get(&key, 0)
+            .with_context(|| format!("the frontend of Service {service}"))?;
         let before = self.services.get(&number, 0)?;
         let text = population.yaml(service, endpoints);
         let start = Instant::now();

@@ -5,6 +5,7 @@ use lb_common::layout::{Family, FlowKey, Port, Proto};
 
 use super::{
     super::{
+        figure::NOISE_MAX,
         population::{PORT, cluster_ip},
         samples::Samples,
     },
@@ -14,6 +15,9 @@ use super::{
     there,
 };
 use crate::packet::sketch::{ACK, SYN};
+
+/// How often a row is measured until its samples agree; the quietest counts.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// From which side a packet comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +42,18 @@ pub(super) struct Flows<F: BenchFamily> {
 
 impl<F: BenchFamily> Flows<F> {
     pub(super) fn new(proto: Proto, services: u32) -> Self {
-        Self { proto, services, open: Vec::new(), fresh: 0 }
+        Self {
+            proto,
+            services,
+            open: Vec::new(),
+            fresh: 0,
+        }
     }
 
     fn key(&self, number: u32) -> Result<FlowKey<F::Addr>> {
         let client = client::<F>(number / PORTS_OF_CLIENT)?;
-        let frontend = F::address(cluster_ip(F::MODEL, number % self.services)).context("a ClusterIP of this family")?;
+        let frontend =
+            F::address(cluster_ip(F::MODEL, number % self.services)).context("a ClusterIP of this family")?;
         let port = Port::new((FIRST_PORT + number % PORTS_OF_CLIENT) as u16);
         Ok(FlowKey::new(client, port, frontend, Port::new(PORT), self.proto))
     }
@@ -69,8 +79,12 @@ impl<F: BenchFamily> Flows<F> {
         let (before, drops_before) = rig.counted()?;
         rig.run(Program::TcIngress, Callee::Ours, &self.frame(SYN), more)?;
         let (after, drops) = rig.counted()?;
-        check_counted(&before, &after, more.into(), "opening flows")?;
-        ensure!(drops == drops_before, "{} packets were dropped while flows were opened", drops - drops_before);
+        check_counted(&before, &after, more.into()..=more.into(), "opening flows")?;
+        ensure!(
+            drops == drops_before,
+            "{} packets were dropped while flows were opened",
+            drops - drops_before
+        );
         rig.run(Program::TcIngress, Callee::Ours, &self.frame(ACK), more)?;
         let replies = replies::<F>(rig, &opened)?;
         rig.put_tuples(tuples::<F>(&replies))?;
@@ -85,7 +99,10 @@ impl<F: BenchFamily> Flows<F> {
         const FLOWS_AT_ONCE: usize = TUPLES_MAX as usize / 2;
         let pairs: Vec<_> = replies.iter().zip(requests).collect();
         for some in pairs.chunks(FLOWS_AT_ONCE) {
-            let both: Vec<_> = some.iter().flat_map(|(reply, request)| [F::tuple(reply), F::tuple(request)]).collect();
+            let both: Vec<_> = some
+                .iter()
+                .flat_map(|(reply, request)| [F::tuple(reply), F::tuple(request)])
+                .collect();
             let count = both.len() as u32;
             rig.put_tuples(both.into_iter())?;
             rig.run(Program::TcIngress, Callee::Fill, &self.frame(ACK), count)?;
@@ -120,22 +137,17 @@ impl<F: BenchFamily> Flows<F> {
             ensure!(after != before, "{program}: {callee:?} left the packet as it was");
         }
         rig.turn_to(0, count)?;
-        let counted = rig.counted()?;
-        let (mut ours, mut floors) = (Vec::new(), Vec::new());
-        for _ in 0..extent.rounds {
-            let (nothing, _) = rig.run(program, Callee::Nothing, &frame, extent.packets)?;
-            let (floor, _) = rig.run(program, Callee::Floor, &frame, extent.packets)?;
-            let (cost, _) = rig.run(program, Callee::Ours, &frame, extent.packets)?;
-            ours.push(cost - nothing);
-            floors.push((floor - nothing).max(1.0));
+        let mut quietest = rounds(rig, extent, program, &frame)?;
+        for _ in 1..ATTEMPTS_MAX {
+            if quietest.noise() <= NOISE_MAX {
+                break;
+            }
+            let again = rounds(rig, extent, program, &frame)?;
+            if again.noise() < quietest.noise() {
+                quietest = again;
+            }
         }
-        let after = rig.counted()?;
-        check_counted(&counted.0, &after.0, 0, "established flows")?;
-        ensure!(after.1 == counted.1, "{program}: packets of established flows were dropped");
-        Ok(Cost {
-            ratio: Some(ours.iter().zip(&floors).map(|(ours, floor)| ours / floor).collect()),
-            ours: Samples::from_iter(ours),
-        })
+        Ok(quietest)
     }
 
     /// What the first packet of a flow costs: all are different.
@@ -156,10 +168,43 @@ impl<F: BenchFamily> Flows<F> {
             ours.push(cost - nothing);
         }
         let after = rig.counted()?;
-        check_counted(&before.0, &after.0, count.into(), "new flows")?;
+        // To XDP, one checksum in 65 536 looks partial, and its packet goes up untouched.
+        let least = u64::from(count)
+            - if program == Program::Xdp {
+                u64::from(count / 10_000) + 5
+            } else {
+                0
+            };
+        check_counted(&before.0, &after.0, least..=count.into(), "new flows")?;
         ensure!(after.1 == before.1, "{program}: first packets were dropped");
-        Ok(Cost { ours: Samples::from_iter(ours), ratio: None })
+        Ok(Cost {
+            ours: Samples::from_iter(ours),
+            ratio: None,
+        })
     }
+}
+
+/// Runs nothing, floor and datapath in turn, and compares them round by round.
+fn rounds(rig: &mut Rig, extent: &Extent, program: Program, frame: &[u8]) -> Result<Cost> {
+    let counted = rig.counted()?;
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    for _ in 0..extent.rounds {
+        let (nothing, _) = rig.run(program, Callee::Nothing, frame, extent.packets)?;
+        let (floor, _) = rig.run(program, Callee::Floor, frame, extent.packets)?;
+        let (cost, _) = rig.run(program, Callee::Ours, frame, extent.packets)?;
+        ours.push(cost - nothing);
+        floors.push((floor - nothing).max(1.0));
+    }
+    let after = rig.counted()?;
+    check_counted(&counted.0, &after.0, 0..=0, "established flows")?;
+    ensure!(
+        after.1 == counted.1,
+        "{program}: packets of established flows were dropped"
+    );
+    Ok(Cost {
+        ratio: Some(ours.iter().zip(&floors).map(|(ours, floor)| ours / floor).collect()),
+        ours: Samples::from_iter(ours),
+    })
 }
 
 fn client<F: BenchFamily>(number: u32) -> Result<<F as Family>::Addr> {
@@ -168,7 +213,10 @@ fn client<F: BenchFamily>(number: u32) -> Result<<F as Family>::Addr> {
         Ipv4Addr::from(0x0af0_0001 + number),
         Ipv6Addr::from(0xfd00_0cc0_u128 << 96 | u128::from(number + 1)),
     );
-    [IpAddr::V4(v4), IpAddr::V6(v6)].into_iter().find_map(F::address).context("a client of this family")
+    [IpAddr::V4(v4), IpAddr::V6(v6)]
+        .into_iter()
+        .find_map(F::address)
+        .context("a client of this family")
 }
 
 fn tuples<F: BenchFamily>(keys: &[FlowKey<F::Addr>]) -> impl ExactSizeIterator<Item = Tuple> {
@@ -176,7 +224,12 @@ fn tuples<F: BenchFamily>(keys: &[FlowKey<F::Addr>]) -> impl ExactSizeIterator<I
 }
 
 fn replies<F: BenchFamily>(rig: &Rig, requests: &[FlowKey<F::Addr>]) -> Result<Vec<FlowKey<F::Addr>>> {
-    let reply = |key: &FlowKey<F::Addr>| Ok(F::reply(key, &there(F::flows(rig).get(key), "the entry of an open flow")?));
+    let reply = |key: &FlowKey<F::Addr>| {
+        Ok(F::reply(
+            key,
+            &there(F::flows(rig).get(key), "the entry of an open flow")?,
+        ))
+    };
     requests.iter().map(reply).collect()
 }
 

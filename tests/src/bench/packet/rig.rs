@@ -87,6 +87,13 @@ pub(super) struct Cost {
     pub(super) ratio: Option<Samples>,
 }
 
+impl Cost {
+    /// How much the samples differ that a bar is held to.
+    pub(super) fn noise(&self) -> f64 {
+        self.ratio.as_ref().unwrap_or(&self.ours).noise()
+    }
+}
+
 /// See above.
 pub(super) struct Rig {
     pub(super) flows4: FlowTable<V4>,
@@ -154,8 +161,20 @@ impl Rig {
     pub(super) fn run(&mut self, program: Program, callee: Callee, frame: &[u8], times: u32) -> Result<(f64, Vec<u8>)> {
         let xdp = program == Program::Xdp;
         let callee_name = match (callee, program) {
-            (Callee::Nothing, _) => if xdp { "nothing_xdp" } else { "nothing_tc" },
-            (Callee::Floor, _) => if xdp { "floor_xdp" } else { "floor_tc" },
+            (Callee::Nothing, _) => {
+                if xdp {
+                    "nothing_xdp"
+                } else {
+                    "nothing_tc"
+                }
+            }
+            (Callee::Floor, _) => {
+                if xdp {
+                    "floor_xdp"
+                } else {
+                    "floor_tc"
+                }
+            }
             (Callee::Fill, _) => "fill_tc",
             (Callee::Ours, Program::TcIngress) => names::TC_INGRESS,
             (Callee::Ours, Program::TcEgress) => names::TC_EGRESS,
@@ -168,7 +187,9 @@ impl Rig {
             (_, true) => xdp_program(&mut self.floor, callee_name)?.fd()?,
         };
         let callees = if xdp { &mut self.callee_xdp } else { &mut self.callee_tc };
-        callees.set(0, fd, 0).with_context(|| format!("let {callee_name} be called"))?;
+        callees
+            .set(0, fd, 0)
+            .with_context(|| format!("let {callee_name} be called"))?;
         let mut out = vec![0; frame.len()];
         let context = test_context(program.hook());
         let mut options = TestRunOptions::new();
@@ -187,15 +208,15 @@ impl Rig {
             "{callee_name} answered {} to the last packet",
             result.return_value as i32
         );
+        // The kernel's own figure, in whole nanoseconds: what it does around an XDP program's run would be seen in ours.
         Ok((result.duration.as_nanos() as f64, out))
     }
 }
 
 /// The floor object lies beside the agent's.
 fn floor_object() -> Result<PathBuf> {
-    let object = env::var_os("SLUICE_BPF_OBJECT").context(
-        "SLUICE_BPF_OBJECT is not set: start this bench by `cargo xtask bench`, which builds what it needs",
-    )?;
+    let object = env::var_os("SLUICE_BPF_OBJECT")
+        .context("SLUICE_BPF_OBJECT is not set: start this bench by `cargo xtask bench`, which builds what it needs")?;
     Ok(PathBuf::from(object).with_file_name("floor.bpf.o"))
 }
 
@@ -206,7 +227,9 @@ fn load_floor(flows_max: u32) -> Result<Ebpf> {
     for name in ["FLOOR4", "FLOOR6"] {
         loader.map_max_entries(name, flows_max);
     }
-    let mut floor = loader.load(&object).with_context(|| format!("load {}", path.display()))?;
+    let mut floor = loader
+        .load(&object)
+        .with_context(|| format!("load {}", path.display()))?;
     for (name, program) in floor.programs_mut() {
         match program {
             AyaProgram::SchedClassifier(program) => program.load(),

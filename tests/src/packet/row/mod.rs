@@ -27,7 +27,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use lb_common::{
     datapath::Hook,
-    layout::{Counter, DropReason, Proto},
+    layout::{Counter, DropReason, Proto, limits},
 };
 
 use super::{
@@ -36,6 +36,9 @@ use super::{
     scene::Change,
     sketch::{Layer4, Sketch},
 };
+
+/// After this time a flow's packets have looked after the opposite entry.
+pub const HEALED_WITHIN: Duration = Duration::from_nanos(1 << limits::HEAL_NS_LOG2);
 
 /// A row. Its methods read as its story: what is given or happens, packets, and what becomes of each.
 #[derive(Clone, Debug)]

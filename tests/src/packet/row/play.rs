@@ -102,7 +102,9 @@ impl Packet {
             Link::Bare => host.shoot(&mut self.host_packet::<0>(&frame), self.hook),
         };
         let after: State<F> = host.state()?;
-        if let Some(Expected::Becomes(wanted) | Expected::Rerouted(wanted) | Expected::Delivered(wanted)) = &self.expected {
+        if let Some(Expected::Becomes(wanted) | Expected::Rerouted(wanted) | Expected::Delivered(wanted)) =
+            &self.expected
+        {
             chosen.learn(wanted, &got.outcome.frame, variant.link)?;
         }
         self.check_packet(&sketch, chosen, variant, &frame, &got)?;
