@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
-    Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label,
-    Node, Service, TokenBucket, limits, names,
+    Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
+    Label, Node, Service, TokenBucket, limits, names,
 };
 use lb_userspace::model::{Change, NodeView, Store};
 use lb_userspace::plan::{plan_problems, plan_service};
@@ -87,9 +87,9 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 
 fn rows() -> Vec<Row> {
     use names::{
-        BUCKETS, CLOCK, COUNTERS, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_DESK, CT6_FLOWS, CT6_FRAGMENTS, DROPS, EVENTS,
-        LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS, LB4_SERVICES, LB4_SLOTS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS,
-        LB6_SERVICES, LB6_SLOTS, NODE,
+        BUCKETS, CLOCK, COUNTERS, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_DESK, CT6_FLOWS, CT6_FRAGMENTS, DROPS,
+        EVENTS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS, LB4_SERVICES, LB4_SLOTS, LB6_BACKENDS, LB6_FRONTENDS,
+        LB6_LABELS, LB6_SERVICES, LB6_SLOTS, NODE,
     };
     let services = grouped(limits::SERVICES_MAX);
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT));

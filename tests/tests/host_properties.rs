@@ -181,11 +181,15 @@ fn rules<F: HostFamily>(
                 verify(out, scrap.link)
             }
         }
-        Verdict::Pass | Verdict::Route => {
+        Verdict::Pass | Verdict::Route | Verdict::Deliver => {
             ensure(dropped == 0, "a packet that goes on must not be counted as dropped")?;
             ensure(
                 got.verdict != Verdict::Route || scrap.hook == Hook::EgressLocal || scrap.hook == Hook::EgressForwarded,
                 "only what leaves gets a route",
+            )?;
+            ensure(
+                got.verdict != Verdict::Deliver || scrap.hook == Hook::Ingress,
+                "only what arrives is delivered",
             )?;
             match seen {
                 Some(seen) if changed => translated(&seen, scrap, carrier, out),

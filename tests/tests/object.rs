@@ -15,8 +15,8 @@ use aya::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
-        Label, Node, Port, Proto, Service, TokenBucket, V4, V6, limits, names,
+        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
+        Ip6, Label, Node, Port, Proto, Service, TokenBucket, V4, V6, limits, names,
     },
 };
 use lb_userspace::{

@@ -26,8 +26,8 @@ impl RewriteFamily for V4 {
         };
         let sum = checksum::updated(u16::from_ne_bytes(ip.checksum), rewrite.address_delta.into());
         ip.checksum = sum.to_ne_bytes();
-        rewrite.src.to_wire(&mut ip.src);
-        rewrite.dst.to_wire(&mut ip.dst);
+        rewrite.src.write_to(&mut ip.src);
+        rewrite.dst.write_to(&mut ip.dst);
         true
     }
 }
@@ -40,8 +40,8 @@ impl RewriteFamily for V6 {
         let Some(ip) = packet.header_mut::<Ipv6>(P::LINK_LEN) else {
             return false;
         };
-        rewrite.src.to_wire(&mut ip.src);
-        rewrite.dst.to_wire(&mut ip.dst);
+        rewrite.src.write_to(&mut ip.src);
+        rewrite.dst.write_to(&mut ip.dst);
         true
     }
 }

@@ -96,7 +96,7 @@ impl Ip4 {
 
     /// Into a header.
     #[inline(always)]
-    pub const fn to_wire(&self, octets: &mut [u8; 4]) {
+    pub const fn write_to(&self, octets: &mut [u8; 4]) {
         *octets = self.octets;
     }
 }
@@ -115,7 +115,7 @@ impl Ip6 {
 
     /// Into a header, in two whole words.
     #[inline(always)]
-    pub fn to_wire(&self, octets: &mut [u8; 16]) {
+    pub fn write_to(&self, octets: &mut [u8; 16]) {
         let words: [[u8; 8]; 2] = zerocopy::transmute!(self.octets);
         let halves: &mut [[u8; 8]; 2] = zerocopy::transmute_mut!(octets);
         halves[0] = words[0];

@@ -166,7 +166,7 @@ impl Frame for V6 {
     fn save(packet: Octets, at: usize, address: &Ip6) -> Option<()> {
         let place = packet.at::<[u8; 16]>(at)?;
         // SAFETY: inside the packet, octets, and nobody else has it.
-        address.to_wire(unsafe { &mut *place });
+        address.write_to(unsafe { &mut *place });
         Some(())
     }
 
@@ -206,7 +206,7 @@ struct Sum {
 #[inline(always)]
 fn rewrite<F: Frame>(packet: Octets) -> Option<Sum> {
     let key = key::<F>(packet)?;
-    let flow = F::table().get_ptr(&key)?;
+    let flow = F::table().get_ptr(key)?;
     // SAFETY: the kernel keeps the element's memory until the program ends.
     let flow = unsafe { &*flow };
     F::save(packet, F::SRC, &flow.src)?;
@@ -246,7 +246,7 @@ fn remember<F: Frame>(packet: Octets) -> Option<()> {
         port_delta: 1,
         ..Flow::default()
     };
-    F::table().insert(&key, &flow, 0).ok()
+    F::table().insert(key, flow, 0).ok()
 }
 
 #[inline(always)]

@@ -103,7 +103,9 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
 
     fn header_mut<H: Header>(&mut self, at: usize) -> Option<&mut H> {
         let writable = &mut self.octets[..self.linear];
-        H::mut_from_prefix(writable.get_mut(at..)?).ok().map(|(header, _)| header)
+        H::mut_from_prefix(writable.get_mut(at..)?)
+            .ok()
+            .map(|(header, _)| header)
     }
 
     fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool {
