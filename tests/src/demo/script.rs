@@ -29,6 +29,10 @@ pub(super) enum Action {
     ScaleToZero,
     /// They come back.
     ScaleFromZero,
+    /// The file of `web` is deleted.
+    RemoveService,
+    /// It is written again.
+    RestoreService,
     /// SIGKILL.
     KillAgent,
     /// The agent starts again.
@@ -74,6 +78,16 @@ pub(super) const STEPS: &[Step] = &[
         why: "the first connection after the change is answered again",
     },
     Step {
+        action: Action::RemoveService,
+        title: "remove web",
+        why: "its file is deleted, its address is nobody's; open connections go on, dns doesn't notice",
+    },
+    Step {
+        action: Action::RestoreService,
+        title: "add web again",
+        why: "the address works again for whoever dials it",
+    },
+    Step {
         action: Action::KillAgent,
         title: "SIGKILL the agent",
         why: "the kernel's tables and programs don't need it: packets flow on",
@@ -90,7 +104,8 @@ impl Step {
     pub(super) fn phase(&self) -> Phase {
         match self.action {
             Action::ScaleToZero => Phase::refused(self.title, EFFECT_WITHIN),
-            Action::ScaleFromZero => Phase::served(self.title).settling(EFFECT_WITHIN),
+            Action::RemoveService => Phase::gone(self.title, EFFECT_WITHIN),
+            Action::ScaleFromZero | Action::RestoreService => Phase::served(self.title).settling(EFFECT_WITHIN),
             _ => Phase::served(self.title),
         }
     }
@@ -117,10 +132,11 @@ impl Step {
                     .map_or(Effect::Never, Effect::After)
             }
             Action::ScaleToZero if report.refused == 0 => Effect::Never,
-            Action::ScaleToZero => {
+            Action::RemoveService if report.unheard == 0 => Effect::Never,
+            Action::ScaleToZero | Action::RemoveService => {
                 Effect::After(report.backends.values().map(|seen| seen.last).max().unwrap_or(nothing))
             }
-            Action::ScaleFromZero => report
+            Action::ScaleFromZero | Action::RestoreService => report
                 .backends
                 .values()
                 .map(|seen| seen.first)

@@ -77,7 +77,8 @@ impl Stage {
                 Ok(())
             }
             Action::ScaleToZero => self.manifests.keep_endpoints("web.yaml", |_| false),
-            Action::ScaleUp | Action::ScaleFromZero => self.manifests.copy_from(&self.examples),
+            Action::RemoveService => self.manifests.remove("web.yaml"),
+            Action::ScaleUp | Action::ScaleFromZero | Action::RestoreService => self.manifests.copy_from(&self.examples),
             Action::KillAgent => self.agent.kill9(),
             Action::RestartAgent => self.agent.restart(),
         }
@@ -118,6 +119,8 @@ impl Clients {
         let udp = UdpSessions::start(client, plan)?;
         let plan = HttpPlan {
             per_second: options.rate,
+            // While there is no Service, every one of them waits until it gives up.
+            at_once: 4 * options.rate as usize,
             time_max: TIME_MAX,
             ..HttpPlan::to(addresses(WEB))
         };

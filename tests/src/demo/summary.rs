@@ -24,6 +24,9 @@ pub(super) fn lines(step: &Step, report: &PhaseReport, aside: &Aside) -> [String
         let time = millis(report.refusal.quantile(0.99));
         new.push(format!("{} refused, 99 % within {time}", grouped(report.refused)));
     }
+    if report.unheard > 0 {
+        new.push(format!("{} met nobody, as due", grouped(report.unheard)));
+    }
     new.extend(effect_text(step.effect(report)));
     if let Some(time) = aside.ready_after {
         new.push(format!("ready after {}", millis(time)));
@@ -113,11 +116,13 @@ pub(super) fn tell(
     let made: u64 = reports.iter().map(|report| report.connections).sum();
     let lost: u64 = reports.iter().map(|report| report.lost).sum();
     let refused: u64 = reports.iter().map(|report| report.refused).sum();
+    let unheard: u64 = reports.iter().map(|report| report.unheard).sum();
     screen.say(&format!(
-        "\n  new connections     {} made, {} lost ({} refused, as due, while there was no backend)",
+        "\n  new connections     {} made, {} lost (as due, {} refused while there was no backend, {} met nobody while\n                      there was no Service)",
         grouped(made),
         grouped(lost),
-        grouped(refused)
+        grouped(refused),
+        grouped(unheard)
     ));
     screen.say(&format!(
         "  long-lived          {} of {} kept on their backend, {} lost; {} MB echoed and checked byte for byte",

@@ -57,7 +57,7 @@ pub(super) fn complaints(step: &Step, report: &PhaseReport, aside: &Aside) -> Ve
     }
     if report.surprises > 0 {
         found.push(format!(
-            "{} connections answered by backends that have left",
+            "{} connections answered where nobody was to answer",
             report.surprises
         ));
     }
@@ -128,6 +128,7 @@ mod tests {
             connections: 1000,
             answered: 1000,
             refused: 0,
+            unheard: 0,
             lost: 0,
             surprises: 0,
             backends: ["backend-1", "backend-2", "backend-3", "backend-4"].map(sight).into(),

@@ -17,6 +17,8 @@ pub enum Expect {
     Answers,
     /// Every one is refused at once; an answer is a surprise, silence is a lost connection.
     Refusal,
+    /// Nobody is there to answer, nor to say so: an answer is a surprise, all else is as it should be.
+    Nobody,
 }
 
 /// A phase of a test.
@@ -49,7 +51,16 @@ impl Phase {
         }
     }
 
-    /// As many as before may still be refused for a while, then all are answered.
+    /// Nobody answers, at the latest after a while.
+    pub fn gone(name: &str, settle: Duration) -> Self {
+        Self {
+            name: name.to_owned(),
+            expect: Expect::Nobody,
+            settle,
+        }
+    }
+
+    /// As many as before may still be refused or not be heard for a while, then all are answered.
     pub fn settling(mut self, settle: Duration) -> Self {
         self.settle = settle;
         self
@@ -80,9 +91,11 @@ pub struct PhaseReport {
     pub answered: u64,
     /// Connections that were refused (by RST or ICMP).
     pub refused: u64,
+    /// Connections that met neither where nobody was to answer.
+    pub unheard: u64,
     /// Connections that were neither, or met a refusal where an answer was due.
     pub lost: u64,
-    /// Connections that were answered where a refusal was due.
+    /// Connections that were answered where no answer was due.
     pub surprises: u64,
     /// Who answered.
     pub backends: BTreeMap<String, Sightings>,
@@ -155,6 +168,7 @@ impl Books {
             connections: 0,
             answered: 0,
             refused: 0,
+            unheard: 0,
             lost: 0,
             surprises: 0,
             backends: BTreeMap::new(),
@@ -185,17 +199,18 @@ impl Books {
                 whole,
             } => {
                 report.answered += 1;
-                report.connect.record(connect);
-                report.whole.record(whole);
-                self.window.connect.record(connect);
                 *self.window.backends.entry(backend.clone()).or_default() += 1;
-                if report.phase.expect == Expect::Refusal && over {
+                let due = report.phase.expect == Expect::Answers;
+                if !due && over {
                     // A client that heard nothing and asked again: the answer belongs to what is expected now.
                     return;
                 }
-                if report.phase.expect == Expect::Refusal && settled {
+                report.connect.record(connect);
+                report.whole.record(whole);
+                self.window.connect.record(connect);
+                if !due && settled {
                     report.surprises += 1;
-                    report.note(at, &format!("answered by {backend} where a refusal was due"));
+                    report.note(at, &format!("answered by {backend} where no answer was due"));
                 }
                 let seen = report.backends.entry(backend).or_insert(Sightings {
                     count: 0,
@@ -216,6 +231,11 @@ impl Books {
                     self.window.lost += 1;
                     report.note(at, "refused");
                 }
+            }
+            Outcome::Failed { .. }
+                if report.phase.expect == Expect::Nobody || report.phase.expect == Expect::Answers && !settled =>
+            {
+                report.unheard += 1;
             }
             Outcome::Failed { why } => {
                 report.lost += 1;

@@ -16,7 +16,7 @@ pub(crate) struct Tool {
     purpose: &'static str,
 }
 
-pub(crate) const TOOLS: [Tool; 5] = [
+pub(crate) const TOOLS: [Tool; 7] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
@@ -41,6 +41,16 @@ pub(crate) const TOOLS: [Tool; 5] = [
         program: "bpftool",
         packages: &["bpftool", "linux-tools-common"],
         purpose: "shows what is loaded",
+    },
+    Tool {
+        program: "tcpdump",
+        packages: &["tcpdump"],
+        purpose: "shows what passes in labs",
+    },
+    Tool {
+        program: "curl",
+        packages: &["curl"],
+        purpose: "is a client in labs that nobody here wrote",
     },
 ];
 
