@@ -78,7 +78,9 @@ impl Stage {
             }
             Action::ScaleToZero => self.manifests.keep_endpoints("web.yaml", |_| false),
             Action::RemoveService => self.manifests.remove("web.yaml"),
-            Action::ScaleUp | Action::ScaleFromZero | Action::RestoreService => self.manifests.copy_from(&self.examples),
+            Action::ScaleUp | Action::ScaleFromZero | Action::RestoreService => {
+                self.manifests.copy_from(&self.examples)
+            }
             Action::KillAgent => self.agent.kill9(),
             Action::RestartAgent => self.agent.restart(),
         }
