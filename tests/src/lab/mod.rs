@@ -23,6 +23,7 @@ mod host;
 mod namespace;
 mod options;
 pub mod plan;
+mod tables;
 mod wiring;
 
 use std::path::{Path, PathBuf};

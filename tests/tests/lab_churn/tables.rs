@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData};
 use lb_common::layout::{Choice, FrontendKey, Port, Proto, V4, V6};
-use lb_userspace::kernel::Pins;
 use lb_userspace::tables::{KernelTables, TableFamily, Tables as _};
 use tests::lab::{Lab, plan};
 use tests::traffic::Over;
@@ -45,9 +42,8 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn open(lab: &Lab) -> Self {
-        let maps = Pins::new(lab.pin_directory()).maps();
-        let v4 = KernelTables::<V4>::open(|name| pinned(&maps, name)).expect("the tables are pinned");
-        let v6 = KernelTables::<V6>::open(|name| pinned(&maps, name)).expect("the tables are pinned");
+        let v4 = lab.tables::<V4>().expect("the tables are pinned");
+        let v6 = lab.tables::<V6>().expect("the tables are pinned");
         let mut numbers = HashMap::new();
         add_frontends(&v4, &mut numbers);
         add_frontends(&v6, &mut numbers);
@@ -101,10 +97,6 @@ pub(crate) fn frontend_v4(target: SocketAddr, over: Over) -> FrontendKey<<V4 as 
 
 fn proto(over: Over) -> Proto {
     if over == Over::Tcp { Proto::TCP } else { Proto::UDP }
-}
-
-fn pinned(maps: &Path, name: &str) -> anyhow::Result<Map> {
-    Ok(Map::from_map_data(MapData::from_pin(maps.join(name))?)?)
 }
 
 fn add_frontends<F: TableFamily>(tables: &KernelTables<F>, numbers: &mut HashMap<(SocketAddr, u8), u32>) {
