@@ -316,6 +316,7 @@ impl Agent {
         }
         self.state.ready = self.reconciler.is_ready() && self.devices_followed;
         self.state.services = self.reconciler.store().services().count();
+        self.state.left_out = self.reconciler.left_out().map(ToString::to_string).collect();
         self.state.port_problems = self
             .reconciler
             .problems()

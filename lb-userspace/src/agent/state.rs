@@ -34,6 +34,9 @@ pub struct State {
     pub source: String,
     /// Complaints about objects and files.
     pub source_problems: Vec<String>,
+    /// What of Services and slices is not served as written, with the reason.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Ports that aren't in the tables as they should be, with the reason.
     pub port_problems: Vec<String>,
     /// Devices with what is attached.

@@ -195,6 +195,7 @@ fn print(place: &Place, status: &Status) {
             agent.source, agent.services
         );
         print_problems("  object:  ", &agent.source_problems);
+        print_problems("  skipped: ", &agent.left_out);
         print_problems("  PORT:    ", &agent.port_problems);
         println!();
         let rows: Vec<Vec<String>> = agent

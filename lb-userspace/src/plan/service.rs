@@ -49,6 +49,7 @@ pub fn plan_problems(store: &Store, key: &ServiceKey) -> Vec<Problem> {
         return Vec::new();
     };
     let mut problems = ports_to_serve(service).skipped;
+    problems.extend(not_served_yet(service));
     for slice in store.slices(key) {
         let Some(family) = slice.address_type.family() else {
             continue;
@@ -77,6 +78,38 @@ pub fn plan_problems(store: &Store, key: &ServiceKey) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// What a Service asks for that this version does not do. Said rather than left for its clients to find out.
+fn not_served_yet(service: &Service) -> Vec<Problem> {
+    let node_ports = service.ports.iter().any(|port| port.node_port.is_some());
+    let wishes = [
+        (
+            node_ports,
+            "spec.ports[].nodePort",
+            "NodePorts are not served yet; the ClusterIPs are",
+        ),
+        (
+            !service.external_ips.is_empty(),
+            "spec.externalIPs",
+            "external addresses are not served yet; the ClusterIPs are",
+        ),
+        (
+            !service.load_balancer_vips.is_empty(),
+            "status.loadBalancer.ingress",
+            "load-balancer addresses are not served yet; the ClusterIPs are",
+        ),
+        (
+            service.affinity_timeout_s.is_some(),
+            "spec.sessionAffinity",
+            "session affinity is not kept yet; every connection chooses anew",
+        ),
+    ];
+    let object = ObjectRef::Service(service.key.clone());
+    let asked = wishes.into_iter().filter(|(asked, ..)| *asked);
+    asked
+        .map(|(_, field, reason)| warning(object.clone(), field.to_owned(), reason.to_owned()))
+        .collect()
 }
 
 fn served<'a>(store: &'a Store, key: &ServiceKey) -> Option<&'a Service> {

@@ -12,8 +12,8 @@ use super::{
     siblings::Siblings,
 };
 use crate::{
-    model::{Change, Dirty, Family, NodeView, ServiceKey, Store},
-    plan::{PortId, plan_service},
+    model::{Change, Dirty, Family, NodeView, Problem, ServiceKey, Store},
+    plan::{PortId, plan_problems, plan_service},
     tables::{TableError, Tables},
 };
 
@@ -43,6 +43,8 @@ pub struct Reconciler<T4, T6> {
     v6: Publisher<V6, T6>,
     ports: HashMap<ServiceKey, Vec<PortId>>,
     problems: BTreeMap<PortId, String>,
+    /// What Services ask for and do not get.
+    left_out: BTreeMap<ServiceKey, Vec<Problem>>,
     /// Services for which the kernel refused a write at the last attempt.
     refused: BTreeSet<ServiceKey>,
     first_sync_done: bool,
@@ -67,6 +69,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             v6: Publisher::adopt(v6)?,
             ports: HashMap::new(),
             problems: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             refused: BTreeSet::new(),
             first_sync_done: false,
             grace,
@@ -113,6 +116,11 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
                 reason: reason.clone(),
             })
             .collect()
+    }
+
+    /// What of Services and slices is not served as written, and why.
+    pub fn left_out(&self) -> impl Iterator<Item = &Problem> {
+        self.left_out.values().flatten()
     }
 
     /// Name of a service number: `namespace/name:port/protocol family`.
@@ -209,6 +217,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
 
     /// Brings one Service's ports into the tables. True if anything was taken away.
     fn bring(&mut self, key: &ServiceKey) -> bool {
+        self.note_left_out(key);
         let planned = plan_service(&self.store, self.store.node(), key);
         let before = self.ports.remove(key).unwrap_or_default();
         let siblings = Siblings {
@@ -257,6 +266,21 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             self.ports.insert(key.clone(), now);
         }
         self.v4.take_freed() | self.v6.take_freed()
+    }
+
+    fn note_left_out(&mut self, key: &ServiceKey) {
+        let problems = plan_problems(&self.store, key);
+        let before = self.left_out.remove(key);
+        if problems.is_empty() {
+            return;
+        }
+        // At the start there may be one for every Service of a cluster: `sluice status` has them.
+        if self.first_sync_done && before.as_ref() != Some(&problems) {
+            for problem in &problems {
+                warn!(%problem, "not served as written");
+            }
+        }
+        self.left_out.insert(key.clone(), problems);
     }
 
     fn note(&mut self, id: &PortId, result: Result<bool, PublishError>) {

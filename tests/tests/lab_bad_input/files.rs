@@ -4,7 +4,7 @@ use std::fs;
 
 use tests::traffic::manifests::Service;
 
-use crate::scene::{Scene, web};
+use crate::scene::{PATIENCE, Scene, texts, web};
 
 const HEAD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: default}\n";
 const SLICE: &str = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
@@ -137,4 +137,33 @@ fn a_folder_that_goes_takes_nothing_with_it() {
     fs::rename(&aside, &folder).expect("the folder is ours");
     scene.wait_for_peace();
     scene.check_served();
+}
+
+#[test]
+fn what_a_service_asks_for_in_vain_is_told_and_the_rest_is_served() {
+    let scene = Scene::start();
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: wide, namespace: default}\nspec:\n  type: NodePort\n  \
+                clusterIP: 10.96.0.82\n  sessionAffinity: ClientIP\n  ports: [{name: a, port: 82, nodePort: 30082}, \
+                {name: b, port: 83, protocol: SCTP}]\n";
+    scene
+        .manifests
+        .write("wide.yaml", text)
+        .expect("the folder can be written to");
+    let left_out = |count: usize| move |state: &serde_json::Value| texts(&state["left_out"]).len() == count;
+    scene.wait_for("three wishes left out", PATIENCE, left_out(3));
+    let status = scene.status();
+    for part in [
+        "skipped: Service default/wide: spec.ports[].nodePort: NodePorts are not served yet",
+        "skipped: Service default/wide: spec.sessionAffinity: session affinity is not kept yet",
+        "skipped: Service default/wide: spec.ports[1]: SCTP is not served yet",
+    ] {
+        assert!(status.contains(part), "no \"{part}\" in:\n{status}");
+    }
+    let frontends = scene.sluice(&["get", "frontends"]).said;
+    assert!(frontends.contains("10.96.0.82:82"), "{frontends}");
+    scene
+        .manifests
+        .remove("wide.yaml")
+        .expect("the folder can be written to");
+    scene.wait_for("wish left out any longer", PATIENCE, left_out(0));
 }

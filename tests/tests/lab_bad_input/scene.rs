@@ -13,7 +13,7 @@ use tests::traffic::manifests::{ManifestFolder, Service};
 use tests::traffic::{Serve, Server};
 
 /// How long anything may take that takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 /// Where clients dial.
 const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 80)), 80);

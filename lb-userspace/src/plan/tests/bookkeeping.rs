@@ -204,6 +204,23 @@ fn one_number_may_serve_two_protocols_from_different_endpoints() {
     assert_eq!(targets, [53, 5353], "rows 5 and 6: by name, not by number");
 }
 
+#[rstest]
+#[case::node_port(|web: &mut Service| web.ports[0].node_port = Some(30_080), "spec.ports[].nodePort")]
+#[case::external_ip(|web: &mut Service| web.external_ips = [ip("192.0.2.1")].into(), "spec.externalIPs")]
+#[case::load_balancer(|web: &mut Service| web.load_balancer_vips = [ip("192.0.2.2")].into(), "status.loadBalancer.ingress")]
+#[case::affinity(|web: &mut Service| web.affinity_timeout_s = Some(10_800), "spec.sessionAffinity")]
+fn what_a_service_asks_for_in_vain_is_said(#[case] ask: fn(&mut Service), #[case] field: &str) {
+    let mut store = synced_store();
+    let mut web = service("web");
+    ask(&mut web);
+    store.apply(apply_service(web));
+    let fields: Vec<_> = plan_problems(&store, &key("web"))
+        .iter()
+        .map(|problem| problem.field.to_string())
+        .collect();
+    assert_eq!(fields, [field]);
+}
+
 #[test]
 fn slices_report_what_is_skipped() {
     let mut store = synced_store();
