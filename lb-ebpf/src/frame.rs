@@ -14,6 +14,11 @@ use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, updated};
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
 
+/// Octets of an Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Octets before the IP header on devices without link header.
+pub const NO_LINK: usize = 0;
+
 /// A socket buffer at a tc hook, with a link header of `LINK` octets.
 pub struct Skb<'a, const LINK: usize>(pub &'a TcContext);
 
@@ -112,7 +117,7 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
 }
 
 impl Packet for XdpFrame<'_> {
-    const LINK_LEN: usize = 14;
+    const LINK_LEN: usize = ETHERNET;
 
     #[inline(always)]
     fn len(&self) -> usize {

@@ -16,57 +16,27 @@ use aya_ebpf::{
 use lb_common::datapath::{self, Hook, Verdict};
 
 use crate::{
-    frame::{Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
+    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
     outline, route,
     world::Kernel,
 };
-
-const ETHERNET: usize = 14;
-const NO_LINK: usize = 0;
 
 #[inline(always)]
 fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
     let ifindex = skb_ifindex(ctx);
     match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Route => reroute::<LINK>(ctx),
+        Verdict::Route => outline::reroute::<LINK>(ctx),
         Verdict::Deliver if ifindex == route::LOOPBACK => TC_ACT_UNSPEC,
-        Verdict::Deliver => deliver::<LINK>(ctx),
+        Verdict::Deliver => outline::deliver::<LINK>(ctx),
         Verdict::Refuse => {
-            if answer::<LINK>(ctx) {
+            if outline::answer::<LINK>(ctx) != 0 {
                 route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
             } else {
                 TC_ACT_SHOT
             }
         }
         Verdict::Drop(_) => TC_ACT_SHOT,
-    }
-}
-
-#[inline(always)]
-fn answer<const LINK: usize>(ctx: &TcContext) -> bool {
-    if LINK == ETHERNET {
-        outline::answer(ctx)
-    } else {
-        outline::answer_l3(ctx)
-    }
-}
-
-#[inline(always)]
-fn reroute<const LINK: usize>(ctx: &TcContext) -> i32 {
-    if LINK == ETHERNET {
-        outline::reroute(ctx)
-    } else {
-        outline::reroute_l3(ctx)
-    }
-}
-
-#[inline(always)]
-fn deliver<const LINK: usize>(ctx: &TcContext) -> i32 {
-    if LINK == ETHERNET {
-        outline::deliver(ctx)
-    } else {
-        outline::deliver_l3(ctx)
     }
 }
 

@@ -8,7 +8,11 @@ use lb_common::{
     layout::{DropReason, V4, V6},
 };
 
-use crate::{frame::Skb, route, world::Kernel};
+use crate::{
+    frame::{ETHERNET, NO_LINK, Skb},
+    route,
+    world::Kernel,
+};
 
 const XDP: u32 = 0;
 const INGRESS: u32 = 1;
@@ -71,74 +75,46 @@ macro_rules! opens {
 opens!(V4, lb_open4, lb_pair4);
 opens!(V6, lb_open6, lb_pair6);
 
-/// Turns the packet into an ICMP error, on an Ethernet device.
-#[inline(always)]
-pub fn answer(ctx: &TcContext) -> bool {
-    lb_answer(ctx.skb.skb) != 0
+/// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
+macro_rules! outlined {
+    ($(#[$attr:meta])* $name:ident($ethernet:ident, $bare:ident) $body:expr) => {
+        $(#[$attr])*
+        #[inline(always)]
+        pub fn $name<const LINK: usize>(ctx: &TcContext) -> i32 {
+            if LINK == ETHERNET {
+                $ethernet(ctx.skb.skb)
+            } else {
+                $bare(ctx.skb.skb)
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $ethernet(skb: *mut __sk_buff) -> i32 {
+            let body: fn(Skb<'_, ETHERNET>) -> i32 = $body;
+            body(Skb(&TcContext::new(skb)))
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $bare(skb: *mut __sk_buff) -> i32 {
+            let body: fn(Skb<'_, NO_LINK>) -> i32 = $body;
+            body(Skb(&TcContext::new(skb)))
+        }
+    };
 }
 
-/// Turns the packet into an ICMP error, on a device without link header.
-#[inline(always)]
-pub fn answer_l3(ctx: &TcContext) -> bool {
-    lb_answer_l3(ctx.skb.skb) != 0
+outlined! {
+    /// Turns the packet into an ICMP error. Zero if that failed.
+    answer(lb_answer, lb_answer_l3) |mut skb| i32::from(refuse(&mut skb))
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_answer(skb: *mut __sk_buff) -> u32 {
-    u32::from(refuse(&mut Skb::<14>(&TcContext::new(skb))))
+outlined! {
+    /// Gives the packet a new route. The action to be taken.
+    reroute(lb_reroute, lb_reroute_l3) |skb| route::anew(skb)
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_answer_l3(skb: *mut __sk_buff) -> u32 {
-    u32::from(refuse(&mut Skb::<0>(&TcContext::new(skb))))
-}
-
-/// Gives the packet a new route, on an Ethernet device.
-#[inline(always)]
-pub fn reroute(ctx: &TcContext) -> i32 {
-    lb_reroute(ctx.skb.skb)
-}
-
-/// Gives the packet a new route, on a device without link header.
-#[inline(always)]
-pub fn reroute_l3(ctx: &TcContext) -> i32 {
-    lb_reroute_l3(ctx.skb.skb)
-}
-
-/// Gives the packet to the host itself, from an Ethernet device.
-#[inline(always)]
-pub fn deliver(ctx: &TcContext) -> i32 {
-    lb_deliver(ctx.skb.skb)
-}
-
-/// Gives the packet to the host itself, from a device without link header.
-#[inline(always)]
-pub fn deliver_l3(ctx: &TcContext) -> i32 {
-    lb_deliver_l3(ctx.skb.skb)
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_deliver(skb: *mut __sk_buff) -> i32 {
-    route::up::<14>(&TcContext::new(skb))
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_deliver_l3(skb: *mut __sk_buff) -> i32 {
-    route::up::<0>(&TcContext::new(skb))
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_reroute(skb: *mut __sk_buff) -> i32 {
-    route::anew::<14>(&TcContext::new(skb))
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_reroute_l3(skb: *mut __sk_buff) -> i32 {
-    route::anew::<0>(&TcContext::new(skb))
+outlined! {
+    /// Gives the packet to the host itself. The action to be taken.
+    deliver(lb_deliver, lb_deliver_l3) |skb| route::up(skb)
 }

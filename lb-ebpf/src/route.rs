@@ -40,8 +40,7 @@ fn redirect(ifindex: u32, to_host: bool) -> i32 {
 /// Gives a translated packet of a host process a route to its backend: the one on which the kernel has put it leads
 /// to the service address. Leaves the packet on it when the host doesn't forward and the kernel won't tell a better.
 #[inline(always)]
-pub fn anew<const LINK: usize>(ctx: &TcContext) -> i32 {
-    let mut skb = Skb::<LINK>(ctx);
+pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
     let mut query: FibLookup = unsafe { mem::zeroed() };
     query.ifindex = LOOPBACK;
@@ -59,21 +58,20 @@ pub fn anew<const LINK: usize>(ctx: &TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
+    let found = unsafe { bpf_fib_lookup(skb.0.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => {
             // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
             unsafe { bpf_redirect_neigh(query.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }
-        BPF_FIB_LKUP_RET_NOT_FWDED => up::<LINK>(ctx),
+        BPF_FIB_LKUP_RET_NOT_FWDED => up(skb),
         _ => TC_ACT_UNSPEC,
     }
 }
 
 /// Gives the packet to the host itself: it arrives on the loopback device.
 #[inline(always)]
-pub fn up<const LINK: usize>(ctx: &TcContext) -> i32 {
-    let mut skb = Skb::<LINK>(ctx);
+pub fn up<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     // Four octets: the verifier doesn't follow a comparison for a single one.
     let is_v6 = skb.header::<[u8; 4]>(LINK).is_some_and(|first| first[0] >> 4 == 6);
     let ethertype = if is_v6 { Ethernet::IPV6 } else { Ethernet::IPV4 };
