@@ -132,7 +132,6 @@ impl Step {
                     .map_or(Effect::Never, Effect::After)
             }
             Action::ScaleToZero if report.refused == 0 => Effect::Never,
-            Action::RemoveService if report.unheard == 0 => Effect::Never,
             Action::ScaleToZero | Action::RemoveService => {
                 Effect::After(report.backends.values().map(|seen| seen.last).max().unwrap_or(nothing))
             }
