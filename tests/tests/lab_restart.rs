@@ -27,6 +27,8 @@ const PER_SECOND: u32 = 300;
 const LONG_LIVED: usize = 32;
 /// The longest that a busy machine may hold up an open connection whose packets all arrive: TCP sends a lost one again after 200 ms.
 const PAUSE_MAX: Duration = Duration::from_millis(190);
+/// Their ClusterIPs end in 80 and the numbers that follow.
+const SERVICES: [&str; 3] = ["web", "scaled", "removed"];
 /// How long the agent may take to bring a changed file into the tables.
 const CHANGE_MAX: Duration = Duration::from_secs(2);
 
@@ -37,7 +39,7 @@ const CHANGE_MAX: Duration = Duration::from_secs(2);
 fn the_datapath_goes_on_without_the_agent_and_the_next_one_writes_nothing(
     #[case] end: fn(&mut Agent) -> anyhow::Result<()>,
 ) {
-    let mut cluster = start();
+    let mut cluster = start(&SERVICES);
     let before = everything(&cluster.lab);
     let load = Load::start(&cluster.lab);
     std::thread::sleep(WHILE);
@@ -57,7 +59,7 @@ fn the_datapath_goes_on_without_the_agent_and_the_next_one_writes_nothing(
 
 #[test]
 fn it_may_be_killed_at_any_moment_of_its_start() {
-    let mut cluster = start();
+    let mut cluster = start(&SERVICES);
     let before = everything(&cluster.lab);
     let load = Load::start(&cluster.lab);
     cluster.agent.kill9().expect("it runs");
@@ -76,7 +78,7 @@ fn it_may_be_killed_at_any_moment_of_its_start() {
 
 #[test]
 fn changes_made_meanwhile_are_all_that_the_next_agent_makes() {
-    let mut cluster = start();
+    let mut cluster = start(&SERVICES);
     let (pods, before) = (cluster.lab.backends(), everything(&cluster.lab));
     let load = Load::start(&cluster.lab);
     std::thread::sleep(WHILE / 2);
@@ -125,10 +127,83 @@ fn changes_made_meanwhile_are_all_that_the_next_agent_makes() {
     load.expect_no_loss();
 }
 
+/// An agent that dies after it has taken a backend away and before it has cleared its record, which it does only when no packet can be
+/// on its way there any more: the next one has to, as UDP sessions stay where they are for as long as the record is there.
+#[test]
+fn udp_sessions_leave_a_backend_that_went_just_before_the_agent_died() {
+    let mut cluster = start(&["web"]);
+    let (lab, manifests) = (&cluster.lab, &cluster.manifests);
+    let few = service("web", 80).backends(&lab.backends()[..3]);
+    let full = service("web", 80).backends(lab.backends());
+    let with_it = |sessions: &UdpSessions| {
+        let report = sessions.report();
+        report
+            .sessions
+            .values()
+            .filter(|backend| *backend == "backend-4")
+            .count()
+    };
+    let mut tries = 0..5;
+    let sessions = loop {
+        let number = tries.next().expect("of five kills one comes in time");
+        let plan = UdpPlan {
+            first_port: 5_000 + 100 * number,
+            ..UdpPlan::to(service_addresses(80).map(|address| SocketAddr::new(address, 53)))
+        };
+        let sessions = UdpSessions::start(lab.client(), plan).expect("threads can be started");
+        std::thread::sleep(WHILE / 2);
+        assert!(with_it(&sessions) > 0, "of 16 sessions some are with each backend");
+        manifests.apply(&few).expect("the folder can be written to");
+        wait_for_places(lab, 3);
+        cluster.agent.kill9().expect("it runs");
+        std::thread::sleep(WHILE / 4);
+        if with_it(&sessions) > 0 {
+            break sessions;
+        }
+        cluster.agent.restart().expect("it can be started again");
+        cluster.agent.wait_ready().expect("it gets ready");
+        manifests.apply(&full).expect("the folder can be written to");
+        wait_for_places(lab, 4);
+    };
+    cluster.agent.restart().expect("it can be started again");
+    cluster.agent.wait_ready().expect("it gets ready");
+    let start = Instant::now();
+    while with_it(&sessions) > 0 {
+        assert!(
+            start.elapsed() < CHANGE_MAX,
+            "sessions stay with a backend that has left"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let report = sessions.finish();
+    assert_eq!(report.answered, report.asked, "{:?}", report.failures);
+    assert!(
+        report.moves.iter().all(|change| change.from == "backend-4"),
+        "{:?}",
+        report.moves
+    );
+}
+
+/// Waits until every Service port has so many backends.
+fn wait_for_places(lab: &Lab, wanted: usize) {
+    let start = Instant::now();
+    let is_place = |line: &&String| line.trim_start().starts_with("place");
+    while everything(lab)
+        .ports
+        .values()
+        .any(|lines| lines.iter().filter(is_place).count() != wanted)
+    {
+        assert!(
+            start.elapsed() < CHANGE_MAX,
+            "not {wanted} backends after {CHANGE_MAX:?}"
+        );
+    }
+}
+
 /// An agent that takes the datapath with it: the same load and the same dump notice.
 #[test]
 fn a_datapath_that_goes_with_the_agent_is_noticed() {
-    let mut cluster = start();
+    let mut cluster = start(&SERVICES);
     let before = everything(&cluster.lab);
     let load = Load::start(&cluster.lab);
     cluster.agent.kill9().expect("it runs");
@@ -277,9 +352,11 @@ fn service(name: &str, number: u16) -> Service {
         .port("UDP", 53, 5353)
 }
 
-fn start() -> Cluster {
+fn start(names: &[&str]) -> Cluster {
     let lab = Lab::one_node().build().expect("the lab can be built: this needs root");
-    let services = [("web", 80), ("scaled", 81), ("removed", 82)];
-    let services = services.map(|(name, number)| service(name, number).backends(lab.backends()));
+    let services = (80..).zip(names);
+    let services: Vec<_> = services
+        .map(|(number, name)| service(name, number).backends(lab.backends()))
+        .collect();
     Cluster::start(lab, &services, &AgentOptions::default()).expect("servers and agent start")
 }

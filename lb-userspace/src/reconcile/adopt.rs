@@ -50,7 +50,31 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             );
             publisher.discard(number, &keys)?;
         }
+        publisher.retire_unnamed();
         Ok(publisher)
+    }
+
+    /// Backends that no scope names: whoever had taken them away died while it waited for the end of a grace period.
+    /// They go with the next one, or keep their numbers if they are asked for until then. UDP flows stay with a backend
+    /// for as long as its record is there.
+    fn retire_unnamed(&mut self) {
+        for number in 1..self.tables.capacity().backends {
+            let record = self.tables.backend(number);
+            if !record.flags.has(BackendFlags::ACTIVE) || self.backends.contains_key(&number) {
+                continue;
+            }
+            self.free_backends.take_at(number, 1);
+            self.numbers_by_address
+                .entry((record.address, record.port))
+                .or_insert(number);
+            let retired = Used {
+                record,
+                uses: 0,
+                retirements: 1,
+            };
+            self.retired.backends.push((number, retired.retirements));
+            self.backends.insert(number, retired);
+        }
     }
 
     fn discard(&mut self, number: u32, keys: &[FrontendKey<F::Addr>]) -> Result<(), TableError> {

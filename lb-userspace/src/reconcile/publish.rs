@@ -64,7 +64,7 @@ pub enum PublishError {
 pub struct Retired {
     slots: Vec<(u32, u32)>,
     /// Backend number, and which of its retirements this is.
-    backends: Vec<(u32, u64)>,
+    pub(super) backends: Vec<(u32, u64)>,
     numbers: Vec<u32>,
 }
 
@@ -129,7 +129,7 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) free_slots: Ranges,
     pub(super) free_backends: Ranges,
     pub(super) free_numbers: Ranges,
-    retired: Retired,
+    pub(super) retired: Retired,
     /// A frontend was given up since somebody last asked.
     freed: bool,
 }
@@ -548,7 +548,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let Some(used) = self.backends.get(&number).filter(over) else {
                 continue;
             };
-            self.numbers_by_address.remove(&key(&used.record));
+            let address = key(&used.record);
+            if self.numbers_by_address.get(&address) == Some(&number) {
+                self.numbers_by_address.remove(&address);
+            }
             self.backends.remove(&number);
             self.tables.put_backend(number, &Backend::default());
             self.free_backends.give_back(number, 1);
