@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_userspace::tables::Tables as _;
+use tests::lab::Lab;
+use tests::traffic::manifests::ManifestFolder;
 use tests::traffic::{Cluster, Over};
 
 use churner::Log;
@@ -31,6 +33,9 @@ use tables::{Seen, View};
 /// What the issue asks for.
 const PER_SECOND: u32 = 1_000;
 const SECONDS: u32 = 10;
+/// Agents that die in turn.
+const KILLS: u32 = 7;
+const CHANGES_PER_KILL: u32 = 400;
 /// How long the last changes may take to be in the tables.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
@@ -41,9 +46,16 @@ struct Outcome {
     books: Vec<Books>,
 }
 
-/// Makes changes under load, and goes on to watch until the tables are as the files, or until the patience ends.
-fn run(cluster: &Cluster, slices: &[Slice], log: &Log, changes: u32, meanwhile: impl FnOnce()) -> Outcome {
-    let (lab, stop) = (&cluster.lab, AtomicBool::new(false));
+/// Makes changes under load, with something else meanwhile, and goes on to watch until the tables are as the files, or until the
+/// patience ends.
+fn run(
+    (lab, manifests): (&Lab, &ManifestFolder),
+    slices: &[Slice],
+    log: &Log,
+    changes: u32,
+    meanwhile: impl FnOnce(),
+) -> Outcome {
+    let stop = AtomicBool::new(false);
     let view = View::open(lab);
     std::thread::scope(|scope| {
         let stop = &stop;
@@ -52,10 +64,13 @@ fn run(cluster: &Cluster, slices: &[Slice], log: &Log, changes: u32, meanwhile: 
         let clients: Vec<_> = combinations
             .map(|(over, v6)| scope.spawn(move || lab.client().run(|| clients::connect(lab, log, over, v6, stop))))
             .collect();
-        let begin = Instant::now();
-        churner::churn(&cluster.manifests, slices, log, changes, PER_SECOND);
-        let wrote_in = begin.elapsed();
+        let churning = scope.spawn(|| {
+            let begin = Instant::now();
+            churner::churn(manifests, slices, log, changes, PER_SECOND);
+            begin.elapsed()
+        });
         meanwhile();
+        let wrote_in = churning.join().expect("the files can be written");
         let written = Instant::now();
         while !tables::unlike_files(&view, log).is_empty() && written.elapsed() < SETTLE_MAX {
             std::thread::sleep(Duration::from_millis(10));
@@ -87,7 +102,7 @@ fn a_thousand_changes_a_second_are_not_noticed_by_new_connections() {
     let log = Log::new();
     let applied_before = changes_applied(&cluster);
     let changes = PER_SECOND * SECONDS;
-    let outcome = run(&cluster, &slices, &log, changes, || ());
+    let outcome = run((&cluster.lab, &cluster.manifests), &slices, &log, changes, || ());
     let applied = changes_applied(&cluster) - applied_before;
     let delay = |part: usize| outcome.seen.delays[(outcome.seen.delays.len() - 1) * part / 100];
     println!(
@@ -146,6 +161,61 @@ fn a_thousand_changes_a_second_are_not_noticed_by_new_connections() {
     }
 }
 
+/// Agents that die while they write, one after the other: new connections don't notice, and the last agent makes the tables as the
+/// files are, with nothing left of the others.
+#[test]
+fn agents_that_are_killed_in_the_midst_of_changes_leave_sound_tables() {
+    let (mut cluster, slices) = scene::start();
+    let log = Log::new();
+    let (lab, manifests, agent) = (&cluster.lab, &cluster.manifests, &mut cluster.agent);
+    let outcome = run((lab, manifests), &slices, &log, 0, || {
+        for kill in 0..KILLS {
+            std::thread::scope(|scope| {
+                scope.spawn(|| churner::churn(manifests, &slices, &log, CHANGES_PER_KILL, PER_SECOND));
+                // Each somewhere else in its work.
+                std::thread::sleep(Duration::from_millis(150 + u64::from(kill) * 17));
+                agent.kill9().expect("it runs");
+            });
+            agent.restart().expect("it can be started again");
+            agent.wait_ready().expect("it gets ready");
+        }
+    });
+    let connections: u32 = outcome.books.iter().map(|books| books.answered).sum();
+    println!(
+        "{connections} connections, {} changes seen in the tables",
+        outcome.seen.changes
+    );
+    assert!(connections > KILLS * 100, "only {connections} connections");
+    assert!(
+        outcome.seen.changes > (KILLS * CHANGES_PER_KILL / 2) as usize,
+        "the agents had little to do"
+    );
+    assert_eq!(
+        all(&outcome.books, |books| &books.failed),
+        [""; 0],
+        "failed connections"
+    );
+    assert_eq!(
+        all(&outcome.books, |books| &books.absent),
+        [""; 0],
+        "sent to a backend that is not in the tables"
+    );
+    let view = View::open(&cluster.lab);
+    assert_eq!(tables::unlike_files(&view, &log), [""; 0]);
+    // Records and frontends of what nobody serves any more go with the next grace period.
+    let begin = Instant::now();
+    let (named, kept) = loop {
+        let (named, kept) = (view.named(), View::open(&cluster.lab).kept());
+        if named == kept || begin.elapsed() > SETTLE_MAX {
+            break (named, kept);
+        }
+    };
+    assert_eq!(
+        named, kept,
+        "backends that the Services name, and backends that have a record"
+    );
+}
+
 /// The same measurements where what they look for is there.
 #[test]
 fn an_agent_that_is_dead_and_a_writer_without_care_are_noticed() {
@@ -156,7 +226,7 @@ fn an_agent_that_is_dead_and_a_writer_without_care_are_noticed() {
     // Nobody brings the changes into the tables.
     cluster.agent.kill9().expect("it runs");
     let mut view = View::open(&cluster.lab);
-    let stale = run(&cluster, &slices, &log, PER_SECOND, || ());
+    let stale = run((&cluster.lab, &cluster.manifests), &slices, &log, PER_SECOND, || ());
     assert_eq!(stale.seen.changes, 0);
     assert!(
         all(&stale.books, |books| &books.left_out).len() > 100,
@@ -171,7 +241,7 @@ fn an_agent_that_is_dead_and_a_writer_without_care_are_noticed() {
     assert!(unlike > slices.len(), "only {unlike} are unlike their files");
 
     // A Service that is taken away and put back, instead of being changed in place.
-    let careless = run(&cluster, &slices, &log, 0, || {
+    let careless = run((&cluster.lab, &cluster.manifests), &slices, &log, 0, || {
         std::thread::sleep(Duration::from_millis(100));
         take_away_for_a_moment(&mut view);
     });

@@ -1,11 +1,11 @@
 //! The kernel's tables as this process sees them: who serves what, at this moment. And a watch over all slices that counts changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lb_common::layout::{Choice, FrontendKey, Port, Proto, V4, V6};
+use lb_common::layout::{BackendFlags, Choice, FrontendKey, Port, Proto, V4, V6};
 use lb_userspace::tables::{KernelTables, TableFamily, Tables as _};
 use tests::lab::{Lab, plan};
 use tests::traffic::Over;
@@ -71,6 +71,26 @@ impl View {
         }
     }
 
+    /// How many different backends all Services together name, by address and port.
+    pub(crate) fn named(&self) -> usize {
+        let mut named = BTreeSet::new();
+        for (target, proto) in self.numbers.keys() {
+            let over = if *proto == Proto::TCP.0 { Over::Tcp } else { Over::Udp };
+            let set = self.serving(*target, over);
+            named.extend(
+                (1..=BACKENDS)
+                    .filter(|backend| set.has(*backend))
+                    .map(|backend| (backend, *proto, target.is_ipv4())),
+            );
+        }
+        named.len()
+    }
+
+    /// How many backends have a record.
+    pub(crate) fn kept(&self) -> usize {
+        kept(&self.v4) + kept(&self.v6)
+    }
+
     fn read<F: TableFamily>(&self, tables: &KernelTables<F>, number: u32) -> Set {
         loop {
             let word = tables.scopes(number).0;
@@ -97,6 +117,13 @@ pub(crate) fn frontend_v4(target: SocketAddr, over: Over) -> FrontendKey<<V4 as 
 
 fn proto(over: Over) -> Proto {
     if over == Over::Tcp { Proto::TCP } else { Proto::UDP }
+}
+
+fn kept<F: TableFamily>(tables: &KernelTables<F>) -> usize {
+    let numbers = 1..tables.capacity().backends;
+    numbers
+        .filter(|number| tables.backend(*number).flags.has(BackendFlags::ACTIVE))
+        .count()
 }
 
 fn add_frontends<F: TableFamily>(tables: &KernelTables<F>, numbers: &mut HashMap<(SocketAddr, u8), u32>) {
