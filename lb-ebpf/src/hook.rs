@@ -13,7 +13,10 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{self, Hook, Verdict};
+use lb_common::{
+    datapath::{self, Errors, Hook, Verdict},
+    layout::{V4, V6},
+};
 
 use crate::{
     frame::{ETHERNET, NO_LINK, Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
@@ -22,7 +25,10 @@ use crate::{
 };
 
 #[inline(always)]
-fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32 {
+fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32
+where
+    for<'a> Kernel: Errors<V4, Skb<'a, LINK>> + Errors<V6, Skb<'a, LINK>>,
+{
     let ifindex = skb_ifindex(ctx);
     match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,

@@ -4,12 +4,12 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use lb_common::{
-    datapath::{Hook, Opened, Opens, open, open_pair, refuse},
+    datapath::{Errors, Hook, Opened, Opens, Verdict, error, open, open_pair, refuse},
     layout::{DropReason, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb},
+    frame::{ETHERNET, NO_LINK, Skb, XdpFrame},
     route,
     world::Kernel,
 };
@@ -74,6 +74,42 @@ macro_rules! opens {
 
 opens!(V4, lb_open4, lb_pair4);
 opens!(V6, lb_open6, lb_pair6);
+
+/// ICMP errors on devices with this link header.
+macro_rules! errors {
+    ($family:ty, $link:ident, $error:ident) => {
+        impl Errors<$family, Skb<'_, $link>> for Kernel {
+            #[inline(always)]
+            fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
+                match $error(packet.0.skb.skb, hook_code(hook)) {
+                    1 => Verdict::Route,
+                    2 => Verdict::Deliver,
+                    _ => Verdict::Pass,
+                }
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $error(skb: *mut __sk_buff, hook: u32) -> u32 {
+            let mut packet = Skb::<$link>(&TcContext::new(skb));
+            match error::<$family, _, _>(&mut packet, &Kernel { ifindex: 0 }, hook_from_code(hook)) {
+                Verdict::Route => 1,
+                Verdict::Deliver => 2,
+                _ => 0,
+            }
+        }
+    };
+}
+
+errors!(V4, ETHERNET, lb_error4);
+errors!(V6, ETHERNET, lb_error6);
+errors!(V4, NO_LINK, lb_error4_l3);
+errors!(V6, NO_LINK, lb_error6_l3);
+
+// Never asked for: XDP leaves ICMP to tc.
+impl Errors<V4, XdpFrame<'_>> for Kernel {}
+impl Errors<V6, XdpFrame<'_>> for Kernel {}
 
 /// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
 macro_rules! outlined {

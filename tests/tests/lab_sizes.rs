@@ -78,6 +78,23 @@ fn a_smaller_mtu_on_the_way_back() {
     assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// The same on the way there: the node tells the sender of a datagram that no pod can take, and what it quotes is the datagram
+/// as it was sent to the Service. Without that the sender would never learn.
+#[test]
+fn a_smaller_mtu_on_the_way_there() {
+    let cluster = start(Lab::one_node().pod_mtu(1400));
+    for address in ADDRESSES {
+        let target = service(address, Over::Udp);
+        let ask = || Over::Udp.exchange(target, 1_420, IMPATIENCE);
+        // The first one says how large they may be.
+        cluster.lab.client().run(|| drop(ask()));
+        for _ in 0..4 {
+            let answer = cluster.lab.client().run(ask);
+            assert!(answer.is_ok(), "{address}: {answer:?}");
+        }
+    }
+}
+
 #[test]
 fn without_the_agent_no_byte_arrives() {
     let lab = Lab::one_node().backends(2).build().expect("the lab can be built");

@@ -5,10 +5,10 @@ use lb_userspace::kernel::{Datapath, LoadOptions};
 
 /// Program, verified instructions at most. The kernel refuses at 1 000 000.
 const BUDGETS: &[(&str, u32)] = &[
-    ("lb_tc_ingress", 110_000),
-    ("lb_tc_egress", 110_000),
-    ("lb_tc_l3_in", 110_000),
-    ("lb_tc_l3_out", 110_000),
+    ("lb_tc_ingress", 130_000),
+    ("lb_tc_egress", 130_000),
+    ("lb_tc_l3_in", 130_000),
+    ("lb_tc_l3_out", 130_000),
     ("lb_xdp", 90_000),
 ];
 

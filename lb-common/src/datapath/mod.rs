@@ -14,6 +14,7 @@
 //! where they arrive.
 
 mod checksum;
+mod error;
 pub mod header;
 mod packet;
 mod parse;
@@ -28,7 +29,7 @@ pub use checksum::{fold, updated};
 pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Tcp, Udp};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Hook, Opened, Opens, Verdict, open, refuse, tc, xdp};
+pub use path::{Errors, Hook, Opened, Opens, Verdict, error, open, refuse, tc, xdp};
 pub use select::{flow_hash, pick};
 pub use track::{counterpart, idle_limit_ns, is_over, open_pair};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -4,6 +4,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum,
+    error::{self, ErrorFamily},
     header::{Tcp, Udp},
     packet::Packet,
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
@@ -50,18 +51,18 @@ pub enum Hook {
 
 impl Hook {
     #[inline(always)]
-    const fn is_egress(self) -> bool {
+    pub(super) const fn is_egress(self) -> bool {
         matches!(self, Self::EgressForwarded | Self::EgressLocal)
     }
 }
 
 /// What the core needs of a family.
-pub trait PathFamily: ParseFamily + RewriteFamily {}
-impl<F: ParseFamily + RewriteFamily> PathFamily for F {}
+pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily {}
+impl<F: ParseFamily + RewriteFamily + ErrorFamily> PathFamily for F {}
 
 /// The tc datapath.
 #[inline(always)]
-pub fn tc<P: Packet, W: Opens<V4> + Opens<V6>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+pub fn tc<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     match network(packet) {
         Network::V4 => translate::<V4, P, W>(packet, world, hook),
         Network::V6 => translate::<V6, P, W>(packet, world, hook),
@@ -71,7 +72,7 @@ pub fn tc<P: Packet, W: Opens<V4> + Opens<V6>>(packet: &mut P, world: &W, hook: 
 
 /// The XDP datapath: packets that it can finish are translated, all others go up untouched, and tc finishes them.
 #[inline(always)]
-pub fn xdp<P: Packet, W: Opens<V4> + Opens<V6>>(packet: &mut P, world: &W) -> Verdict {
+pub fn xdp<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W) -> Verdict {
     tc(packet, world, Hook::Xdp)
 }
 
@@ -102,6 +103,21 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     }
 }
 
+/// A world in which ICMP errors can be translated; in a function of its own, as [`Opens`].
+pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
+    /// See [`error`].
+    #[inline(always)]
+    fn error(&self, packet: &mut P, hook: Hook) -> Verdict {
+        error::<F, P, Self>(packet, self, hook)
+    }
+}
+
+/// An ICMP message of this family: an error about a packet that was translated is translated back.
+#[inline(always)]
+pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+    error::translate_back::<F, P, W>(packet, world, hook).unwrap_or(Verdict::Pass)
+}
+
 /// What the flow table says of a packet.
 enum Followed<A: Address> {
     /// Write this; the flags are the entry's.
@@ -115,9 +131,13 @@ enum Followed<A: Address> {
 }
 
 #[inline(always)]
-fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world) else {
-        return Verdict::Pass;
+        return if hook != Hook::Xdp && F::is_icmp(packet) {
+            world.error(packet, hook)
+        } else {
+            Verdict::Pass
+        };
     };
     if hook == Hook::Xdp && parsed.fragment.is_some() {
         return Verdict::Pass;
@@ -132,12 +152,7 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
             if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) {
                 return Verdict::Pass;
             }
-            let done = match (flags.has(FlowFlags::HOST_CLIENT), flags.has(FlowFlags::REPLY)) {
-                (true, false) => Verdict::Route,
-                (true, true) => Verdict::Deliver,
-                (false, _) => Verdict::Pass,
-            };
-            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
+            finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags))
         }
         Followed::Elsewhere => Verdict::Pass,
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
@@ -165,6 +180,16 @@ fn translate<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
             };
             finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
+    }
+}
+
+/// Where a packet goes that an entry with these flags has translated.
+#[inline(always)]
+pub(super) const fn done(flags: FlowFlags) -> Verdict {
+    match (flags.has(FlowFlags::HOST_CLIENT), flags.has(FlowFlags::REPLY)) {
+        (true, false) => Verdict::Route,
+        (true, true) => Verdict::Deliver,
+        (false, _) => Verdict::Pass,
     }
 }
 

@@ -10,8 +10,9 @@ use crate::layout::{Address, Family, FlowKey, Ip4, Ip6, Proto, Rewrite, V4, V6};
 
 /// What a family's header needs.
 pub trait RewriteFamily: Family {
-    /// Writes the addresses, and IPv4's header checksum.
-    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Self::Addr>) -> bool;
+    /// Writes the addresses into the IP header at `at`, and brings IPv4's header checksum up to date with what they
+    /// add to a sum.
+    fn put_addresses<P: Packet>(packet: &mut P, at: usize, src: &Self::Addr, dst: &Self::Addr, delta: u16) -> bool;
     /// Whether it is IPv6.
     const IPV6: bool;
 }
@@ -20,14 +21,14 @@ impl RewriteFamily for V4 {
     const IPV6: bool = false;
 
     #[inline(always)]
-    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip4>) -> bool {
-        let Some(ip) = packet.header_mut::<Ipv4>(P::LINK_LEN) else {
+    fn put_addresses<P: Packet>(packet: &mut P, at: usize, src: &Ip4, dst: &Ip4, delta: u16) -> bool {
+        let Some(ip) = packet.header_mut::<Ipv4>(at) else {
             return false;
         };
-        let sum = checksum::updated(u16::from_ne_bytes(ip.checksum), rewrite.address_delta.into());
+        let sum = checksum::updated(u16::from_ne_bytes(ip.checksum), delta.into());
         ip.checksum = sum.to_ne_bytes();
-        rewrite.src.write_to(&mut ip.src);
-        rewrite.dst.write_to(&mut ip.dst);
+        src.write_to(&mut ip.src);
+        dst.write_to(&mut ip.dst);
         true
     }
 }
@@ -36,12 +37,12 @@ impl RewriteFamily for V6 {
     const IPV6: bool = true;
 
     #[inline(always)]
-    fn write_addresses<P: Packet>(packet: &mut P, rewrite: &Rewrite<Ip6>) -> bool {
-        let Some(ip) = packet.header_mut::<Ipv6>(P::LINK_LEN) else {
+    fn put_addresses<P: Packet>(packet: &mut P, at: usize, src: &Ip6, dst: &Ip6, _delta: u16) -> bool {
+        let Some(ip) = packet.header_mut::<Ipv6>(at) else {
             return false;
         };
-        rewrite.src.write_to(&mut ip.src);
-        rewrite.dst.write_to(&mut ip.dst);
+        src.write_to(&mut ip.src);
+        dst.write_to(&mut ip.dst);
         true
     }
 }
@@ -58,7 +59,7 @@ pub(super) fn apply<F: RewriteFamily, P: Packet>(
     parsed: &Parsed<F::Addr>,
     rewrite: &Rewrite<F::Addr>,
 ) -> bool {
-    if !F::write_addresses(packet, rewrite) {
+    if !F::put_addresses(packet, P::LINK_LEN, &rewrite.src, &rewrite.dst, rewrite.address_delta) {
         return false;
     }
     if !parsed.has_l4 {
@@ -81,16 +82,22 @@ pub(super) fn apply<F: RewriteFamily, P: Packet>(
     packet.update_checksum(parsed.l4 + if udp { UDP_CHECKSUM } else { TCP_CHECKSUM }, change)
 }
 
-/// Sum over the two addresses of a tuple.
+/// Sum over an address.
 #[inline(always)]
-pub(super) fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
+pub(super) fn sum_of<A: Address>(address: &A) -> u64 {
     let mut sum = 0;
     let mut index = 0;
     while index < A::WORDS {
-        sum += u64::from(src.word(index)) + u64::from(dst.word(index));
+        sum += u64::from(address.word(index));
         index += 1;
     }
     sum
+}
+
+/// Sum over the two addresses of a tuple.
+#[inline(always)]
+pub(super) fn address_sum<A: Address>(src: &A, dst: &A) -> u64 {
+    sum_of(src) + sum_of(dst)
 }
 
 /// What turning packets of `old` into packets of `new` does to the sums over addresses and over ports.

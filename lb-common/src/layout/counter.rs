@@ -34,4 +34,5 @@ counters! {
     FlowsHealed = 2, "flows_healed", "Flow entries written again because their counterpart had been evicted.";
     PortsTranslated = 3, "ports_translated", "Flows whose source port was changed because the tuple was taken.";
     EventsLost = 4, "events_lost", "Events that found the ring buffer full or the rate limit reached.";
+    ErrorsTranslated = 5, "errors_translated", "ICMP errors about translated packets that were translated back.";
 }

@@ -75,7 +75,7 @@ impl Layer4 {
 pub fn encode(sketch: &Sketch, variant: Variant) -> Vec<u8> {
     let tuple = Tuple::read(&sketch.tuple, variant.version);
     let proto = sketch.layer4.proto(variant);
-    let datagram = layer4(sketch, &tuple, proto);
+    let datagram = layer4(&quoted(sketch, variant), &tuple, proto);
     let (part, more) = match sketch.fragment {
         Some(fragment) => {
             assert!(
@@ -116,6 +116,18 @@ pub fn with_checksum(sketch: &Sketch, variant: Variant, wanted: u16) -> Sketch {
     let without = u16::from_be_bytes([zeros[at], zeros[at + 1]]);
     let word = fold(u64::from(!wanted) + u64::from(without));
     plain.says(&word.to_be_bytes())
+}
+
+/// With what it quotes in its payload.
+fn quoted(sketch: &Sketch, variant: Variant) -> Sketch {
+    let mut whole = sketch.clone();
+    if let Some((quoted, octets_max)) = &sketch.quote {
+        let link = Link::Bare;
+        let mut octets = encode(quoted, Variant { link, ..variant });
+        octets.truncate(*octets_max);
+        whole.payload.splice(0..0, octets);
+    }
+    whole
 }
 
 fn link_header(sketch: &Sketch, variant: Variant) -> Vec<u8> {

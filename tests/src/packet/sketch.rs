@@ -10,6 +10,8 @@ pub struct Sketch {
     pub layer4: Layer4,
     /// What is inside that.
     pub payload: Vec<u8>,
+    /// The packet that an ICMP error quotes in front of that, and how many octets of it.
+    pub quote: Option<(Box<Sketch>, usize)>,
     /// VLAN tag between the link header's addresses and its type.
     pub vlan: Option<u16>,
     /// Another EtherType than the family's.
@@ -102,6 +104,7 @@ fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
         tuple: tuple.to_owned(),
         layer4,
         payload: b"GET /hello".to_vec(),
+        quote: None,
         vlan: None,
         ethertype: None,
         options: 0,
@@ -191,6 +194,23 @@ impl Sketch {
     #[must_use]
     pub fn sized(mut self, len: usize) -> Self {
         self.payload = (0..len).map(|at| (at % 251) as u8 ^ (at >> 8) as u8).collect();
+        self
+    }
+
+    /// An ICMP error that quotes this packet, or the first octets of it.
+    #[must_use]
+    pub fn quoting(mut self, quoted: Self, octets_max: usize) -> Self {
+        self.payload.clear();
+        self.quote = Some((Box::new(quoted), octets_max));
+        self
+    }
+
+    /// The same error about the same packet between others.
+    #[must_use]
+    pub fn quoted_between(mut self, tuple: &str) -> Self {
+        if let Some((quoted, _)) = &mut self.quote {
+            **quoted = quoted.between(tuple);
+        }
         self
     }
 

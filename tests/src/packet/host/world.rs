@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{
-    datapath::{Bucket, Insert, Opens, Refused, Tables, World},
+    datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, World},
     layout::{
         Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
         Ip4, Ip6, Node, Service, TokenBucket, V4, V6,
@@ -172,6 +172,7 @@ macro_rules! tables {
         }
 
         impl Opens<$family> for HostWorld {}
+        impl<P: Packet> Errors<$family, P> for HostWorld {}
     };
 }
 

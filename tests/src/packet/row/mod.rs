@@ -67,6 +67,7 @@ struct Packet {
     in_place: Option<usize>,
     writes: usize,
     expected: Option<Expected>,
+    quoting: Option<String>,
     counting: Vec<Counter>,
     leaving: Option<Vec<String>>,
 }
@@ -239,6 +240,7 @@ impl Row {
             in_place: None,
             writes: usize::MAX,
             expected: None,
+            quoting: None,
             counting: Vec::new(),
             leaving: None,
         })));
@@ -336,6 +338,13 @@ impl Row {
     #[must_use]
     pub fn gets_answered(self) -> Self {
         self.expect(Expected::Answered)
+    }
+
+    /// What it quotes is between these, and the same otherwise.
+    #[must_use]
+    pub fn quoting(mut self, tuple: &str) -> Self {
+        self.last().quoting = Some(tuple.to_owned());
+        self
     }
 
     /// Besides, that packet has counted these and nothing else.

@@ -158,7 +158,13 @@ impl Packet {
             .expected
             .as_ref()
             .context("the row does not say what becomes of it")?;
-        let between = |tuple: &str| encode(&sketch.between(&chosen.fill(tuple)), variant);
+        let between = |tuple: &str| {
+            let mut wanted = sketch.between(&chosen.fill(tuple));
+            if let Some(quoted) = &self.quoting {
+                wanted = wanted.quoted_between(&chosen.fill(quoted));
+            }
+            encode(&wanted, variant)
+        };
         let (verdict, wanted) = match expected {
             Expected::Untouched | Expected::Passes => (Verdict::Pass, frame.to_vec()),
             Expected::Becomes(tuple) => (Verdict::Pass, between(tuple)),
