@@ -184,6 +184,15 @@ pub fn skb_ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Whether the packet belongs to a VLAN device on top of this one. The tag is no longer in the frame: the card or the
+/// stack has taken it out on arrival. Identifier 0 is a priority and no VLAN (IEEE 802.1Q §9.6).
+#[inline(always)]
+pub fn skb_is_tagged(ctx: &TcContext) -> bool {
+    const IDENTIFIER: u32 = 0x0fff;
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & IDENTIFIER != 0 }
+}
+
 /// Whether the packet was sent by this host rather than received: it has no device on which it came in.
 #[inline(always)]
 pub fn skb_is_local(ctx: &TcContext) -> bool {

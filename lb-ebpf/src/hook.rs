@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `Pass` | `TC_ACT_UNSPEC`: on to the next program of the device, or the stack | `XDP_PASS` |
 //! | `Route` | FIB look-up, then `bpf_redirect_neigh` or up through loopback | never |
-//! | `Deliver` | up through loopback, unless it is there already | never |
+//! | `Deliver` | up as it came, or through loopback where the stack would take its source for forged | never |
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
 
@@ -19,7 +19,7 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, skb_ifindex, skb_is_local, xdp_ifindex},
+    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, skb_ifindex, skb_is_local, skb_is_tagged, xdp_ifindex},
     outline, route,
     world::Kernel,
 };
@@ -29,6 +29,10 @@ fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32
 where
     for<'a> Kernel: Errors<V4, Skb<'a, LINK>> + Errors<V6, Skb<'a, LINK>>,
 {
+    // The VLAN device's own hook sees it, too.
+    if skb_is_tagged(ctx) {
+        return TC_ACT_UNSPEC;
+    }
     let ifindex = skb_ifindex(ctx);
     match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,

@@ -152,5 +152,5 @@ outlined! {
 
 outlined! {
     /// Gives the packet to the host itself. The action to be taken.
-    deliver(lb_deliver, lb_deliver_l3) |skb| route::up(skb)
+    deliver(lb_deliver, lb_deliver_l3) |skb| route::deliver(skb)
 }

@@ -1,18 +1,22 @@
 //! Verdicts that need the kernel's help: a new route for what the host itself sends, and the way back for answers.
 
-use core::mem::{self, offset_of};
+use core::{
+    mem::{self, offset_of},
+    ptr,
+};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_INGRESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_fib_lookup as FibLookup,
+        BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_fib_lookup as FibLookup,
     },
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
 use lb_common::datapath::{Ethernet, Ipv4, Ipv6, Packet};
 
-use crate::frame::Skb;
+use crate::frame::{Skb, skb_ifindex};
 
 /// The loopback device has index 1 in every network namespace.
 pub const LOOPBACK: u32 = 1;
@@ -25,7 +29,7 @@ pub fn answer<const LINK: usize>(ctx: &TcContext, ifindex: u32, to_host: bool) -
     // Where there is no link header to turn around, the route says the way: that of some tunnels names the other end.
     if LINK == 0 && !to_host && Skb::<LINK>(ctx).have_link_header() {
         // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
-        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+        return unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 };
     }
     redirect(ifindex, to_host)
 }
@@ -52,8 +56,15 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     } else if let Some(ip) = skb.header::<Ipv6>(LINK) {
         query.family = AF_INET6;
         query.l4_protocol = ip.next[0];
-        query.__bindgen_anon_3.ipv6_src = words(&ip.src);
-        query.__bindgen_anon_4.ipv6_dst = words(&ip.dst);
+        // SAFETY: both are integers, whatever the union holds.
+        let (src, dst) = unsafe {
+            (
+                &mut query.__bindgen_anon_3.ipv6_src,
+                &mut query.__bindgen_anon_4.ipv6_dst,
+            )
+        };
+        put(src, &ip.src);
+        put(dst, &ip.dst);
     } else {
         return TC_ACT_SHOT;
     }
@@ -62,10 +73,46 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => {
             // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
-            unsafe { bpf_redirect_neigh(query.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+            unsafe { bpf_redirect_neigh(query.ifindex, ptr::null_mut(), 0, 0) as i32 }
         }
         BPF_FIB_LKUP_RET_NOT_FWDED => up(skb),
         _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// Gives a translated reply to the host itself. Its source is now a service address. Where that is routed through the
+/// device that the reply came by, as it is on most nodes' outward device, the stack takes it as it is. Elsewhere (a pod's
+/// device) the stack would take it for forged (RFC 3704 §2.2), and it comes up through loopback.
+#[inline(always)]
+pub fn deliver<const LINK: usize>(skb: Skb<'_, LINK>) -> i32 {
+    let ifindex = skb_ifindex(skb.0);
+    // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
+    let mut query: FibLookup = unsafe { mem::zeroed() };
+    query.ifindex = ifindex;
+    if let Some(ip) = skb.header::<Ipv4>(LINK).filter(|ip| ip.version_ihl[0] >> 4 == 4) {
+        query.family = AF_INET;
+        query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(ip.src);
+    } else if let Some(ip) = skb.header::<Ipv6>(LINK) {
+        query.family = AF_INET6;
+        // SAFETY: integers, whatever the union holds.
+        put(unsafe { &mut query.__bindgen_anon_4.ipv6_dst }, &ip.src);
+    }
+    const FLAGS: u32 = BPF_FIB_LOOKUP_OUTPUT | BPF_FIB_LOOKUP_SKIP_NEIGH;
+    // SAFETY: context and query are the program's own and of the length given.
+    let found = unsafe {
+        bpf_fib_lookup(
+            skb.0.skb.skb.cast(),
+            &raw mut query,
+            size_of::<FibLookup>() as i32,
+            FLAGS,
+        )
+    };
+    // The packet's own size is no matter here.
+    let has_route = found as u32 == BPF_FIB_LKUP_RET_SUCCESS || found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+    if has_route && query.ifindex == ifindex {
+        TC_ACT_UNSPEC
+    } else {
+        up(skb)
     }
 }
 
@@ -84,13 +131,16 @@ pub fn up<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     }
 }
 
+/// Puts an IPv6 address into a query, word by word: the compiler would make two long stores of it, which the kernel refuses
+/// at an address on the stack that is not a multiple of eight.
 #[inline(always)]
-fn words(octets: &[u8; 16]) -> [u32; 4] {
+fn put(address: &mut [u32; 4], octets: &[u8; 16]) {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *octets;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
+    let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]];
+    let mut index = 0;
+    while index < 4 {
+        // SAFETY: a reference can be written to.
+        unsafe { ptr::write_volatile(&mut address[index], u32::from_ne_bytes(words[index])) };
+        index += 1;
+    }
 }

@@ -40,6 +40,30 @@ const HEADERS_MAX: usize = 128;
 /// IPv6 extension headers that are walked over.
 const EXTENSIONS_MAX: usize = 6;
 
+/// How many octets of the frame its headers take, as far as what lies in place tells. Data of TCP's own send queue lies
+/// outside: asking for more than the headers would copy some of it for every packet.
+#[inline(always)]
+fn headers_len<P: Packet>(packet: &P) -> usize {
+    let at = P::LINK_LEN;
+    let most = at + HEADERS_MAX;
+    let Some(first) = packet.header::<[u8; 2]>(at) else {
+        return most;
+    };
+    if first[0] >> 4 == 4 {
+        let Some(ip) = packet.header::<Ipv4>(at) else {
+            return most;
+        };
+        if ip.proto[0] == Proto::TCP.0 || ip.proto[0] == Proto::UDP.0 {
+            return at + usize::from(ip.version_ihl[0] & 0x0f) * 4 + size_of::<Tcp>();
+        }
+    } else if let Some(ip) = packet.header::<Ipv6>(at)
+        && (ip.next[0] == Proto::TCP.0 || ip.next[0] == Proto::UDP.0)
+    {
+        return at + size_of::<Ipv6>() + size_of::<Tcp>();
+    }
+    most
+}
+
 /// Which network protocol the frame carries. Makes the headers readable in place first.
 #[inline(always)]
 pub(super) fn network<P: Packet>(packet: &mut P) -> Network {
@@ -47,7 +71,7 @@ pub(super) fn network<P: Packet>(packet: &mut P) -> Network {
     let linear = packet.linear_len();
     if linear < want {
         let len = packet.len();
-        if linear < len && !packet.pull(if len < want { len } else { want }) {
+        if linear < len && linear < headers_len(packet) && !packet.pull(if len < want { len } else { want }) {
             return Network::Other;
         }
     }

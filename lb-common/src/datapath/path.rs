@@ -27,8 +27,8 @@ pub enum Verdict {
     Pass,
     /// Translated, and sent by the host itself: it needs a route to its new destination.
     Route,
-    /// Translated, and for a process of the host itself: it arrives through loopback. On the device that it came by, its
-    /// source, a service address, would be a stranger to `rp_filter` and to firewalls that ask the same.
+    /// Translated, and for a process of the host itself. On the device that it came by, its source, a service address,
+    /// may be a stranger to `rp_filter` and to firewalls that ask the same: then it arrives through loopback.
     Deliver,
     /// Its sender is to be told that nobody listens: [`refuse`] makes the answer.
     Refuse,
@@ -222,7 +222,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     }
     let now_ns = world.now_ns();
     let seen_ns = flow.seen_ns;
-    let stale = now_ns.wrapping_sub(seen_ns) > REFRESH_NS;
+    let stale = now_ns.saturating_sub(seen_ns) > REFRESH_NS;
     // Each flow at its own time, so that not all are healed at once.
     let phase_ns = u64::from(check) << (HEAL_NS_LOG2 - u32::BITS);
     let heals = stale && (now_ns.wrapping_add(phase_ns) ^ seen_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0;
@@ -290,7 +290,14 @@ fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) 
     let Some(mut desk) = world.desk() else { return };
     let desk = &mut *desk;
     match world.flow(key) {
-        Some(flow) => counterpart(key, &flow, &mut desk.key, &mut desk.flow),
+        Some(flow) => {
+            counterpart(key, &flow, &mut desk.key, &mut desk.flow);
+            // As in `follow`: an entry that was recycled meanwhile has no counterpart to be healed.
+            compiler_fence(Ordering::SeqCst);
+            if flow.check != key.check() {
+                return;
+            }
+        }
         None => return,
     }
     if world.flow(&desk.key).is_none() && world.insert_flow(&desk.key, &desk.flow, Insert::New).is_ok() {

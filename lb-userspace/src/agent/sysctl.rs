@@ -4,7 +4,7 @@
 //!
 //! | setting of `lo` | why |
 //! |---|---|
-//! | `rp_filter`, if 1 (strict) → 2 (loose) | replies carry the service address as source, which is routed elsewhere (RFC 3704 §2.2) |
+//! | `rp_filter` → 2 (loose) | replies carry the service address as source, which is routed elsewhere (RFC 3704 §2.2) |
 //! | `accept_local` → 1 | a host process that reaches a backend on the same host: both addresses are local |
 
 use std::{fs, path::PathBuf};
@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 const LOOPBACK: &str = "lo";
-const STRICT: &str = "1";
 const LOOSE: &str = "2";
 
 /// A setting that was changed, and what it was: `sluice cleanup` puts it back.
@@ -43,11 +42,8 @@ pub(super) fn prepare_device(device: &str) -> Vec<ChangedSetting> {
     if device != LOOPBACK {
         return Vec::new();
     }
-    // The kernel takes the larger of this and the value for all devices.
-    let strict = [device, "all"]
-        .into_iter()
-        .any(|name| get(name, "rp_filter").as_deref() == Some(STRICT));
-    let loosened = if strict { set(device, "rp_filter", LOOSE) } else { None };
+    // The kernel takes the larger of this and the value for all devices, which somebody may make strict at any time.
+    let loosened = set(device, "rp_filter", LOOSE);
     loosened.into_iter().chain(set(device, "accept_local", "1")).collect()
 }
 
