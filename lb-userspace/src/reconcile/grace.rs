@@ -8,8 +8,7 @@ use std::{
 /// Waits until every kernel program that was running when it was called has ended.
 ///
 /// Programs at network hooks run inside RCU read-side critical sections; `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace
-/// period (`synchronize_rcu` in the kernel's `membarrier_cmd_global`). `tests/tests/grace.rs` shows it on a running
-/// program. Takes some milliseconds to tens of them.
+/// period (`synchronize_rcu` in the kernel's `membarrier_cmd_global`). Takes some milliseconds to tens of them.
 ///
 /// # Errors
 /// If the kernel has no membarrier.
