@@ -1,5 +1,7 @@
 //! Following flows: making their entries, keeping their times, knowing when they are over.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::{
     checksum,
     rewrite::deltas,
@@ -196,6 +198,8 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
     }
     desk.key.proto = desk.old.proto;
     (desk.key.pad, desk.key.pad2) = (0, 0);
+    // The key is read again from the desk: the kernel's stack has no room to keep it.
+    compiler_fence(Ordering::SeqCst);
     desk.flow.check = desk.key.check();
     world.insert_flow(&desk.key, &desk.flow, how)
 }
