@@ -4,7 +4,9 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, helpers::generated::bpf_skb_vlan_push, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC, helpers::generated::bpf_skb_vlan_push, macros::classifier, programs::TcContext,
+};
 
 /// IEEE 802.1Q.
 const PROTOCOL: u16 = 0x8100_u16.to_be();
