@@ -56,28 +56,14 @@ impl<A: Address> FlowKey<A> {
     }
 
     /// A word that depends on all of the tuple. [`Flow::check`] carries it, so that a reader notices when the kernel
-    /// has recycled the entry under its eyes. Products that don't wait for each other, summed.
+    /// has recycled the entry under its eyes.
     #[must_use]
     #[inline(always)]
     pub fn check(&self) -> u32 {
-        // Odd numbers without a pattern.
-        const fn multiplier(index: usize) -> u64 {
-            match index {
-                0 => 0x9e37_79b9_7f4a_7c15,
-                1 => 0xbf58_476d_1ce4_e5b9,
-                2 => 0x94d0_49bb_1331_11eb,
-                3 => 0xd6e8_feb8_6659_fd93,
-                _ => 0xff51_afd7_ed55_8ccd,
-            }
-        }
+        const MULTIPLIER: u64 = 0xff51_afd7_ed55_8ccd;
         let ports = u64::from(self.sport.raw()) | u64::from(self.dport.raw()) << 16;
-        let mut sum = (ports | u64::from(self.proto.0) << 32).wrapping_mul(multiplier(A::WORDS));
-        let mut index = 0;
-        while index < A::WORDS {
-            let pair = u64::from(self.src.word(index)) | u64::from(self.dst.word(index)) << 32;
-            sum = sum.wrapping_add(pair.wrapping_mul(multiplier(index)));
-            index += 1;
-        }
+        let rest = (ports | u64::from(self.proto.0) << 32).wrapping_mul(MULTIPLIER);
+        let sum = A::mixed(&self.src, &self.dst).wrapping_add(rest);
         (sum >> 32) as u32
     }
 }

@@ -78,6 +78,8 @@ pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default 
         }
         bits != 0
     }
+    /// A word that depends on all of both addresses: products that don't wait for each other, summed.
+    fn mixed(src: &Self, dst: &Self) -> u64;
     /// The address as sixteen octets, an IPv4 address in the first four: the form in which events carry it.
     fn to_16_octets(&self) -> [u8; 16];
 }
@@ -123,7 +125,20 @@ impl Ip6 {
     }
 }
 
+/// Odd numbers without a pattern.
+const MULTIPLIERS: [u64; 4] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xbf58_476d_1ce4_e5b9,
+    0x94d0_49bb_1331_11eb,
+    0xd6e8_feb8_6659_fd93,
+];
+
 impl Address for Ip4 {
+    #[inline(always)]
+    fn mixed(src: &Self, dst: &Self) -> u64 {
+        (u64::from(src.word(0)) | u64::from(dst.word(0)) << 32).wrapping_mul(const { MULTIPLIERS[0] })
+    }
+
     const WORDS: usize = 1;
     type Rest = [u8; 0];
 
@@ -139,7 +154,27 @@ impl Address for Ip4 {
     }
 }
 
+impl Ip6 {
+    /// In two whole words.
+    #[inline(always)]
+    fn halves(&self) -> [u64; 2] {
+        zerocopy::transmute!(self.octets)
+    }
+}
+
 impl Address for Ip6 {
+    #[inline(always)]
+    fn mixed(src: &Self, dst: &Self) -> u64 {
+        let ([a, b], [c, d]) = (src.halves(), dst.halves());
+        let near = a
+            .wrapping_mul(const { MULTIPLIERS[0] })
+            .wrapping_add(b.wrapping_mul(const { MULTIPLIERS[1] }));
+        let far = c
+            .wrapping_mul(const { MULTIPLIERS[2] })
+            .wrapping_add(d.wrapping_mul(const { MULTIPLIERS[3] }));
+        near.wrapping_add(far)
+    }
+
     const WORDS: usize = 4;
     type Rest = [u8; 4];
 
@@ -163,11 +198,8 @@ impl Address for Ip6 {
 impl PartialEq for Ip6 {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        (self.word(0) ^ other.word(0))
-            | (self.word(1) ^ other.word(1))
-            | (self.word(2) ^ other.word(2))
-            | (self.word(3) ^ other.word(3))
-            == 0
+        let ([a, b], [c, d]) = (self.halves(), other.halves());
+        (a ^ c) | (b ^ d) == 0
     }
 }
 
