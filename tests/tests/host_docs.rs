@@ -15,6 +15,7 @@ use lb_common::layout::{
 use lb_userspace::model::{Change, NodeView, Store};
 use lb_userspace::plan::{plan_problems, plan_service};
 use lb_userspace::source::{SourceStatus, manifests};
+use tests::demo::grouped;
 use tokio::sync::{mpsc, watch};
 
 fn root() -> PathBuf {
@@ -42,19 +43,6 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
 /// What stands in backticks.
 fn in_backticks(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
-}
-
-/// `65_536` as documents write it.
-fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// `(8 / 24)`, or `(4)` where both families are the same.
@@ -91,8 +79,8 @@ fn rows() -> Vec<Row> {
         EVENTS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS, LB4_SERVICES, LB4_SLOTS, LB6_BACKENDS, LB6_FRONTENDS,
         LB6_LABELS, LB6_SERVICES, LB6_SLOTS, NODE,
     };
-    let services = grouped(limits::SERVICES_MAX);
-    let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT));
+    let services = grouped(limits::SERVICES_MAX.into());
+    let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
     let events = format!("{} KiB", limits::EVENTS_BYTES / 1024);
     let frontend = octets::<FrontendKey<Ip4>, FrontendKey<Ip6>>();
     let backend = octets::<Backend<Ip4>, Backend<Ip6>>();
@@ -107,7 +95,7 @@ fn rows() -> Vec<Row> {
             &[LB4_FRONTENDS, LB6_FRONTENDS],
             frontend,
             number.clone(),
-            grouped(limits::FRONTENDS_MAX),
+            grouped(limits::FRONTENDS_MAX.into()),
         ),
         row(
             &[LB4_SERVICES, LB6_SERVICES],
@@ -115,12 +103,12 @@ fn rows() -> Vec<Row> {
             octets::<Service, Service>(),
             services.clone(),
         ),
-        row(&[LB4_SLOTS, LB6_SLOTS], "", number, grouped(limits::SLOTS_MAX)),
+        row(&[LB4_SLOTS, LB6_SLOTS], "", number, grouped(limits::SLOTS_MAX.into())),
         row(
             &[LB4_BACKENDS, LB6_BACKENDS],
             "",
             backend,
-            grouped(limits::BACKENDS_MAX),
+            grouped(limits::BACKENDS_MAX.into()),
         ),
         row(&[LB4_LABELS, LB6_LABELS], "", octets::<Label, Label>(), services),
         row(&[CT4_FLOWS, CT6_FLOWS], flow_key, flow, flows),
@@ -128,7 +116,7 @@ fn rows() -> Vec<Row> {
             &[CT4_FRAGMENTS, CT6_FRAGMENTS],
             fragment,
             ports,
-            grouped(limits::FRAGMENTS_MAX),
+            grouped(limits::FRAGMENTS_MAX.into()),
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
         row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),

@@ -59,7 +59,10 @@ fn every_byte_arrives(#[case] builder: LabBuilder) {
 #[case::bridge(Lab::bridge_node())]
 fn partial_checksums_are_right_when_they_are_completed(#[case] builder: LabBuilder) {
     let cluster = start(builder);
-    complete_on_the_way(&cluster.lab);
+    cluster
+        .lab
+        .complete_checksums_on_the_way()
+        .expect("the node's devices can");
     let wrong = failures(&cluster.lab, ROWS);
     assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -117,23 +120,6 @@ fn start(builder: LabBuilder) -> Cluster {
         .port("UDP", 53, 5353);
     let web = web.backends(lab.backends());
     Cluster::start(lab, &[web], &AgentOptions::default()).expect("servers and agent start")
-}
-
-/// The node's devices complete the checksums of what leaves, as cards without offloads do: between namespaces nobody else ever
-/// looks at a partial one, right or wrong.
-fn complete_on_the_way(lab: &Lab) {
-    for device in lab.node().devices().expect("devices can be listed") {
-        let mut ethtool = lab.node().command("ethtool");
-        let output = ethtool
-            .args(["-K", &device, "tx", "off"])
-            .output()
-            .expect("ethtool runs");
-        assert!(
-            output.status.success(),
-            "{device}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
 }
 
 fn clients(lab: &Lab) -> [&Host; 3] {

@@ -49,7 +49,10 @@ fn both_tiers_together_do_everything(#[case] builder: LabBuilder) {
 #[case::bridge(Lab::bridge_node())]
 fn partial_checksums_are_right_when_they_are_completed(#[case] builder: LabBuilder) {
     let cluster = start(builder);
-    complete_on_the_way(&cluster.lab);
+    cluster
+        .lab
+        .complete_checksums_on_the_way()
+        .expect("the node's devices can");
     for rows in [ROWS, FRAGMENTS] {
         let wrong = failures(&cluster, rows, PATIENCE);
         assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
@@ -98,23 +101,6 @@ fn start(builder: LabBuilder) -> Cluster {
     let cluster = Cluster::start(lab, &[web], &options).expect("servers and agent start");
     assert_eq!(outward(&cluster)["xdp"], "native");
     cluster
-}
-
-/// The node's devices complete the checksums of what leaves, as cards without offloads do: between namespaces nobody else ever
-/// looks at a partial one, right or wrong.
-fn complete_on_the_way(lab: &Lab) {
-    for device in lab.node().devices().expect("devices can be listed") {
-        let mut ethtool = lab.node().command("ethtool");
-        let output = ethtool
-            .args(["-K", &device, "tx", "off"])
-            .output()
-            .expect("ethtool runs");
-        assert!(
-            output.status.success(),
-            "{device}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
 }
 
 /// What the agent says of the outward device.

@@ -177,12 +177,7 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
     forget();
     let flags = {
         let flow = world.flow(inner)?;
-        rewrite.src = flow.src;
-        rewrite.dst = flow.dst;
-        rewrite.sport = flow.sport;
-        rewrite.dport = flow.dport;
-        rewrite.address_delta = flow.address_delta;
-        rewrite.port_delta = flow.port_delta;
+        *rewrite = flow.rewrite();
         let flags = flow.flags;
         // As for every other packet: what was recycled meanwhile is noticed.
         compiler_fence(Ordering::SeqCst);
@@ -215,12 +210,13 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
     let followed = follow_quoted_checksum(packet, &quote, added);
     let icmp = packet.header_mut::<IcmpHead>(quote.icmp)?;
     // A quoted header checksum (IPv4) and a quoted transport checksum take back what addresses and ports add.
-    let mut delta = added;
-    if !F::IPV6 {
-        delta += u64::from(negate(rewrite.address_delta));
+    // IPv6's pseudo header has the error's own addresses.
+    let addresses = if F::IPV6 {
+        outer_delta
     } else {
-        delta += u64::from(outer_delta);
-    }
+        negate(rewrite.address_delta)
+    };
+    let mut delta = added + u64::from(addresses);
     if followed {
         delta += u64::from(negate(checksum::fold(added)));
     }

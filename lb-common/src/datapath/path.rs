@@ -200,14 +200,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     let Some(mut flow) = world.flow(key) else {
         return Followed::Unknown;
     };
-    let rewrite = Rewrite {
-        src: flow.src,
-        dst: flow.dst,
-        sport: flow.sport,
-        dport: flow.dport,
-        address_delta: flow.address_delta,
-        port_delta: flow.port_delta,
-    };
+    let rewrite = flow.rewrite();
     let (flags, backend, tcp_before) = (flow.flags, flow.backend, flow.tcp);
     // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
     // last here, so a mixture of two entries is noticed.
@@ -442,12 +435,7 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Re
         let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
         let desk = &mut *desk;
         // The entry of the packet's own direction was written last.
-        desk.rewrite.src = desk.flow.src;
-        desk.rewrite.dst = desk.flow.dst;
-        desk.rewrite.sport = desk.flow.sport;
-        desk.rewrite.dport = desk.flow.dport;
-        desk.rewrite.address_delta = desk.flow.address_delta;
-        desk.rewrite.port_delta = desk.flow.port_delta;
+        desk.rewrite = desk.flow.rewrite();
     }
     if chosen == Chosen::Hairpin && masquerade_on_desk::<F, W>(world) {
         refused(world.open_pair())?;

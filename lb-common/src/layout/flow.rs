@@ -8,7 +8,7 @@
 //! backend:8080 -> client:p         =>     frontend:80 -> client:p               egress    ("reply")
 //! ```
 
-use super::{Address, Port, Proto};
+use super::{Address, Port, Proto, Rewrite};
 
 pod! {
     /// A 5-tuple as seen on the wire, at the hook where the entry applies.
@@ -185,4 +185,20 @@ pod! {
         pub seen_ns: u64,
     }
     sizes: 40, 64;
+}
+
+impl<A: Address> Flow<A> {
+    /// What it says is to be written.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rewrite(&self) -> Rewrite<A> {
+        Rewrite {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            address_delta: self.address_delta,
+            port_delta: self.port_delta,
+        }
+    }
 }
