@@ -3,13 +3,17 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
+    },
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
     },
     programs::{TcContext, XdpContext},
 };
 use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, updated};
+
+use crate::outline::lb_crc32c;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -104,6 +108,11 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn crc32c_change(&self, change: u32, following: u32) -> u32 {
+        lb_crc32c(change, following)
+    }
+
+    #[inline(always)]
     fn shrink_to(&mut self, len: usize) -> bool {
         // SAFETY: the context is the program's own; references into the packet end with `&mut self`.
         unsafe { bpf_skb_change_tail(self.0.skb.skb, len as u32, 0) == 0 }
@@ -165,6 +174,11 @@ impl Packet for XdpFrame<'_> {
         self.store(offset, &new.to_ne_bytes())
     }
 
+    #[inline(always)]
+    fn crc32c_change(&self, change: u32, following: u32) -> u32 {
+        lb_crc32c(change, following)
+    }
+
     // XDP answers nothing: packets that need an answer go up untouched.
     #[inline(always)]
     fn shrink_to(&mut self, _len: usize) -> bool {
@@ -182,6 +196,38 @@ impl Packet for XdpFrame<'_> {
 pub fn skb_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
     unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// The same of a bare context.
+#[inline(always)]
+pub fn ifindex_of_skb(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*skb).ifindex }
+}
+
+/// Device index of a frame's bare context.
+#[inline(always)]
+pub fn ifindex_of_xdp(xdp: *mut xdp_md) -> u32 {
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*xdp).ingress_ifindex }
+}
+
+/// What a packet carries that was given a new route where it left: it comes by the egress hook of another device again.
+const REROUTED: u16 = 0x51ce;
+
+/// Marks a packet as one that was given a new route.
+#[inline(always)]
+pub fn mark_rerouted(ctx: &TcContext) {
+    // SAFETY: the verifier turns this store to the context into one to the kernel's structure. Nothing else uses the field
+    // since the kernel has no DSMARK queueing discipline any more (Linux 6.3, commit bbe77c14ee61).
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(REROUTED) };
+}
+
+/// Whether the packet is one that was given a new route.
+#[inline(always)]
+pub fn is_rerouted(ctx: &TcContext) -> bool {
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*ctx.skb.skb).tc_index == u32::from(REROUTED) }
 }
 
 /// Whether the packet belongs to a VLAN device on top of this one. The tag is no longer in the frame: the card or the

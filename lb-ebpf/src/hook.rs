@@ -6,6 +6,7 @@
 //! | `Route` | FIB look-up, then `bpf_redirect_neigh` or up through loopback | never |
 //! | `Deliver` | up as it came, or through loopback where the stack would take its source for forged | never |
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
+//! | `Reset` | turned into a TCP reset, `bpf_redirect` back to the sender | never |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
 
 use aya_ebpf::{
@@ -19,22 +20,23 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, skb_ifindex, skb_is_local, skb_is_tagged, xdp_ifindex},
-    outline, route,
+    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, is_rerouted, skb_ifindex, skb_is_local, skb_is_tagged, xdp_ifindex},
+    outline::{self, OfSkb},
+    route,
     world::Kernel,
 };
 
 #[inline(always)]
 fn tc<const LINK: usize>(ctx: &TcContext, hook: Hook) -> i32
 where
-    for<'a> Kernel: Errors<V4, Skb<'a, LINK>> + Errors<V6, Skb<'a, LINK>>,
+    for<'a> Kernel<OfSkb>: Errors<V4, Skb<'a, LINK>> + Errors<V6, Skb<'a, LINK>>,
 {
     // The VLAN device's own hook sees it, too.
     if skb_is_tagged(ctx) {
         return TC_ACT_UNSPEC;
     }
     let ifindex = skb_ifindex(ctx);
-    match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex }, hook) {
+    match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex, context: ctx.skb.skb }, hook) {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Route => outline::reroute::<LINK>(ctx),
         Verdict::Deliver if ifindex == route::LOOPBACK => TC_ACT_UNSPEC,
@@ -46,13 +48,21 @@ where
                 TC_ACT_SHOT
             }
         }
+        Verdict::Reset => {
+            if outline::hang_up::<LINK>(ctx) != 0 {
+                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
+            } else {
+                TC_ACT_SHOT
+            }
+        }
         Verdict::Drop(_) => TC_ACT_SHOT,
     }
 }
 
 #[inline(always)]
 fn egress(ctx: &TcContext) -> Hook {
-    if skb_is_local(ctx) {
+    // What was given a new route has been seen where it left first.
+    if skb_is_local(ctx) && !is_rerouted(ctx) {
         Hook::EgressLocal
     } else {
         Hook::EgressForwarded
@@ -82,8 +92,8 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
-    match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex }) {
-        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse => xdp_action::XDP_PASS,
+    match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex, context: ctx.ctx }) {
+        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }
 }

@@ -1,5 +1,5 @@
 //! The kernel programs: hooks in, verdicts out. Decisions are taken in `lb_common::datapath`; this crate lends them
-//! packet memory ([`frame`]), maps and helpers ([`world`]) and carries out verdicts that need the kernel ([`route`]).
+//! packet memory ([`frame`]), maps and helpers ([`world`], [`socket`]) and carries out verdicts that need the kernel ([`route`]).
 
 #![no_std]
 #![no_main]
@@ -9,6 +9,7 @@ mod hook;
 mod maps;
 mod outline;
 mod route;
+mod socket;
 mod world;
 
 #[cfg(not(test))]

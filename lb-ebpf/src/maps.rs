@@ -3,29 +3,43 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
-        Ip6, Label, Node, Service, TokenBucket,
-        limits::{BACKENDS_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX},
+        Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
+        FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket,
+        limits::{
+            ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
+            FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX,
+        },
     },
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
+pub type Addresses<A> = HashMap<A, u32, { ADDRESSES_MAX as usize }, NO_PREALLOC>;
 pub type Frontends<A> = HashMap<FrontendKey<A>, u32, { FRONTENDS_MAX as usize }, NO_PREALLOC>;
 pub type Services = Array<Service, { SERVICES_MAX as usize }, MMAPABLE>;
 pub type Slots = Array<u32, { SLOTS_MAX as usize }, MMAPABLE>;
 pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
+pub type Sources<A> = LpmTrie<<A as SourceKeys>::SourceKey, u32, { SOURCES_MAX as usize }>;
+pub type Nodes<A> = Array<Node<A>, 1>;
+// Not arrays: these would take their whole size on every CPU.
+pub type ServiceCounts = PerCpuHashMap<u32, ServiceStats, { SERVICES_MAX as usize }, NO_PREALLOC>;
+pub type BackendCounts = PerCpuHashMap<u32, u64, { BACKENDS_MAX as usize }, NO_PREALLOC>;
+pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { AFFINITY_MAX as usize }>;
 pub type Labels = HashMap<u32, Label, { SERVICES_MAX as usize }, NO_PREALLOC>;
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, { FLOWS_DEFAULT as usize }>;
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentPorts, { FRAGMENTS_MAX as usize }>;
 
+#[btf_map]
+pub static LB4_ADDRESSES: Addresses<Ip4> = Addresses::new();
+#[btf_map]
+pub static LB6_ADDRESSES: Addresses<Ip6> = Addresses::new();
 #[btf_map]
 pub static LB4_FRONTENDS: Frontends<Ip4> = Frontends::new();
 #[btf_map]
@@ -49,6 +63,28 @@ pub static LB4_LABELS: Labels = Labels::new();
 #[btf_map]
 pub static LB6_LABELS: Labels = Labels::new();
 #[btf_map]
+pub static LB4_SOURCES: Sources<Ip4> = Sources::<Ip4>::new();
+#[btf_map]
+pub static LB6_SOURCES: Sources<Ip6> = Sources::<Ip6>::new();
+#[btf_map]
+pub static LB4_NODE: Nodes<Ip4> = Nodes::new();
+#[btf_map]
+pub static LB6_NODE: Nodes<Ip6> = Nodes::new();
+#[btf_map]
+pub static LB4_SVC_STATS: ServiceCounts = ServiceCounts::new();
+#[btf_map]
+pub static LB6_SVC_STATS: ServiceCounts = ServiceCounts::new();
+#[btf_map]
+pub static LB4_BACK_STATS: BackendCounts = BackendCounts::new();
+#[btf_map]
+pub static LB6_BACK_STATS: BackendCounts = BackendCounts::new();
+#[btf_map]
+pub static CT4_AFFINITY: Affinities<Ip4> = Affinities::new();
+#[btf_map]
+pub static CT6_AFFINITY: Affinities<Ip6> = Affinities::new();
+#[btf_map]
+pub static DEVICES: HashMap<u32, Device, { DEVICES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 pub static CT4_FLOWS: Flows<Ip4> = Flows::new();
 #[btf_map]
 pub static CT6_FLOWS: Flows<Ip6> = Flows::new();
@@ -62,8 +98,6 @@ pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
 pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
-#[btf_map]
-pub static NODE: Array<Node, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
 #[btf_map]

@@ -2,17 +2,45 @@
 //! of on every path that leads to it. That keeps the rare and long parts of the datapath out of the product of all
 //! paths through the short ones.
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::bpf_loop,
+    programs::TcContext,
+};
 use lb_common::{
-    datapath::{Errors, Hook, Opened, Opens, Verdict, error, open, open_pair, refuse},
-    layout::{DropReason, V4, V6},
+    datapath::{
+        Chosen, Claim, Errors, Hook, Opened, Opens, Verdict, choose, claim, crc32c_of_change, error, open, open_pair,
+        refuse, reset,
+    },
+    layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, XdpFrame},
-    route,
-    world::Kernel,
+    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, ifindex_of_skb, ifindex_of_xdp},
+    maps, route, socket,
+    world::{Context, Kernel},
 };
+
+/// Context of a tc program.
+pub type OfSkb = *mut __sk_buff;
+/// Context of an XDP program.
+pub type OfXdp = *mut xdp_md;
+
+impl Context for OfSkb {
+    #[inline(always)]
+    fn raw(self) -> *mut c_void {
+        self.cast()
+    }
+}
+
+impl Context for OfXdp {
+    #[inline(always)]
+    fn raw(self) -> *mut c_void {
+        self.cast()
+    }
+}
 
 const XDP: u32 = 0;
 const INGRESS: u32 = 1;
@@ -38,47 +66,156 @@ const fn hook_from_code(code: u32) -> Hook {
     }
 }
 
+/// What a loop over source ports is told, and tells.
+struct Search<C> {
+    context: C,
+    first: u32,
+    claim: Claim,
+}
+
+const GO_ON: i64 = 0;
+const ENOUGH: i64 = 1;
+
 macro_rules! opens {
-    ($family:ty, $open:ident, $pair:ident) => {
+    ($family:ty, $addr:ty, $context:ty, $ifindex:ident, $open:ident, $choose:ident, $pair:ident, $one:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $open(hook: u32, ifindex: u32) -> u32 {
-            open::<$family, Kernel>(&Kernel { ifindex }, hook_from_code(hook)).code()
+        extern "C" fn $open(context: $context, hook: u32, chosen: u32) -> u32 {
+            let ifindex = $ifindex(context);
+            let chosen = Chosen::from_code(chosen);
+            open::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook), chosen).code()
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $pair() -> u32 {
-            match open_pair::<$family, Kernel>(&Kernel { ifindex: 0 }) {
+        extern "C" fn $choose(context: $context, hook: u32) -> u32 {
+            let ifindex = $ifindex(context);
+            choose::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)).code()
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $pair(context: $context) -> u32 {
+            match open_pair::<$family, _>(&Kernel { ifindex: 0, context }) {
                 None => 0,
                 Some(reason) => reason as u32 + 1,
             }
         }
 
-        impl Opens<$family> for Kernel {
+        /// Tries one source port.
+        extern "C" fn $one(index: u32, search: *mut Search<$context>) -> i64 {
+            // SAFETY: the structure on the stack of `claim_one_of`, which waits for the loop to end.
+            let search = unsafe { &mut *search };
+            let kernel = Kernel {
+                ifindex: 0,
+                context: search.context,
+            };
+            search.claim = claim::<$family, _>(&kernel, search.first.wrapping_add(index));
+            if search.claim == Claim::Taken { GO_ON } else { ENOUGH }
+        }
+
+        impl Opens<$family> for Kernel<$context> {
             #[inline(always)]
-            fn open(&self, hook: Hook) -> Opened {
-                Opened::from_code($open(hook_code(hook), self.ifindex))
+            fn open(&self, hook: Hook, chosen: Chosen) -> Opened {
+                Opened::from_code($open(self.context, hook_code(hook), chosen.code()))
+            }
+
+            #[inline(always)]
+            fn choose(&self, hook: Hook) -> Chosen {
+                Chosen::from_code($choose(self.context, hook_code(hook)))
             }
 
             #[inline(always)]
             fn open_pair(&self) -> Option<DropReason> {
-                match $pair() {
+                match $pair(self.context) {
                     0 => None,
                     code => DropReason::from_number((code - 1) as u16),
                 }
+            }
+
+            #[inline(always)]
+            fn claim_one_of(&self, first: u32, count: u32) -> Claim {
+                let mut search = Search {
+                    context: self.context,
+                    first,
+                    claim: Claim::Taken,
+                };
+                let one: extern "C" fn(u32, *mut Search<$context>) -> i64 = $one;
+                // SAFETY: the function has the signature that the helper asks for, and gets a structure that outlives
+                // the loop.
+                unsafe { bpf_loop(count, one as *mut c_void, (&raw mut search).cast(), 0) };
+                search.claim
+            }
+
+            #[inline(always)]
+            fn outgoing(&self, address: &$addr) -> Option<u32> {
+                route::outgoing(self.context.raw(), address)
+            }
+
+            #[inline(always)]
+            fn has_socket(&self, key: &FlowKey<$addr>) -> bool {
+                socket::takes(self.context.raw(), key)
             }
         }
     };
 }
 
-opens!(V4, lb_open4, lb_pair4);
-opens!(V6, lb_open6, lb_pair6);
+opens!(V4, Ip4, OfSkb, ifindex_of_skb, lb_open4, lb_choose4, lb_pair4, try_port4);
+opens!(V6, Ip6, OfSkb, ifindex_of_skb, lb_open6, lb_choose6, lb_pair6, try_port6);
+opens!(V4, Ip4, OfXdp, ifindex_of_xdp, lb_open4_xdp, lb_choose4_xdp, lb_pair4_xdp, try_port4_xdp);
+opens!(V6, Ip6, OfXdp, ifindex_of_xdp, lb_open6_xdp, lb_choose6_xdp, lb_pair6_xdp, try_port6_xdp);
+
+/// What a loop over slots is told, and tells.
+struct Slots {
+    place: u32,
+    backend: u32,
+    found: bool,
+}
+
+macro_rules! place_of {
+    ($place_of:ident, $one:ident, $slots:ident) => {
+        extern "C" fn $one(_index: u32, slots: *mut Slots) -> i64 {
+            // SAFETY: the structure on the stack of the function below, which waits for the loop to end.
+            let slots = unsafe { &mut *slots };
+            slots.found = maps::$slots.get(slots.place).copied() == Some(slots.backend);
+            if slots.found {
+                ENOUGH
+            } else {
+                slots.place = slots.place.wrapping_add(1);
+                GO_ON
+            }
+        }
+
+        /// The first slot of a range that has a backend.
+        #[inline(always)]
+        pub fn $place_of(base: u32, len: u32, backend: u32) -> Option<u32> {
+            let mut slots = Slots {
+                place: base,
+                backend,
+                found: false,
+            };
+            let one: extern "C" fn(u32, *mut Slots) -> i64 = $one;
+            // SAFETY: as in `claim_one_of`.
+            unsafe { bpf_loop(len, one as *mut c_void, (&raw mut slots).cast(), 0) };
+            slots.found.then_some(slots.place)
+        }
+    };
+}
+
+place_of!(place_of4, is_slot4, LB4_SLOTS);
+place_of!(place_of6, is_slot6, LB6_SLOTS);
+
+/// See [`crc32c_of_change`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn lb_crc32c(change: u32, following: u32) -> u32 {
+    crc32c_of_change(change, following)
+}
 
 /// ICMP errors on devices with this link header.
 macro_rules! errors {
     ($family:ty, $link:ident, $error:ident) => {
-        impl Errors<$family, Skb<'_, $link>> for Kernel {
+        impl Errors<$family, Skb<'_, $link>> for Kernel<OfSkb> {
             #[inline(always)]
             fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
                 match $error(packet.0.skb.skb, hook_code(hook)) {
@@ -93,7 +230,7 @@ macro_rules! errors {
         #[unsafe(no_mangle)]
         extern "C" fn $error(skb: *mut __sk_buff, hook: u32) -> u32 {
             let mut packet = Skb::<$link>(&TcContext::new(skb));
-            match error::<$family, _, _>(&mut packet, &Kernel { ifindex: 0 }, hook_from_code(hook)) {
+            match error::<$family, _, _>(&mut packet, &Kernel { ifindex: 0, context: skb }, hook_from_code(hook)) {
                 Verdict::Route => 1,
                 Verdict::Deliver => 2,
                 _ => 0,
@@ -108,8 +245,8 @@ errors!(V4, NO_LINK, lb_error4_l3);
 errors!(V6, NO_LINK, lb_error6_l3);
 
 // Never asked for: XDP leaves ICMP to tc.
-impl Errors<V4, XdpFrame<'_>> for Kernel {}
-impl Errors<V6, XdpFrame<'_>> for Kernel {}
+impl Errors<V4, XdpFrame<'_>> for Kernel<OfXdp> {}
+impl Errors<V6, XdpFrame<'_>> for Kernel<OfXdp> {}
 
 /// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
 macro_rules! outlined {
@@ -143,6 +280,11 @@ macro_rules! outlined {
 outlined! {
     /// Turns the packet into an ICMP error. Zero if that failed.
     answer(lb_answer, lb_answer_l3) |mut skb| i32::from(refuse(&mut skb))
+}
+
+outlined! {
+    /// Turns the packet into a TCP reset. Zero if that failed.
+    hang_up(lb_reset, lb_reset_l3) |mut skb| i32::from(reset(&mut skb))
 }
 
 outlined! {

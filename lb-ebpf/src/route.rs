@@ -1,6 +1,7 @@
 //! Verdicts that need the kernel's help: a new route for what the host itself sends, and the way back for answers.
 
 use core::{
+    ffi::c_void,
     mem::{self, offset_of},
     ptr,
 };
@@ -14,9 +15,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use lb_common::datapath::{Ethernet, Ipv4, Ipv6, Packet};
+use lb_common::{
+    datapath::{Ethernet, Ipv4, Ipv6, Packet},
+    layout::{Ip4, Ip6},
+};
 
-use crate::frame::{Skb, skb_ifindex};
+use crate::frame::{Skb, mark_rerouted, skb_ifindex};
 
 /// The loopback device has index 1 in every network namespace.
 pub const LOOPBACK: u32 = 1;
@@ -39,6 +43,50 @@ fn redirect(ifindex: u32, to_host: bool) -> i32 {
     let flags = if to_host { u64::from(BPF_F_INGRESS) } else { 0 };
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// An address as a query of the routing table wants it.
+pub trait Destination {
+    /// Puts it there.
+    fn put(&self, query: &mut FibLookup);
+}
+
+impl Destination for Ip4 {
+    #[inline(always)]
+    fn put(&self, query: &mut FibLookup) {
+        query.family = AF_INET;
+        query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(self.octets);
+    }
+}
+
+impl Destination for Ip6 {
+    #[inline(always)]
+    fn put(&self, query: &mut FibLookup) {
+        query.family = AF_INET6;
+        // SAFETY: integers, whatever the union holds.
+        put(unsafe { &mut query.__bindgen_anon_4.ipv6_dst }, &self.octets);
+    }
+}
+
+/// The device by which packets of this host to an address leave, if the routing table has a way. A function of its own:
+/// the query takes 64 octets of the stack.
+#[inline(never)]
+pub fn outgoing<A: Destination>(context: *mut c_void, address: &A) -> Option<u32> {
+    // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
+    let mut query: FibLookup = unsafe { mem::zeroed() };
+    query.ifindex = LOOPBACK;
+    address.put(&mut query);
+    // SAFETY: context and query are the program's own and of the length given.
+    let found = unsafe {
+        bpf_fib_lookup(
+            context,
+            &raw mut query,
+            size_of::<FibLookup>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    };
+    let known = found as u32 == BPF_FIB_LKUP_RET_SUCCESS || found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+    known.then_some(query.ifindex)
 }
 
 /// Gives a translated packet of a host process a route to its backend: the one on which the kernel has put it leads
@@ -70,6 +118,7 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     }
     // SAFETY: context and query are the program's own and of the length given.
     let found = unsafe { bpf_fib_lookup(skb.0.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
+    mark_rerouted(skb.0);
     match found as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => {
             // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.

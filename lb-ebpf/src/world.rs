@@ -1,42 +1,87 @@
 //! The decision core's tables and world on maps and helpers.
 
-use core::ops::{Deref, DerefMut};
+use core::{
+    ffi::c_void,
+    ops::{Deref, DerefMut},
+};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
+    btf_maps::lpm_trie::Key,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
 };
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-        Ip4, Ip6, Service, TokenBucket, V4, V6,
+        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow,
+        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys, TokenBucket,
+        V4, V6,
     },
 };
 
-use crate::maps;
+use crate::{maps, outline};
 
 /// What a program sees besides the packet.
-pub struct Kernel {
+pub struct Kernel<C> {
     /// Device on which the packet is seen.
     pub ifindex: u32,
+    /// The program's context, for helpers that ask for it.
+    pub context: C,
+}
+
+/// A context of either kind of program.
+pub trait Context: Copy {
+    /// As helpers want it.
+    fn raw(self) -> *mut c_void;
 }
 
 const EEXIST: i32 = -17;
+const NEW: u64 = BPF_NOEXIST as u64;
+
+const OPENED_ONE: ServiceStats = ServiceStats { opened: 1, refused: 0 };
+const REFUSED_ONE: ServiceStats = ServiceStats { opened: 0, refused: 1 };
+
+/// The bits of a set's number and an address.
+const fn key_bits<K>() -> u32 {
+    size_of::<K>() as u32 * 8
+}
 
 macro_rules! tables {
-    ($family:ty, $addr:ty, $node_field:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $flows:ident, $fragments:ident, $desk:ident) => {
-        impl Tables<$family> for Kernel {
+    (
+        $family:ty, $addr:ty, $device_field:ident, $place_of:ident,
+        $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $sources:ident, $node:ident,
+        $service_stats:ident, $backend_stats:ident,
+        $flows:ident, $fragments:ident, $affinity:ident, $desk:ident
+    ) => {
+        impl<C: Context> Tables<$family> for Kernel<C> {
             #[inline(always)]
-            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<u32> {
-                // SAFETY: one aligned word is copied out at once; a recycled entry yields another frontend's service
-                // number at worst, which the agent frees only after a grace period.
-                unsafe { maps::$frontends.get(key).copied() }
+            fn address(&self, address: &$addr) -> Option<AddressFlags> {
+                // SAFETY: one aligned word is copied out at once; a recycled entry yields another address's flags at
+                // worst, and then the look-up for a frontend finds none.
+                unsafe { maps::$addresses.get(address).copied() }.map(AddressFlags)
             }
 
             #[inline(always)]
-            fn service(&self, number: u32) -> Option<Service> {
-                maps::$services.get(number).copied()
+            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<Frontend> {
+                // SAFETY: one aligned word is copied out at once; a recycled entry yields another frontend's service
+                // number at worst, which the agent frees only after a grace period.
+                unsafe { maps::$frontends.get(key).copied() }.map(Frontend)
+            }
+
+            #[inline(always)]
+            fn service(&self, number: u32) -> Option<impl Deref<Target = Service>> {
+                maps::$services.get(number)
+            }
+
+            #[inline(always)]
+            fn allows(&self, set: u32, address: &$addr) -> bool {
+                let key = address.source_key(set);
+                maps::$sources.get(&Key::new(key_bits::<<$addr as SourceKeys>::SourceKey>(), key)).is_some()
+            }
+
+            #[inline(always)]
+            fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32> {
+                outline::$place_of(base, len, backend)
             }
 
             #[inline(always)]
@@ -91,40 +136,74 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn node_address(&self) -> Option<impl Deref<Target = $addr>> {
-                let address = &maps::NODE.get(0)?.$node_field;
-                address.is_some().then_some(address)
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<impl Deref<Target = Affinity>> {
+                // SAFETY: the kernel keeps the element's memory until the program ends. Other CPUs may recycle it
+                // meanwhile: all fields are plain integers, and the core compares `check` after reading.
+                unsafe { maps::$affinity.get(key) }
+            }
+
+            #[inline(always)]
+            fn insert_affinity(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+                // A refusal shows as a client that chooses anew; the table is an LRU and takes all.
+                let _ = maps::$affinity.insert(key, affinity, 0);
+            }
+
+            #[inline(always)]
+            fn node(&self) -> Option<impl Deref<Target = Node<$addr>>> {
+                maps::$node.get(0)
+            }
+
+            #[inline(always)]
+            fn device_address(&self, ifindex: u32) -> Option<impl Deref<Target = $addr>> {
+                // SAFETY: a recycled entry yields another device's address at worst.
+                let device = unsafe { maps::DEVICES.get(&ifindex) }?;
+                device.$device_field.is_some().then_some(&device.$device_field)
+            }
+
+            #[inline(always)]
+            fn count_opened(&self, service: u32, backend: u32) {
+                if let Some(stats) = maps::$service_stats.get_ptr_mut(&service) {
+                    // SAFETY: this CPU's own copy, which lives as long as the program.
+                    unsafe { (*stats).opened = (*stats).opened.wrapping_add(1) };
+                } else {
+                    // A refusal shows as a connection that isn't counted.
+                    let _ = maps::$service_stats.insert(&service, &OPENED_ONE, NEW);
+                }
+                if let Some(count) = maps::$backend_stats.get_ptr_mut(&backend) {
+                    // SAFETY: as above.
+                    unsafe { *count = (*count).wrapping_add(1) };
+                } else {
+                    let _ = maps::$backend_stats.insert(&backend, &1, NEW);
+                }
+            }
+
+            #[inline(always)]
+            fn count_refused(&self, service: u32) {
+                if let Some(stats) = maps::$service_stats.get_ptr_mut(&service) {
+                    // SAFETY: as in `count_opened`.
+                    unsafe { (*stats).refused = (*stats).refused.wrapping_add(1) };
+                } else {
+                    let _ = maps::$service_stats.insert(&service, &REFUSED_ONE, NEW);
+                }
             }
         }
     };
 }
 
 tables!(
-    V4,
-    Ip4,
-    ipv4,
-    LB4_FRONTENDS,
-    LB4_SERVICES,
-    LB4_SLOTS,
-    LB4_BACKENDS,
-    CT4_FLOWS,
-    CT4_FRAGMENTS,
-    CT4_DESK
+    V4, Ip4, ipv4, place_of4,
+    LB4_ADDRESSES, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, LB4_SOURCES, LB4_NODE,
+    LB4_SVC_STATS, LB4_BACK_STATS,
+    CT4_FLOWS, CT4_FRAGMENTS, CT4_AFFINITY, CT4_DESK
 );
 tables!(
-    V6,
-    Ip6,
-    ipv6,
-    LB6_FRONTENDS,
-    LB6_SERVICES,
-    LB6_SLOTS,
-    LB6_BACKENDS,
-    CT6_FLOWS,
-    CT6_FRAGMENTS,
-    CT6_DESK
+    V6, Ip6, ipv6, place_of6,
+    LB6_ADDRESSES, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, LB6_SOURCES, LB6_NODE,
+    LB6_SVC_STATS, LB6_BACK_STATS,
+    CT6_FLOWS, CT6_FRAGMENTS, CT6_AFFINITY, CT6_DESK
 );
 
-impl World for Kernel {
+impl<C: Context> World for Kernel<C> {
     #[inline(always)]
     fn now_ns(&self) -> u64 {
         // SAFETY: takes nothing; on 64-bit kernels it is not even a call but a load.
@@ -145,6 +224,12 @@ impl World for Kernel {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    #[inline(always)]
+    fn is_pod_device(&self, ifindex: u32) -> bool {
+        // SAFETY: one aligned word is looked at; a recycled entry yields another device's flags at worst.
+        unsafe { maps::DEVICES.get(&ifindex) }.is_some_and(|device| device.flags.has(DeviceFlags::PODS))
     }
 
     #[inline(always)]

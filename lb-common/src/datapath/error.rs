@@ -17,7 +17,7 @@ use super::{
     checksum::{self, negate, updated},
     header::{IcmpHead, Ipv4, Ipv6, Ports, Tcp, Udp},
     packet::Packet,
-    parse::ParseFamily,
+    parse::{ParseFamily, has_ports},
     path::{Hook, Verdict, done},
     rewrite::{RewriteFamily, sum_of},
     world::{Tables, World},
@@ -32,7 +32,7 @@ pub struct Quote {
     ip: usize,
     /// The quoted ports.
     l4: usize,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     proto: Proto,
     /// Behind the last octet of the packet.
     end: usize,
@@ -44,12 +44,8 @@ pub trait ErrorFamily: ParseFamily + RewriteFamily {
     fn is_icmp<P: Packet>(packet: &P) -> bool;
     /// Copies source and destination out of the IP header at `at`.
     fn copy_addresses<P: Packet>(packet: &P, at: usize, src: &mut Self::Addr, dst: &mut Self::Addr) -> Option<()>;
-    /// Where things stand, if it is an error about a whole or first fragment of TCP or UDP.
+    /// Where things stand, if it is an error about a whole or first fragment of TCP, UDP or SCTP.
     fn quote<P: Packet>(packet: &P) -> Option<Quote>;
-}
-
-const fn has_ports(proto: Proto) -> bool {
-    proto.0 == Proto::TCP.0 || proto.0 == Proto::UDP.0
 }
 
 impl ErrorFamily for V4 {
@@ -254,7 +250,8 @@ fn follow_quoted_checksum<P: Packet>(packet: &mut P, quote: &Quote, delta: u64) 
         };
         return true;
     }
-    if quote.l4 + size_of::<Tcp>() > quote.end {
+    // SCTP's covers what isn't quoted.
+    if quote.proto != Proto::TCP || quote.l4 + size_of::<Tcp>() > quote.end {
         return false;
     }
     let Some(tcp) = packet.header_mut::<Tcp>(quote.l4) else {

@@ -103,7 +103,7 @@ header! {
 }
 
 header! {
-    /// The ports, which TCP and UDP have in the same place.
+    /// The ports, which TCP, UDP and SCTP have in the same place.
     Ports {
         /// Source port.
         src: 2,
@@ -147,6 +147,20 @@ header! {
         len: 2,
         /// Checksum; zero means none (IPv4).
         checksum: 2,
+    }
+}
+
+header! {
+    /// SCTP's common header (RFC 9260 §3.1).
+    Sctp {
+        /// Source port.
+        src: 2,
+        /// Destination port.
+        dst: 2,
+        /// Verification tag.
+        tag: 4,
+        /// CRC32c over the whole packet; zero while it is still to be made.
+        checksum: 4,
     }
 }
 

@@ -13,23 +13,29 @@
 //! A client in the host's own namespace has no ingress: its packets are translated where they leave, and the replies
 //! where they arrive.
 
+mod affinity;
 mod checksum;
+mod crc32c;
 mod error;
 pub mod header;
+mod open;
 mod packet;
 mod parse;
 mod path;
 mod reject;
+mod reset;
 mod rewrite;
 mod select;
 mod track;
 mod world;
 
 pub use checksum::{fold, updated};
-pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Tcp, Udp};
+pub use crc32c::of_change as crc32c_of_change;
+pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
+pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Errors, Hook, Opened, Opens, Verdict, error, open, refuse, tc, xdp};
+pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, tc, xdp};
 pub use select::{flow_hash, pick};
-pub use track::{counterpart, idle_limit_ns, is_over, open_pair};
+pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use world::{Bucket, Insert, Refused, Tables, World};

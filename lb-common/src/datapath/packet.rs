@@ -1,6 +1,6 @@
 //! What the decisions need of a packet. The kernel programs implement it on packet memory, the host on a byte vector.
 
-use super::header::Header;
+use super::{crc32c, header::Header};
 
 /// How a TCP or UDP checksum has to follow a rewrite.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,13 @@ pub trait Packet {
 
     /// Brings the TCP or UDP checksum at `at` up to date.
     fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool;
+
+    /// What a change of four octets, with so many following, does to an SCTP checksum. The kernel programs put it into a
+    /// function of its own.
+    #[inline(always)]
+    fn crc32c_change(&self, change: u32, following: u32) -> u32 {
+        crc32c::of_change(change, following)
+    }
 
     /// Cuts the frame to `len` octets.
     fn shrink_to(&mut self, len: usize) -> bool;

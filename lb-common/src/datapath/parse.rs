@@ -1,7 +1,7 @@
-//! From a frame to a 5-tuple. What is not TCP or UDP over IP, and what is malformed, is not ours.
+//! From a frame to a 5-tuple. What is not TCP, UDP or SCTP over IP, and what is malformed, is not ours.
 
 use super::{
-    header::{Ethernet, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Ports, Tcp, Udp},
+    header::{Ethernet, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Ports, Sctp, Tcp, Udp},
     packet::Packet,
     world::Tables,
 };
@@ -12,13 +12,13 @@ use crate::layout::{Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, I
 pub struct Parsed<A: Address> {
     /// Its 5-tuple.
     pub key: FlowKey<A>,
-    /// Offset of the TCP or UDP header; of no use in a later fragment.
+    /// Offset of the TCP, UDP or SCTP header; of no use in a later fragment.
     pub l4: usize,
-    /// TCP flags; none for UDP and for later fragments.
+    /// TCP flags, or what an SCTP chunk says in their words; none for UDP and for later fragments.
     pub tcp: TcpSeen,
     /// Length of what follows the IP headers, as the IP header says.
     pub l4_len: usize,
-    /// False for fragments but the first: they have no TCP or UDP header.
+    /// False for fragments but the first: they have no header of the transport.
     pub has_l4: bool,
     /// Identification, if it is part of a datagram in fragments.
     pub fragment: Option<u32>,
@@ -34,11 +34,17 @@ pub(super) enum Network {
     Other,
 }
 
-/// Octets from which headers are read: a TCP or UDP header that doesn't end within them is not ours.
+/// Octets from which headers are read: a transport header that doesn't end within them is not ours.
 const HEADERS_MAX: usize = 128;
 
 /// IPv6 extension headers that are walked over.
 const EXTENSIONS_MAX: usize = 6;
+
+/// The protocols that are balanced.
+#[inline(always)]
+pub(super) const fn has_ports(proto: Proto) -> bool {
+    proto.0 == Proto::TCP.0 || proto.0 == Proto::UDP.0 || proto.0 == Proto::SCTP.0
+}
 
 /// How many octets of the frame its headers take, as far as what lies in place tells. Data of TCP's own send queue lies
 /// outside: asking for more than the headers would copy some of it for every packet.
@@ -53,11 +59,11 @@ fn headers_len<P: Packet>(packet: &P) -> usize {
         let Some(ip) = packet.header::<Ipv4>(at) else {
             return most;
         };
-        if ip.proto[0] == Proto::TCP.0 || ip.proto[0] == Proto::UDP.0 {
+        if has_ports(Proto(ip.proto[0])) {
             return at + usize::from(ip.version_ihl[0] & 0x0f) * 4 + size_of::<Tcp>();
         }
     } else if let Some(ip) = packet.header::<Ipv6>(at)
-        && (ip.next[0] == Proto::TCP.0 || ip.next[0] == Proto::UDP.0)
+        && has_ports(Proto(ip.next[0]))
     {
         return at + size_of::<Ipv6>() + size_of::<Tcp>();
     }
@@ -188,7 +194,7 @@ impl ParseFamily for V6 {
     }
 }
 
-/// Where the TCP or UDP header stands, and the length of the IP payload from there on.
+/// Where the transport's header stands, and the length of the IP payload from there on.
 struct Layer4 {
     at: usize,
     len: usize,
@@ -241,6 +247,24 @@ pub(super) fn renew<F: Family, T: Tables<F>>(tables: &T, key: &FlowKey<F::Addr>,
     }
 }
 
+/// What the first chunk of an SCTP packet (RFC 9260 §3.2) says of the association, in TCP's words. Chunks that open or end
+/// one come first, and most of them alone.
+#[inline(always)]
+fn first_chunk<P: Packet>(packet: &P, at: usize) -> TcpSeen {
+    const INIT: u8 = 1;
+    const ABORT: u8 = 6;
+    const SHUTDOWN: u8 = 7;
+    const SHUTDOWN_ACK: u8 = 8;
+    const SHUTDOWN_COMPLETE: u8 = 14;
+    // Four octets: the verifier doesn't follow a comparison for a single one.
+    match packet.header::<[u8; 4]>(at) {
+        Some([INIT, ..]) => TcpSeen::SYN,
+        Some([ABORT | SHUTDOWN_COMPLETE, ..]) => TcpSeen::RST,
+        Some([SHUTDOWN | SHUTDOWN_ACK, ..]) => TcpSeen::FIN,
+        _ => TcpSeen(0),
+    }
+}
+
 /// Reads addresses, ports and flags. `datagram` is identification and "is the first" for a fragment.
 #[inline(always)]
 fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
@@ -250,7 +274,7 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     l4: Layer4,
     datagram: Option<(u32, bool)>,
 ) -> Option<Parsed<F::Addr>> {
-    if proto != Proto::TCP && proto != Proto::UDP {
+    if !has_ports(proto) {
         return None;
     }
     // Straight from the packet into the key: the kernel's stack has no room for another copy.
@@ -266,6 +290,9 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
         let least = if proto == Proto::TCP {
             tcp = TcpSeen(packet.header::<Tcp>(l4.at)?.flags[0]);
             size_of::<Tcp>()
+        } else if proto == Proto::SCTP {
+            tcp = first_chunk(packet, l4.at + size_of::<Sctp>());
+            size_of::<Sctp>()
         } else {
             size_of::<Udp>()
         };

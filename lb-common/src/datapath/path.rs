@@ -5,19 +5,19 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::{
     checksum,
     error::{self, ErrorFamily},
-    header::{Tcp, Udp},
+    header::{Sctp, Tcp, Udp},
     packet::Packet,
+    open::{Chosen, Opened, choose, open},
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
     reject::turn_into_port_unreachable,
+    reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
-    select::{flow_hash, pick},
-    track::{counterpart, open_pair},
+    track::{Claim, claim, counterpart, open_pair},
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, Backend, BackendFlags, Choice, Counter, DropReason, Event, FlowFlags, FlowKey, FrontendKey, Proto,
-    Rewrite, TcpSeen, V4, V6,
-    limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS, REJECTS_PER_SECOND_MAX},
+    Address, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Proto, Rewrite, TcpSeen, V4, V6,
+    limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
 };
 
 /// What becomes of a packet.
@@ -32,6 +32,8 @@ pub enum Verdict {
     Deliver,
     /// Its sender is to be told that nobody listens: [`refuse`] makes the answer.
     Refuse,
+    /// Its sender is to be told that the connection is over: [`reset`] makes the answer.
+    Reset,
     /// Gone, counted and reported.
     Drop(DropReason),
 }
@@ -87,13 +89,30 @@ pub fn refuse<P: Packet>(packet: &mut P) -> bool {
     }
 }
 
+/// Turns a TCP packet into an answer to its sender: a reset. False if the kernel refused; the packet is then not fit to be
+/// sent.
+#[inline(always)]
+pub fn reset<P: Packet>(packet: &mut P) -> bool {
+    match network(packet) {
+        Network::V4 => turn_into_reset::<V4, P>(packet),
+        Network::V6 => turn_into_reset::<V6, P>(packet),
+        Network::Other => false,
+    }
+}
+
 /// A world in which flows can be opened. The kernel programs put [`open`] into a function that is verified once, for
 /// itself, instead of on every path that leads to it.
 pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     /// See [`open`].
     #[inline(always)]
-    fn open(&self, hook: Hook) -> Opened {
-        open::<F, Self>(self, hook)
+    fn open(&self, hook: Hook, chosen: Chosen) -> Opened {
+        open::<F, Self>(self, hook, chosen)
+    }
+
+    /// See [`choose`].
+    #[inline(always)]
+    fn choose(&self, hook: Hook) -> Chosen {
+        choose::<F, Self>(self, hook)
     }
 
     /// See [`open_pair`].
@@ -101,6 +120,25 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     fn open_pair(&self) -> Option<DropReason> {
         open_pair::<F, Self>(self)
     }
+
+    /// Tries `count` source ports from the `first` attempt on, until one is not taken.
+    #[inline(always)]
+    fn claim_one_of(&self, first: u32, count: u32) -> Claim {
+        let mut attempt = first;
+        while attempt < first + count {
+            match claim::<F, Self>(self, attempt) {
+                Claim::Taken => attempt += 1,
+                other => return other,
+            }
+        }
+        Claim::Taken
+    }
+
+    /// The device by which packets to this address leave, if the routing table has a way.
+    fn outgoing(&self, address: &F::Addr) -> Option<u32>;
+
+    /// Whether a socket of the host takes packets of this tuple.
+    fn has_socket(&self, key: &FlowKey<F::Addr>) -> bool;
 }
 
 /// A world in which ICMP errors can be translated; in a function of its own, as [`Opens`].
@@ -128,6 +166,8 @@ enum Followed<A: Address> {
     Unknown,
     /// An entry to a backend that no longer serves.
     Left,
+    /// An entry to a backend that is gone for good; the sender is to know.
+    Reset,
 }
 
 #[inline(always)]
@@ -155,6 +195,20 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags))
         }
         Followed::Elsewhere => Verdict::Pass,
+        Followed::Reset if hook == Hook::Xdp => Verdict::Pass,
+        Followed::Reset => {
+            if let Some(mut desk) = world.desk() {
+                desk.old = parsed.key;
+                desk.opening.service = u32::MAX;
+            }
+            dropped::<F, W>(world, DropReason::EndpointRemoved);
+            // A reset is not answered by a reset (RFC 9293 §3.5.2).
+            if parsed.has_l4 && !parsed.tcp.has(TcpSeen::RST) {
+                Verdict::Reset
+            } else {
+                Verdict::Drop(DropReason::EndpointRemoved)
+            }
+        }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
         Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => Verdict::Pass,
         _ if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) => Verdict::Pass,
@@ -163,13 +217,17 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
                 desk.old = parsed.key;
                 desk.opening.tcp = parsed.tcp;
             }
-            let done = match world.open(hook) {
+            let chosen = world.choose(hook);
+            if chosen == Chosen::NotOurs && hook != Hook::EgressLocal {
+                return Verdict::Pass;
+            }
+            let done = match world.open(hook, chosen) {
                 Opened::NotOurs => return Verdict::Pass,
                 Opened::Translate => Verdict::Pass,
                 Opened::TranslateAndRoute => Verdict::Route,
                 // The sender is told by the first fragment, if at all (RFC 1122 §3.2.2).
-                Opened::Refuse if !parsed.has_l4 => return Verdict::Drop(DropReason::NoEndpoint),
-                Opened::Refuse => return Verdict::Refuse,
+                Opened::Refuse(reason) if !parsed.has_l4 => return Verdict::Drop(reason),
+                Opened::Refuse(_) => return Verdict::Refuse,
                 Opened::Drop(reason) => return Verdict::Drop(reason),
             };
             if matches!(unknown, Followed::Left) {
@@ -201,13 +259,16 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
         return Followed::Unknown;
     };
     let rewrite = flow.rewrite();
-    let (flags, backend, tcp_before) = (flow.flags, flow.backend, flow.tcp);
+    let (flags, backend, service, tcp_before) = (flow.flags, flow.backend, flow.service, flow.tcp);
     // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
     // last here, so a mixture of two entries is noticed.
     compiler_fence(Ordering::SeqCst);
     let check = key.check();
     if flow.check != check {
         return Followed::Unknown;
+    }
+    if flags.has(FlowFlags::RESET) {
+        return Followed::Reset;
     }
     let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
     if flags.has(FlowFlags::EGRESS) != hook.is_egress() || hook == Hook::Xdp && !for_xdp {
@@ -233,14 +294,14 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, backend, &rewrite) {
+        if !serves::<F, W>(world, backend, service, &rewrite) {
             return Followed::Left;
         }
     } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
             || counterpart_is_closed::<F, W>(world, key, &rewrite)
-            || !serves::<F, W>(world, backend, &rewrite)
+            || !serves::<F, W>(world, backend, service, &rewrite)
         {
             return Followed::Unknown;
         }
@@ -251,8 +312,9 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     Followed::Rewrite(flags, rewrite)
 }
 
+/// Whether a sender has ended its direction.
 #[inline(always)]
-const fn is_closed(tcp: TcpSeen) -> bool {
+pub(super) const fn is_closed(tcp: TcpSeen) -> bool {
     tcp.any(TcpSeen::FIN.with(TcpSeen::RST))
 }
 
@@ -266,12 +328,15 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
     world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
 }
 
-/// Whether the backend number still stands for the backend that the flow goes to.
+/// Whether the backend number still stands for the backend that the flow goes to, and it serves.
 #[inline(always)]
-fn serves<F: PathFamily, W: Tables<F>>(world: &W, number: u32, rewrite: &Rewrite<F::Addr>) -> bool {
+fn serves<F: Family, W: Tables<F>>(world: &W, number: u32, service: u32, rewrite: &Rewrite<F::Addr>) -> bool {
     match world.backend(number) {
         Some(backend) => {
-            backend.flags.has(BackendFlags::ACTIVE) && backend.address == rewrite.dst && backend.port == rewrite.dport
+            backend.flags.has(BackendFlags::ACTIVE)
+                && backend.service == service
+                && backend.address == rewrite.dst
+                && backend.port == rewrite.dport
         }
         None => false,
     }
@@ -298,194 +363,6 @@ fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) 
     }
 }
 
-/// What becomes of the first packet of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opened {
-    /// No frontend.
-    NotOurs,
-    /// Entries are made; write the new tuple.
-    Translate,
-    /// The same, and the packet needs a new route.
-    TranslateAndRoute,
-    /// Tell the sender that nobody listens.
-    Refuse,
-    /// Counted and reported already.
-    Drop(DropReason),
-}
-
-impl Opened {
-    const DROP: u32 = 16;
-
-    /// As a number, for the way out of a kernel function.
-    #[must_use]
-    #[inline(always)]
-    pub const fn code(self) -> u32 {
-        match self {
-            Self::NotOurs => 0,
-            Self::Translate => 1,
-            Self::TranslateAndRoute => 2,
-            Self::Refuse => 3,
-            Self::Drop(reason) => Self::DROP + reason as u32,
-        }
-    }
-
-    /// From its number.
-    #[must_use]
-    #[inline(always)]
-    pub const fn from_code(code: u32) -> Self {
-        match code {
-            0 => Self::NotOurs,
-            1 => Self::Translate,
-            2 => Self::TranslateAndRoute,
-            3 => Self::Refuse,
-            _ => match DropReason::from_number(code.wrapping_sub(Self::DROP) as u16) {
-                Some(reason) => Self::Drop(reason),
-                None => Self::Drop(DropReason::RewriteFailed),
-            },
-        }
-    }
-}
-
-/// A packet without a flow, of the desk's `old` tuple: is it for a frontend, and which backend takes it? The desk's
-/// `rewrite` becomes what is to be written.
-#[inline(always)]
-pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Opened {
-    match choose::<F, W>(world, hook).and_then(|chosen| make::<F, W>(world, hook, chosen)) {
-        Ok(opened) => opened,
-        Err(reason) => {
-            dropped::<F, W>(world, reason);
-            if reason == DropReason::NoEndpoint {
-                Opened::Refuse
-            } else {
-                Opened::Drop(reason)
-            }
-        }
-    }
-}
-
-/// What choosing has led to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Chosen {
-    NotOurs,
-    Backend,
-    /// A backend that is the client itself.
-    Hairpin,
-}
-
-/// Chooses a backend. The desk's `new` becomes the tuple towards it, `opening` what the entries have in common.
-#[inline(never)]
-fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, DropReason> {
-    let Some(mut desk) = world.desk() else {
-        return Ok(Chosen::NotOurs);
-    };
-    let desk = &mut *desk;
-    desk.opening.service = u32::MAX;
-    let frontend = FrontendKey::new(desk.old.dst, desk.old.dport, desk.old.proto);
-    let Some(number) = world.frontend(&frontend) else {
-        return Ok(Chosen::NotOurs);
-    };
-    desk.opening.service = number;
-    desk.opening.now_ns = world.now_ns();
-    let service = world.service(number).ok_or(DropReason::BackendMissing)?;
-    let (base, len) = match service.internal.choice() {
-        Choice::Slots { base, len } => (base, len),
-        Choice::Absent => return Ok(Chosen::NotOurs),
-        _ if hook == Hook::Xdp => return Ok(Chosen::NotOurs),
-        Choice::Drop => return Err(DropReason::NoLocalEndpoint),
-        Choice::Reject => {
-            let now_ns = desk.opening.now_ns;
-            let allowed = world
-                .bucket(Bucket::Reject)
-                .is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
-            return Err(if allowed {
-                DropReason::NoEndpoint
-            } else {
-                DropReason::RejectLimited
-            });
-        }
-    };
-    let slot = base.wrapping_add(pick(flow_hash(&desk.old), len));
-    let chosen = world.slot(slot).ok_or(DropReason::BackendMissing)?;
-    let backend = world.backend(chosen).ok_or(DropReason::BackendMissing)?;
-    if !backend.flags.has(BackendFlags::ACTIVE) {
-        return Err(DropReason::BackendMissing);
-    }
-    if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
-        return Ok(Chosen::NotOurs);
-    }
-    desk.new.src = desk.old.src;
-    desk.new.dst = backend.address;
-    desk.new.sport = desk.old.sport;
-    desk.new.dport = backend.port;
-    desk.new.proto = desk.old.proto;
-    desk.opening.backend = chosen;
-    desk.opening.flags = flow_flags(hook, &backend);
-    let hairpin = hook == Hook::Ingress && desk.old.src == desk.new.dst;
-    Ok(if hairpin { Chosen::Hairpin } else { Chosen::Backend })
-}
-
-/// Makes the flow's entries.
-#[inline(always)]
-fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Result<Opened, DropReason> {
-    if chosen == Chosen::NotOurs {
-        return Ok(Opened::NotOurs);
-    }
-    refused(world.open_pair())?;
-    {
-        let mut desk = world.desk().ok_or(DropReason::BackendMissing)?;
-        let desk = &mut *desk;
-        // The entry of the packet's own direction was written last.
-        desk.rewrite = desk.flow.rewrite();
-    }
-    if chosen == Chosen::Hairpin && masquerade_on_desk::<F, W>(world) {
-        refused(world.open_pair())?;
-    }
-    world.count(Counter::FlowsCreated);
-    Ok(if hook.is_egress() {
-        Opened::TranslateAndRoute
-    } else {
-        Opened::Translate
-    })
-}
-
-/// A pod that reaches itself through its own Service must not see its own address as the client's: where the packet
-/// leaves towards it, the source becomes the node's (kube-proxy-behaviour §4.1 rule 1). Lays out the entries for that,
-/// if the node has an address.
-#[inline(never)]
-fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
-    let (Some(node), Some(mut desk)) = (world.node_address(), world.desk()) else {
-        return false;
-    };
-    let desk = &mut *desk;
-    desk.old.dst = desk.new.dst;
-    desk.old.sport = desk.new.sport;
-    desk.old.dport = desk.new.dport;
-    desk.new.src = *node;
-    desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
-    true
-}
-
-#[inline(always)]
-const fn refused(reason: Option<DropReason>) -> Result<(), DropReason> {
-    match reason {
-        Some(reason) => Err(reason),
-        None => Ok(()),
-    }
-}
-
-/// Flags of the client-to-backend entry.
-#[inline(always)]
-fn flow_flags<A: Address>(hook: Hook, backend: &Backend<A>) -> FlowFlags {
-    let mut flags = FlowFlags::SEEN;
-    if backend.flags.has(BackendFlags::LOCAL) {
-        flags = flags.with(FlowFlags::LOCAL_BACKEND);
-    }
-    if hook.is_egress() {
-        flags = flags.with(FlowFlags::HOST_CLIENT).with(FlowFlags::EGRESS);
-    }
-    flags
-}
-
 #[inline(always)]
 fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     packet: &mut P,
@@ -494,13 +371,20 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     rewrite: &Rewrite<F::Addr>,
     done: Verdict,
 ) -> Verdict {
-    if !apply::<F, P>(packet, parsed, rewrite) {
+    let failure = if is_sctp_fragment_to_another_port(parsed, rewrite) {
+        Some(DropReason::SctpFragment)
+    } else if apply::<F, P>(packet, parsed, rewrite) {
+        None
+    } else {
+        Some(DropReason::RewriteFailed)
+    };
+    if let Some(reason) = failure {
         if let Some(mut desk) = world.desk() {
             desk.old = parsed.key;
             desk.opening.service = u32::MAX;
         }
-        dropped::<F, W>(world, DropReason::RewriteFailed);
-        return Verdict::Drop(DropReason::RewriteFailed);
+        dropped::<F, W>(world, reason);
+        return Verdict::Drop(reason);
     }
     if let Some(id) = parsed.fragment
         && parsed.has_l4
@@ -510,15 +394,27 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     done
 }
 
+/// SCTP's checksum covers the whole packet, of whose length its first fragment says nothing.
+#[inline(always)]
+fn is_sctp_fragment_to_another_port<A: Address>(parsed: &Parsed<A>, rewrite: &Rewrite<A>) -> bool {
+    parsed.key.proto == Proto::SCTP
+        && parsed.fragment.is_some()
+        && parsed.has_l4
+        && (parsed.key.sport != rewrite.sport || parsed.key.dport != rewrite.dport)
+}
+
 /// Counts and reports the drop of a packet of the desk's `old` tuple. There is no other way to one.
 #[inline(never)]
-fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) {
+pub(super) fn dropped<F: Family, W: World + Tables<F>>(world: &W, reason: DropReason) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
     let allowed = world
         .bucket(Bucket::Event)
         .is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
     let Some(desk) = world.desk() else { return };
+    if desk.opening.service != u32::MAX {
+        world.count_refused(desk.opening.service);
+    }
     let key = &desk.old;
     let event = Event {
         time_ns: now_ns,
@@ -542,6 +438,10 @@ fn dropped<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) {
 /// checksum in 65 536 looks the same and takes the way through tc, too, which knows.
 #[inline(always)]
 fn checksum_may_be_partial<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+    if parsed.key.proto == Proto::SCTP {
+        // Nothing but zero stands there until the checksum is made.
+        return packet.header::<Sctp>(parsed.l4).is_none_or(|sctp| sctp.checksum == [0; 4]);
+    }
     let field = if parsed.key.proto == Proto::TCP {
         packet.header::<Tcp>(parsed.l4).map(|tcp| tcp.checksum)
     } else {

@@ -62,7 +62,7 @@ pub(super) fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mu
 }
 
 #[inline(always)]
-fn turn_link_around<P: Packet>(packet: &mut P) -> bool {
+pub(super) fn turn_link_around<P: Packet>(packet: &mut P) -> bool {
     if P::LINK_LEN == 0 {
         return true;
     }
@@ -75,7 +75,7 @@ fn turn_link_around<P: Packet>(packet: &mut P) -> bool {
 /// Writes a header word by word: on the stack the kernel allows aligned access only, which a whole header under
 /// construction does not get.
 #[inline(always)]
-fn store_words<P: Packet, const N: usize>(packet: &mut P, at: usize, words: [u32; N]) -> bool {
+pub(super) fn store_words<P: Packet, const N: usize>(packet: &mut P, at: usize, words: [u32; N]) -> bool {
     let mut index = 0;
     while index < N {
         if !packet.store(at + index * 4, &words[index].to_ne_bytes()) {
@@ -88,7 +88,7 @@ fn store_words<P: Packet, const N: usize>(packet: &mut P, at: usize, words: [u32
 
 /// Two octets and a 16-bit field as they lie behind each other in memory.
 #[inline(always)]
-const fn word(a: u8, b: u8, field: u16) -> u32 {
+pub(super) const fn word(a: u8, b: u8, field: u16) -> u32 {
     let [c, d] = field.to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])
 }

@@ -2,7 +2,7 @@
 
 use super::{
     checksum,
-    header::{Ipv4, Ipv6, Ports, Tcp, Udp},
+    header::{Ipv4, Ipv6, Ports, Sctp, Tcp, Udp},
     packet::{ChecksumChange, Packet},
     parse::Parsed,
 };
@@ -72,6 +72,9 @@ pub(super) fn apply<F: RewriteFamily, P: Packet>(
     if !packet.store(parsed.l4, &ports) {
         return false;
     }
+    if parsed.key.proto == Proto::SCTP {
+        return follow_sctp_checksum::<F, P>(packet, parsed, &ports);
+    }
     let udp = parsed.key.proto == Proto::UDP;
     let change = ChecksumChange {
         address_delta: rewrite.address_delta,
@@ -80,6 +83,30 @@ pub(super) fn apply<F: RewriteFamily, P: Packet>(
         ipv6: F::IPV6,
     };
     packet.update_checksum(parsed.l4 + if udp { UDP_CHECKSUM } else { TCP_CHECKSUM }, change)
+}
+
+/// Brings an SCTP checksum up to date. It doesn't cover the addresses. Zero stands there as long as the checksum is still
+/// to be made, by the card or when the packet leaves (`CHECKSUM_PARTIAL`, `skb_crc32c_csum_help`); then it stays.
+#[inline(always)]
+fn follow_sctp_checksum<F: RewriteFamily, P: Packet>(packet: &mut P, parsed: &Parsed<F::Addr>, new: &Ports) -> bool {
+    let [a, b] = parsed.key.sport.octets;
+    let [c, d] = parsed.key.dport.octets;
+    let [e, f] = new.src;
+    let [g, h] = new.dst;
+    let change = u32::from_ne_bytes([a, b, c, d]) ^ u32::from_ne_bytes([e, f, g, h]);
+    if change == 0 {
+        return true;
+    }
+    let following = (parsed.l4_len - size_of::<Ports>()) as u32;
+    let added = packet.crc32c_change(change, following);
+    let Some(sctp) = packet.header_mut::<Sctp>(parsed.l4) else {
+        return false;
+    };
+    let old = u32::from_ne_bytes(sctp.checksum);
+    if old != 0 {
+        sctp.checksum = (old ^ added).to_ne_bytes();
+    }
+    true
 }
 
 /// Sum over an address.

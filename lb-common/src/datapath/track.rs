@@ -4,13 +4,14 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum,
+    path::{Opens, PathFamily, is_closed},
     rewrite::deltas,
     select::{flow_hash, pick},
-    world::{Insert, Refused, Tables, World},
+    world::{Bucket, Insert, Refused, Tables},
 };
 use crate::layout::{
     Address, Counter, DropReason, Family, Flow, FlowFlags, FlowKey, Port, Proto, TcpSeen,
-    limits::{SOURCE_PORT_MIN, SOURCE_PORT_TRIES_MAX},
+    limits::{SOURCE_PORT_MIN, SOURCE_PORT_SEARCHES_PER_SECOND_MAX, SOURCE_PORT_TRIES, SOURCE_PORTS},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -25,6 +26,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// | both have sent FIN, or one RST | 10 s | late segments and retransmitted FINs |
 /// | UDP without an answer | 30 s | netfilter's default `nf_conntrack_udp_timeout` |
 /// | UDP with answers | 120 s | netfilter's default `nf_conntrack_udp_timeout_stream` |
+/// | SCTP without an answer | 30 s | netfilter's default `nf_conntrack_sctp_timeout_cookie_wait` is 3 s, INIT is sent again until 30 s |
+/// | SCTP with answers | 210 s | netfilter's default `nf_conntrack_sctp_timeout_established`; heartbeats come every 30 s |
+/// | SCTP aborted or shut down | 10 s | late packets |
 #[must_use]
 pub fn idle_limit_ns(proto: Proto, own: TcpSeen, peer: Option<TcpSeen>, answered: bool) -> u64 {
     let seconds = if proto == Proto::TCP {
@@ -37,6 +41,13 @@ pub fn idle_limit_ns(proto: Proto, own: TcpSeen, peer: Option<TcpSeen>, answered
             24 * 60 * 60
         } else {
             60
+        }
+    } else if proto == Proto::SCTP {
+        let over = own.with(peer.unwrap_or_default()).has(TcpSeen::RST);
+        match (over, answered) {
+            (true, _) => 10,
+            (false, true) => 210,
+            (false, false) => 30,
         }
     } else if answered {
         120
@@ -91,59 +102,112 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
 /// source port of `new` is changed when another flow has the tuple. Nothing is returned when it is done, else the
 /// reason why it can't be: no source port is left, or the table takes no entry.
 #[inline(always)]
-pub fn open_pair<F: Family, W: World + Tables<F>>(world: &W) -> Option<DropReason> {
-    let (hash, wanted, own_reverse) = match world.desk() {
-        Some(desk) => {
-            let new = &desk.new;
-            (
-                flow_hash(&desk.old),
-                new.sport,
-                new.src == new.dst && new.sport == new.dport,
-            )
-        }
-        None => return Some(DropReason::FlowTableFull),
-    };
-    // A pod that dials itself from the very port at which it serves: nothing would tell the directions apart.
-    let mut attempt = u32::from(own_reverse);
-    while attempt < SOURCE_PORT_TRIES_MAX {
-        if attempt > 0
-            && let Some(mut desk) = world.desk()
-        {
-            desk.new.sport = other_port(hash, wanted, attempt);
-        }
-        let claimed = match write_entry::<F, W>(world, Side::Reply, Insert::New) {
-            Ok(()) => true,
-            Err(Refused::Exists) => {
-                reply_is_free::<F, W>(world) && write_entry::<F, W>(world, Side::Reply, Insert::Any).is_ok()
-            }
-            Err(Refused::Full) => return Some(DropReason::FlowTableFull),
+pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
+    let first = {
+        let Some(mut desk) = world.desk() else {
+            return Some(DropReason::FlowTableFull);
         };
-        if claimed {
-            if attempt > 0 {
-                world.count(Counter::PortsTranslated);
-            }
-            return match write_entry::<F, W>(world, Side::Forward, Insert::Any) {
-                Ok(()) => None,
-                Err(_) => Some(DropReason::FlowTableFull),
-            };
-        }
-        attempt += 1;
+        let desk = &mut *desk;
+        desk.opening.hash = flow_hash(&desk.old);
+        desk.opening.wanted = desk.new.sport;
+        // A pod that dials itself from the very port at which it serves: nothing would tell the directions apart.
+        u32::from(desk.new.src == desk.new.dst && desk.new.sport == desk.new.dport)
+    };
+    let mut claimed = if first == 0 {
+        claim::<F, W>(world, 0)
+    } else {
+        Claim::Taken
+    };
+    if claimed == Claim::Taken {
+        world.count(Counter::PortsTranslated);
+        claimed = world.claim_one_of(1, SOURCE_PORT_TRIES);
     }
-    Some(DropReason::NoSourcePort)
+    if claimed == Claim::Taken {
+        let now_ns = world.now_ns();
+        let may_search = world
+            .bucket(Bucket::Search)
+            .is_some_and(|mut bucket| bucket.take(now_ns, SOURCE_PORT_SEARCHES_PER_SECOND_MAX));
+        if may_search {
+            claimed = world.claim_one_of(1 + SOURCE_PORT_TRIES, SOURCE_PORTS - SOURCE_PORT_TRIES);
+        }
+    }
+    match claimed {
+        Claim::Got => match write_entry::<F, W>(world, Side::Forward, Insert::Any) {
+            Ok(()) => None,
+            Err(_) => Some(DropReason::FlowTableFull),
+        },
+        Claim::Taken => Some(DropReason::NoSourcePort),
+        Claim::Full => Some(DropReason::FlowTableFull),
+    }
+}
+
+/// Whether a source port could be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// The reply entry is written.
+    Got,
+    /// Another flow, or a socket of the host, has the tuple.
+    Taken,
+    /// The table takes no entry.
+    Full,
+}
+
+/// Tries one source port: attempt 0 is the one that is wanted, 1 to [`SOURCE_PORTS`] are all that there are, in an order
+/// that depends on the flow.
+#[inline(always)]
+pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
+    {
+        let Some(mut desk) = world.desk() else { return Claim::Full };
+        let desk = &mut *desk;
+        if attempt > 0 {
+            desk.new.sport = other_port(desk.opening.hash, attempt);
+        }
+        // An address of this node's instead of the client's: the host's own sockets use it, too.
+        if desk.new.src != desk.old.src {
+            desk.key.src = desk.new.dst;
+            desk.key.dst = desk.new.src;
+            desk.key.sport = desk.new.dport;
+            desk.key.dport = desk.new.sport;
+            desk.key.proto = desk.old.proto;
+            if world.has_socket(&desk.key) {
+                return Claim::Taken;
+            }
+        }
+    }
+    match write_entry::<F, W>(world, Side::Reply, Insert::New) {
+        Ok(()) => Claim::Got,
+        Err(Refused::Full) => Claim::Full,
+        Err(Refused::Exists) if reply_is_free::<F, W>(world) => {
+            match write_entry::<F, W>(world, Side::Reply, Insert::Any) {
+                Ok(()) => Claim::Got,
+                Err(_) => Claim::Full,
+            }
+        }
+        Err(Refused::Exists) => Claim::Taken,
+    }
 }
 
 /// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
-/// to a flow that is over. The desk has the wanted entry and its key.
-#[inline(always)]
-fn reply_is_free<F: Family, W: World + Tables<F>>(world: &W) -> bool {
+/// to a flow that is over or closed. The desk has the wanted entry and its key.
+#[inline(never)]
+fn reply_is_free<F: Family, W: Tables<F>>(world: &W) -> bool {
     let Some(desk) = world.desk() else { return false };
-    world.flow(&desk.key).is_none_or(|held| {
-        held.dst == desk.flow.dst
+    let (forward, tcp) = {
+        let Some(held) = world.flow(&desk.key) else { return true };
+        let own = held.dst == desk.flow.dst
             && held.dport == desk.flow.dport
             && held.src == desk.flow.src
-            && held.sport == desk.flow.sport
-            || is_over(&desk.key, &held, None, desk.opening.now_ns)
-    })
+            && held.sport == desk.flow.sport;
+        if own || is_over(&desk.key, &held, None, desk.opening.now_ns) || held.tcp.has(TcpSeen::RST) {
+            return true;
+        }
+        if !is_closed(held.tcp) {
+            return false;
+        }
+        (FlowKey::new(held.dst, held.dport, held.src, held.sport, desk.key.proto), held.tcp)
+    };
+    // Its server has closed. Has its client, too?
+    tcp.has(TcpSeen::FIN) && world.flow(&forward).is_none_or(|flow| is_closed(flow.tcp))
 }
 
 /// Which of a pair of entries.
@@ -204,13 +268,33 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
     world.insert_flow(&desk.key, &desk.flow, how)
 }
 
-/// A source port to try instead of `wanted`: the sequence depends on the flow, so that two flows that collide once
-/// don't collide again.
+/// The source port of an attempt from 1 on. Double hashing: start and step depend on the flow, so that two flows that
+/// collide once don't collide again, and every step comes by all ports, since it has no factor in common with their number.
 #[inline(always)]
-fn other_port(hash: u32, wanted: Port, attempt: u32) -> Port {
-    const SPAN: u32 = u16::MAX as u32 - SOURCE_PORT_MIN as u32 + 1;
-    let spread = (hash ^ u32::from(wanted.get()))
-        .wrapping_add(attempt)
-        .wrapping_mul(0x9e37_79b1);
-    Port::new(SOURCE_PORT_MIN + pick(spread ^ spread >> 15, SPAN) as u16)
+fn other_port(hash: u32, attempt: u32) -> Port {
+    let start = pick(hash.wrapping_mul(0x9e37_79b1), SOURCE_PORTS);
+    let step = 1 + SOURCE_PORTS_RADICAL * (hash & 0x1ff);
+    let at = (u64::from(start) + u64::from(step) * u64::from(attempt)) % u64::from(SOURCE_PORTS);
+    Port::new(SOURCE_PORT_MIN + at as u16)
+}
+
+/// The product of the primes in the number of source ports, 2^10 · 3^2 · 7.
+const SOURCE_PORTS_RADICAL: u32 = 2 * 3 * 7;
+const _: () = assert!(SOURCE_PORTS == 1024 * 9 * 7, "every step is to come by all ports");
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_flow_comes_by_every_source_port() {
+        for hash in [0_u32, 1, 0x1ff, 0xdead_beef, u32::MAX] {
+            let ports: BTreeSet<u16> = (1..=SOURCE_PORTS).map(|attempt| other_port(hash, attempt).get()).collect();
+            assert_eq!(ports.len() as u32, SOURCE_PORTS, "hash {hash:#x}");
+            assert_eq!(ports.first(), Some(&SOURCE_PORT_MIN));
+        }
+    }
 }

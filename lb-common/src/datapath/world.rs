@@ -4,8 +4,8 @@
 use core::ops::{Deref, DerefMut};
 
 use crate::layout::{
-    Backend, Counter, Desk, DropReason, Event, Family, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Service,
-    TokenBucket,
+    AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DropReason, Event, Family, Flow, FlowKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket,
 };
 
 /// Whether an existing entry may be replaced.
@@ -28,12 +28,18 @@ pub enum Refused {
 
 /// The tables of one address family.
 pub trait Tables<F: Family> {
-    /// Service number of a frontend.
-    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<u32>;
+    /// What an address is, if it is anything to Sluice.
+    fn address(&self, address: &F::Addr) -> Option<AddressFlags>;
+    /// What a frontend leads to.
+    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<Frontend>;
     /// A service record.
-    fn service(&self, number: u32) -> Option<Service>;
+    fn service(&self, number: u32) -> Option<impl Deref<Target = Service>>;
+    /// Whether a set of source ranges has this address.
+    fn allows(&self, set: u32, address: &F::Addr) -> bool;
     /// Backend number in a slot.
     fn slot(&self, place: u32) -> Option<u32>;
+    /// The first of `len` slots from `base` on that has this backend number.
+    fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32>;
     /// A backend record.
     fn backend(&self, number: u32) -> Option<impl Deref<Target = Backend<F::Addr>>>;
     /// A flow entry, whose time and flags may be changed in place. Must be let go of before entries are written.
@@ -49,8 +55,18 @@ pub trait Tables<F: Family> {
     fn insert_fragment(&self, key: &FragmentKey<F::Addr>, ports: &FragmentPorts);
     /// This CPU's desk. Must be let go of before anything else is asked to use it.
     fn desk(&self) -> Option<impl DerefMut<Target = Desk<F::Addr>>>;
-    /// The node's address for masquerading, if it has one.
-    fn node_address(&self) -> Option<impl Deref<Target = F::Addr>>;
+    /// What a client of a service with affinity got last. Must be let go of before entries are written.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<impl Deref<Target = Affinity>>;
+    /// Remembers what a client got.
+    fn insert_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
+    /// Facts about the node.
+    fn node(&self) -> Option<impl Deref<Target = Node<F::Addr>>>;
+    /// A device's own address for masquerading, if it has one.
+    fn device_address(&self, ifindex: u32) -> Option<impl Deref<Target = F::Addr>>;
+    /// Counts a connection of a service port to a backend.
+    fn count_opened(&self, service: u32, backend: u32);
+    /// Counts a packet of a service port that was refused or dropped.
+    fn count_refused(&self, service: u32);
 }
 
 /// Which rate is limited.
@@ -61,11 +77,13 @@ pub enum Bucket {
     Reject = 0,
     /// Drop events.
     Event = 1,
+    /// Searches through all source ports.
+    Search = 2,
 }
 
 impl Bucket {
     /// Number of buckets.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
 }
 
 /// Clock, counters, limits and events.
@@ -74,6 +92,8 @@ pub trait World {
     fn now_ns(&self) -> u64;
     /// Number of the device on which the packet was seen.
     fn ifindex(&self) -> u32;
+    /// Whether a device brings packets of this node's pods.
+    fn is_pod_device(&self, ifindex: u32) -> bool;
     /// Counts something.
     fn count(&self, what: Counter);
     /// Counts a drop.

@@ -8,7 +8,8 @@ use super::Port;
 pub struct BackendFlags(pub u16);
 
 impl BackendFlags {
-    /// The record is in use: some published range names it.
+    /// The endpoint serves: new flows may come to it, and datagrams of old ones go on (kube-proxy-behaviour §5.2). A record
+    /// without this flag belongs to an endpoint that is there but doesn't serve: its connections may go on.
     pub const ACTIVE: Self = Self(1 << 0);
     /// The endpoint runs on this node.
     pub const LOCAL: Self = Self(1 << 1);
@@ -31,7 +32,7 @@ impl BackendFlags {
 }
 
 pod! {
-    /// An endpoint address with its target port. Its index is the backend number; 0 is never used.
+    /// An endpoint of one service port: address and target port. Its index is the backend number; 0 is never used.
     #[derive(Default)]
     pub struct Backend<A> {
         /// Endpoint address.
@@ -40,8 +41,10 @@ pod! {
         pub port: Port,
         /// Facts about it.
         pub flags: BackendFlags,
+        /// Service number of the service port.
+        pub service: u32,
         /// Always zero.
-        pub rest: A::Rest,
+        pub fill: A::Fill,
     }
-    sizes: 8, 24;
+    sizes: 16, 24;
 }

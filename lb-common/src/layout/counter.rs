@@ -35,4 +35,6 @@ counters! {
     PortsTranslated = 3, "ports_translated", "Flows whose source port was changed because the tuple was taken.";
     EventsLost = 4, "events_lost", "Events that found the ring buffer full or the rate limit reached.";
     ErrorsTranslated = 5, "errors_translated", "ICMP errors about translated packets that were translated back.";
+    AffinityKept = 6, "affinity_kept", "Connections that went to the backend that their client had before.";
+    FlowsMasqueraded = 7, "flows_masqueraded", "Flows that go to their backend with an address of this node.";
 }

@@ -18,9 +18,17 @@ pod! {
         /// TCP flags of the packet that opens it.
         pub tcp: TcpSeen,
         /// Always zero.
-        pub pad: [u8; 5],
+        pub pad: u8,
+        /// The source port that is wanted.
+        pub wanted: Port,
+        /// Always zero.
+        pub pad2: u16,
+        /// Hash of the tuple before translation: other source ports are tried in an order that depends on it.
+        pub hash: u32,
+        /// Always zero.
+        pub pad3: u32,
     }
-    size: 24;
+    size: 32;
 }
 
 pod! {
@@ -59,6 +67,10 @@ pod! {
         pub flow: Flow<A>,
         /// What all entries have in common.
         pub opening: Opening,
+        /// The address of this node with which the flow is masqueraded.
+        pub source: A,
+        /// Always zero.
+        pub fill: A::Fill,
     }
-    sizes: 128, 248;
+    sizes: 144, 272;
 }

@@ -22,7 +22,7 @@ pod! {
         pub sport: Port,
         /// Destination port.
         pub dport: Port,
-        /// TCP or UDP.
+        /// TCP, UDP or SCTP.
         pub proto: Proto,
         /// Always zero. Not an array: that would be cleared octet by octet for every packet.
         pub pad: u8,
@@ -86,6 +86,8 @@ impl FlowFlags {
     pub const MASQUERADE: Self = Self(1 << 4);
     /// A packet of this direction has been seen; without it, the entry was made for packets to come.
     pub const SEEN: Self = Self(1 << 5);
+    /// The endpoint is gone for good, and the client is to be told by a reset (TCP). Set by the agent.
+    pub const RESET: Self = Self(1 << 6);
 
     /// Whether all bits of `other` are set.
     #[must_use]

@@ -1,13 +1,17 @@
 //! Sizes, rates and times, each with its unit in the name.
 
 /// Version of all layouts in this folder. Pins carry it: an agent never touches tables of another version.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Places for service ports, per family.
 pub const SERVICES_MAX: u32 = 65_536;
 /// Places for frontends, per family: every service port may have several addresses.
 pub const FRONTENDS_MAX: u32 = 262_144;
-/// Places for backends, per family. Number 0 is never used.
+/// Places for addresses, per family: those of frontends and those of the host.
+pub const ADDRESSES_MAX: u32 = 262_144;
+/// Places for prefixes of `loadBalancerSourceRanges`, per family.
+pub const SOURCES_MAX: u32 = 131_072;
+/// Places for backends, per family: every endpoint of every service port. Number 0 is never used.
 pub const BACKENDS_MAX: u32 = 524_288;
 /// Places for slots, per family.
 pub const SLOTS_MAX: u32 = 1_048_576;
@@ -17,6 +21,10 @@ pub const FLOWS_DEFAULT: u32 = 524_288;
 pub const FLOWS_MIN: u32 = 16_384;
 /// Datagrams in fragments that can be under way at once, per family.
 pub const FRAGMENTS_MAX: u32 = 8_192;
+/// Clients of services with session affinity that are remembered, per family; the one that came least recently goes first.
+pub const AFFINITY_MAX: u32 = 131_072;
+/// Places for devices.
+pub const DEVICES_MAX: u32 = 16_384;
 /// Size of the event ring buffer.
 pub const EVENTS_BYTES: u32 = 262_144;
 
@@ -33,10 +41,17 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 /// evicted while only the other direction carries packets is back by then.
 pub const HEAL_NS_LOG2: u32 = 34;
 
-/// Source ports that may be given to a connection whose own is taken.
+/// Source ports that may be given to a connection whose own is taken: from here to 65 535.
 pub const SOURCE_PORT_MIN: u16 = 1_024;
-/// How many other source ports are tried before the packet is dropped.
-pub const SOURCE_PORT_TRIES_MAX: u32 = 16;
+/// How many source ports there are.
+pub const SOURCE_PORTS: u32 = u16::MAX as u32 - SOURCE_PORT_MIN as u32 + 1;
+/// How many are tried for every connection. With 99 of 100 taken, 8 of 100 connections find none among so many.
+pub const SOURCE_PORT_TRIES: u32 = 256;
+/// How often per second and CPU all of them are tried for a connection that found none: one such search takes milliseconds.
+pub const SOURCE_PORT_SEARCHES_PER_SECOND_MAX: u64 = 32;
+
+/// How many slots are searched for the backend that a client had before, when the range has changed since.
+pub const AFFINITY_SLOTS_MAX: u32 = 65_536;
 
 const _: () = {
     assert!(SLOTS_MAX >= BACKENDS_MAX, "every backend needs a slot");

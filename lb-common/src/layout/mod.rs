@@ -7,6 +7,7 @@
 #[macro_use]
 mod pod;
 
+mod affinity;
 mod backend;
 mod bucket;
 mod clock;
@@ -23,7 +24,9 @@ mod net;
 mod node;
 mod reason;
 mod service;
+mod source_range;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags};
 pub use bucket::TokenBucket;
 pub use clock::Clock;
@@ -32,9 +35,10 @@ pub use desk::{Desk, Opening, Rewrite};
 pub use event::Event;
 pub use flow::{Flow, FlowFlags, FlowKey, TcpSeen};
 pub use fragment::{FragmentKey, FragmentPorts};
-pub use frontend::FrontendKey;
+pub use frontend::{AddressFlags, Frontend, FrontendKey};
 pub use label::Label;
 pub use net::{Address, Family, Ip4, Ip6, Port, Proto, V4, V6};
-pub use node::Node;
+pub use node::{Device, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES};
 pub use reason::DropReason;
-pub use service::{Choice, Scope, Service};
+pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
+pub use source_range::{SET_LEN, SourceKeys};

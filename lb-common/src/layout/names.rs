@@ -13,7 +13,11 @@ macro_rules! names {
 }
 
 names! {
-    /// IPv4 frontends: [`FrontendKey`](super::FrontendKey) to service number.
+    /// IPv4 addresses: address to [`AddressFlags`](super::AddressFlags).
+    LB4_ADDRESSES;
+    /// IPv6 addresses.
+    LB6_ADDRESSES;
+    /// IPv4 frontends: [`FrontendKey`](super::FrontendKey) to [`Frontend`](super::Frontend).
     LB4_FRONTENDS;
     /// IPv6 frontends.
     LB6_FRONTENDS;
@@ -33,6 +37,28 @@ names! {
     LB4_LABELS;
     /// IPv6 labels.
     LB6_LABELS;
+    /// IPv4 source ranges: set and address prefix to nothing that matters.
+    LB4_SOURCES;
+    /// IPv6 source ranges.
+    LB6_SOURCES;
+    /// Facts about the node, IPv4: one [`Node`](super::Node).
+    LB4_NODE;
+    /// Facts about the node, IPv6.
+    LB6_NODE;
+    /// Connections by IPv4 service number: [`ServiceStats`](super::ServiceStats).
+    LB4_SVC_STATS;
+    /// Connections by IPv6 service number.
+    LB6_SVC_STATS;
+    /// Connections by IPv4 backend number.
+    LB4_BACK_STATS;
+    /// Connections by IPv6 backend number.
+    LB6_BACK_STATS;
+    /// IPv4 session affinity: [`AffinityKey`](super::AffinityKey) to [`Affinity`](super::Affinity).
+    CT4_AFFINITY;
+    /// IPv6 session affinity.
+    CT6_AFFINITY;
+    /// Devices: index to [`Device`](super::Device).
+    DEVICES;
     /// IPv4 flows: [`FlowKey`](super::FlowKey) to [`Flow`](super::Flow).
     CT4_FLOWS;
     /// IPv6 flows.
@@ -47,8 +73,6 @@ names! {
     CT6_DESK;
     /// What each CPU remembers of the time: one [`Clock`](super::Clock).
     CLOCK;
-    /// Facts about the node: one [`Node`](super::Node).
-    NODE;
     /// Drops by [`DropReason`](super::DropReason), per CPU.
     DROPS;
     /// Counts by [`Counter`](super::Counter), per CPU.

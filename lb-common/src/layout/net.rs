@@ -43,6 +43,8 @@ impl Proto {
     pub const TCP: Self = Self(6);
     /// User Datagram Protocol.
     pub const UDP: Self = Self(17);
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: Self = Self(132);
     /// Internet Control Message Protocol for IPv4.
     pub const ICMP: Self = Self(1);
     /// Internet Control Message Protocol for IPv6.
@@ -54,17 +56,22 @@ impl fmt::Display for Proto {
         match *self {
             Self::TCP => f.write_str("TCP"),
             Self::UDP => f.write_str("UDP"),
+            Self::SCTP => f.write_str("SCTP"),
             Self(other) => write!(f, "proto {other}"),
         }
     }
 }
 
 /// What the decision core needs of an address, whatever its family.
-pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default + 'static {
+pub trait Address:
+    super::SourceKeys + Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default + 'static
+{
     /// Number of 32-bit words.
     const WORDS: usize;
     /// What fills a key or record of one address and four more octets up to whole 64-bit words.
     type Rest: Copy + Eq + Ord + Hash + fmt::Debug + Default + 'static;
+    /// What fills a record of one address up to whole 64-bit words.
+    type Fill: Copy + Eq + Ord + Hash + fmt::Debug + Default + 'static;
     /// The 32-bit word `index`, in the byte order of memory (not of the host): for sums, hashes and comparison only.
     fn word(&self, index: usize) -> u32;
     /// Whether it is another than the unspecified address (all zero).
@@ -78,6 +85,8 @@ pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default 
         }
         bits != 0
     }
+    /// The address under which it stands in the address table: all of IPv4's loopback range is one there.
+    fn looked_up(&self) -> Self;
     /// A word that depends on all of both addresses: products that don't wait for each other, summed.
     fn mixed(src: &Self, dst: &Self) -> u64;
     /// The address as sixteen octets, an IPv4 address in the first four: the form in which events carry it.
@@ -139,8 +148,17 @@ impl Address for Ip4 {
         (u64::from(src.word(0)) | u64::from(dst.word(0)) << 32).wrapping_mul(const { MULTIPLIERS[0] })
     }
 
+    #[inline(always)]
+    fn looked_up(&self) -> Self {
+        match self.octets[0] {
+            127 => Self { octets: [127, 0, 0, 1] },
+            _ => *self,
+        }
+    }
+
     const WORDS: usize = 1;
     type Rest = [u8; 0];
+    type Fill = [u8; 4];
 
     #[inline(always)]
     fn word(&self, _index: usize) -> u32 {
@@ -175,8 +193,14 @@ impl Address for Ip6 {
         near.wrapping_add(far)
     }
 
+    #[inline(always)]
+    fn looked_up(&self) -> Self {
+        *self
+    }
+
     const WORDS: usize = 4;
     type Rest = [u8; 4];
+    type Fill = [u8; 0];
 
     #[inline(always)]
     fn word(&self, index: usize) -> u32 {

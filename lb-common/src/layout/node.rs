@@ -1,17 +1,140 @@
-//! What the kernel programs must know about the node; one record, written by the agent.
+//! What the kernel programs must know about the node and its devices; written by the agent.
 
-use super::{Ip4, Ip6};
+use super::{Address, Ip4, Ip6};
 
 pod! {
-    /// Facts about the node. All zero until the agent has written it.
+    /// A range of addresses: those that differ from `base` in the bits of `free` only. All zero: no address but the
+    /// unspecified one, which no packet has.
     #[derive(Default)]
-    pub struct Node {
-        /// The node's IPv4 address for masquerading; 0.0.0.0 if it has none.
-        pub ipv4: Ip4,
+    pub struct Range<A> {
+        /// Lowest address.
+        pub base: A,
+        /// The bits that may be anything.
+        pub free: A,
+    }
+    sizes: 8, 32;
+}
+
+impl<A: Address> Range<A> {
+    /// Whether an address is in the range.
+    #[must_use]
+    #[inline(always)]
+    pub fn contains(&self, address: &A) -> bool {
+        let mut differs = 0;
+        let mut index = 0;
+        while index < A::WORDS {
+            differs |= (address.word(index) ^ self.base.word(index)) & !self.free.word(index);
+            index += 1;
+        }
+        differs == 0
+    }
+}
+
+/// How connections are told apart by their origin, as bits (kube-proxy-behaviour §4.1, §4.2).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct NodeFlags(pub u32);
+
+impl NodeFlags {
+    /// Pods of this cluster are known by their addresses: `Node::pods`.
+    pub const PODS_BY_ADDRESS: Self = Self(1 << 0);
+    /// Pods of this node are known by the devices that their packets come from.
+    pub const PODS_BY_DEVICE: Self = Self(1 << 1);
+    /// Every connection to a ClusterIP is masqueraded.
+    pub const MASQUERADE_ALL: Self = Self(1 << 2);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any bit of `other` is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// How many ServiceCIDRs of a family are known to the kernel programs.
+pub const SERVICE_RANGES: usize = 4;
+
+pod! {
+    /// Facts about the node, of one family. All zero until the agent has written it.
+    #[derive(Default)]
+    pub struct Node<A> {
+        /// Addresses of pods.
+        pub pods: Range<A>,
+        /// ServiceCIDRs: what is sent to an address in them that no Service has is dropped.
+        pub services: [Range<A>; SERVICE_RANGES],
+        /// The address for masquerading where the outgoing device has none; unspecified if there is none.
+        pub address: A,
+        /// How connections are told apart.
+        pub flags: NodeFlags,
         /// Always zero.
-        pub pad: [u8; 4],
-        /// The node's IPv6 address for masquerading; `::` if it has none.
+        pub rest: A::Rest,
+    }
+    sizes: 48, 184;
+}
+
+/// What a device is, as bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DeviceFlags(pub u32);
+
+impl DeviceFlags {
+    /// What comes from it comes from pods of this node.
+    pub const PODS: Self = Self(1 << 0);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+pod! {
+    /// Facts about a device, by its index.
+    #[derive(Default)]
+    pub struct Device {
+        /// The IPv4 address for connections that are masqueraded and leave through it; 0.0.0.0 for the node's.
+        pub ipv4: Ip4,
+        /// What it is.
+        pub flags: DeviceFlags,
+        /// The IPv6 address for connections that are masqueraded and leave through it; `::` for the node's.
         pub ipv6: Ip6,
     }
     size: 24;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(base: [u8; 4], free: [u8; 4]) -> Range<Ip4> {
+        Range {
+            base: Ip4 { octets: base },
+            free: Ip4 { octets: free },
+        }
+    }
+
+    #[test]
+    fn a_range_contains_what_differs_in_free_bits_only() {
+        let ip = |octets| Ip4 { octets };
+        let slash_20 = range([10, 1, 16, 0], [0, 0, 15, 255]);
+        assert!(slash_20.contains(&ip([10, 1, 16, 0])) && slash_20.contains(&ip([10, 1, 31, 255])));
+        assert!(!slash_20.contains(&ip([10, 1, 32, 0])) && !slash_20.contains(&ip([11, 1, 16, 0])));
+        assert!(range([0; 4], [255; 4]).contains(&ip([203, 0, 113, 9])), "everything");
+        assert!(!Range::default().contains(&ip([203, 0, 113, 9])), "nothing");
+    }
 }

@@ -49,3 +49,10 @@ macro_rules! pod {
         unsafe impl aya::Pod for $name {}
     };
 }
+
+// SAFETY: octets and nothing else, aligned for whole words, of which they fill a whole number: every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for super::Ip4 {}
+// SAFETY: the same.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for super::Ip6 {}

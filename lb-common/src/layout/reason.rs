@@ -63,6 +63,24 @@ reasons! {
     RewriteFailed = 6, "rewrite_failed",
         "The kernel refused to change the packet after the decision was taken.",
         "The packet is malformed or the kernel is out of memory; see dmesg.";
+    SourceDenied = 7, "source_denied",
+        "A client outside the Service's loadBalancerSourceRanges dialled its load-balancer address.",
+        "Nothing, if the client is meant to be kept out; otherwise add its range to the Service.";
+    UnknownPort = 8, "unknown_port",
+        "A ClusterIP was dialled at a port or protocol that its Service does not serve; the client was told by ICMP port unreachable.",
+        "Check the port that the client uses against the Service's ports.";
+    UnknownAddress = 9, "unknown_address",
+        "An address inside a ServiceCIDR was dialled that no Service has.",
+        "The Service was removed, or the client has a stale address: check its DNS answers.";
+    WouldLoop = 10, "would_loop",
+        "A packet to a port that a load-balancer address or ExternalIP does not serve would have left by the device that it came from.",
+        "Nothing: the router that sends this address here would get it back until its time to live ends.";
+    EndpointRemoved = 11, "endpoint_removed",
+        "A TCP connection's endpoint is gone for good, and the client was told by a reset.",
+        "Nothing: the client connects anew. It is switched on by --reset-removed or the Service's annotation.";
+    SctpFragment = 12, "sctp_fragment",
+        "An SCTP packet in fragments needed another port, for which its checksum can't be corrected.",
+        "Let the sender keep to the path's MTU (Linux does), or give the Service equal port and targetPort.";
 }
 
 #[cfg(test)]

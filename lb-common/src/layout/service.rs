@@ -71,14 +71,140 @@ impl Scope {
     }
 }
 
+/// Rules of a service port, as bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ServiceFlags(pub u32);
+
+impl ServiceFlags {
+    /// `internalTrafficPolicy: Local`: clients of the ClusterIP get endpoints of this node.
+    pub const INTERNAL_LOCAL: Self = Self(1 << 0);
+    /// `externalTrafficPolicy: Local`: clients outside get endpoints of this node, and keep their address.
+    pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The rules of a service port, which change together: one 64-bit word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Rules {
+    /// Traffic policies.
+    pub flags: ServiceFlags,
+    /// Seconds for which a client keeps its backend; 0 without session affinity.
+    pub affinity_s: u32,
+}
+
+/// Where the state of a service port is found, which changes together: one 64-bit word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sets {
+    /// The set of `loadBalancerSourceRanges`; 0 if everybody may come.
+    pub sources: u32,
+    /// Part of the keys of [`AffinityKey`](super::AffinityKey): another whenever affinity is switched on anew.
+    pub affinity: u32,
+}
+
 pod! {
     /// One service port of one family. Its index is the service number.
     #[derive(Default)]
     pub struct Service {
-        /// Scope for frontends reachable only inside the cluster (ClusterIP), governed by `internalTrafficPolicy`.
-        pub internal: Scope,
-        /// Scope for NodePort, ExternalIP and load-balancer frontends, governed by `externalTrafficPolicy`.
-        pub external: Scope,
+        /// Endpoints of the whole cluster (kube-proxy-behaviour §3.1).
+        pub cluster: Scope,
+        /// Endpoints of this node; absent while no policy asks for it.
+        pub local: Scope,
+        /// Which of the two a client gets, and for how long.
+        pub rules: Rules,
+        /// Who may come, and who came before.
+        pub sets: Sets,
+    }
+    size: 32;
+}
+
+impl Rules {
+    /// As one word of memory.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        word_of(self.flags.0, self.affinity_s)
+    }
+
+    /// From one word of memory.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        let [flags, affinity_s] = halves_of(word);
+        Self {
+            flags: ServiceFlags(flags),
+            affinity_s,
+        }
+    }
+}
+
+impl Sets {
+    /// As one word of memory.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        word_of(self.sources, self.affinity)
+    }
+
+    /// From one word of memory.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        let [sources, affinity] = halves_of(word);
+        Self { sources, affinity }
+    }
+}
+
+const fn word_of(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+const fn halves_of(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+pod! {
+    /// What is counted for a service port: where a connection begins, never for each of its packets.
+    #[derive(Default)]
+    pub struct ServiceStats {
+        /// Connections for which a backend was chosen.
+        pub opened: u64,
+        /// Packets of new connections that got none: refused or dropped.
+        pub refused: u64,
     }
     size: 16;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_what_lies_in_memory() {
+        let rules = Rules {
+            flags: ServiceFlags::EXTERNAL_LOCAL,
+            affinity_s: 10_800,
+        };
+        assert_eq!(Rules::from_word(rules.to_word()), rules);
+        let octets = rules.to_word().to_ne_bytes();
+        assert_eq!(octets[..4], rules.flags.0.to_ne_bytes());
+        let sets = Sets {
+            sources: 7,
+            affinity: 9,
+        };
+        assert_eq!(Sets::from_word(sets.to_word()), sets);
+    }
 }

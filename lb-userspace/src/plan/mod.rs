@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 pub use service::{plan_problems, plan_service};
 
-use crate::model::{Family, Protocol, ServiceKey};
+use crate::model::{Cidr, Family, Protocol, ServiceKey};
 
 pub use crate::model::NodeView;
 
@@ -53,31 +53,46 @@ impl fmt::Display for PortId {
 pub struct DesiredPort {
     /// The addresses it is served on; sorted, each once.
     pub frontends: Vec<Frontend>,
-    /// Backends for clients that dial the ClusterIP (`internalTrafficPolicy`, KEP-2086).
-    pub internal: Scope,
-    /// Backends for clients outside that dial an external address (`externalTrafficPolicy`). Empty, and not to be
-    /// consulted, while the port has no external address in this family.
-    pub external: Scope,
+    /// Endpoints of the whole cluster; nothing while no client of this port could ever get one (behaviour §3.1).
+    pub cluster: Option<Scope>,
+    /// Endpoints of this node; nothing while no client of this port could ever get one.
+    pub local: Option<Scope>,
+    /// Clients of the ClusterIP get endpoints of this node (`internalTrafficPolicy`, KEP-2086).
+    pub internal_local: bool,
+    /// Clients outside get endpoints of this node, and keep their address (`externalTrafficPolicy`).
+    pub external_local: bool,
+    /// All endpoints that the port has and that are in neither list. Old flows of theirs go on (§5.1, §5.2).
+    pub others: Vec<Backend>,
     /// Seconds of `sessionAffinity: ClientIP`.
     pub affinity_timeout_s: Option<u32>,
+    /// Who may dial its load-balancer addresses; nothing if everybody may (§4.4). Sorted, each once.
+    pub sources: Option<Vec<Cidr>>,
+    /// TCP clients are told by a reset when their endpoint is gone for good.
+    pub resets: bool,
 }
 
 /// An address, port and (from the [`PortId`]) protocol that clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
-    /// The address dialled.
+    /// The address dialled; unspecified for a NodePort, which is served on all addresses that were chosen for it.
     pub address: IpAddr,
     /// The port dialled.
     pub port: u16,
-    /// Which of the Service's addresses it is; decides the scope.
+    /// Which of the Service's addresses it is; decides the policy.
     pub kind: FrontendKind,
 }
 
 /// Which of a Service's addresses a frontend is (behaviour reference §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
-    /// `spec.clusterIPs`; uses the internal scope.
+    /// `spec.clusterIPs`.
     ClusterIp,
+    /// `spec.ports[].nodePort`.
+    NodePort,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `status.loadBalancer.ingress`: source ranges apply.
+    LoadBalancer,
 }
 
 /// The backends from which one kind of client gets one.
@@ -116,6 +131,8 @@ pub struct Backend {
 pub enum BackendState {
     /// Ready.
     Ready,
-    /// Terminating but still serving, used because no ready endpoint is left (KEP-1669).
+    /// Terminating but still serving, used for new flows while no ready endpoint is left (KEP-1669).
     Terminating,
+    /// It is there and doesn't serve: TCP connections of its go on, datagrams go elsewhere.
+    NotServing,
 }

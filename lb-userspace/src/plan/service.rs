@@ -23,21 +23,16 @@ pub fn plan_service(store: &Store, node: &NodeView, key: &ServiceKey) -> Vec<(Po
     let mut planned = Vec::new();
     for port in ports_to_serve(service).served {
         for family in Family::BOTH {
-            let Some(cluster_ip) = service.cluster_ip(family) else {
+            if service.cluster_ip(family).is_none() {
                 continue;
-            };
+            }
             let id = PortId {
                 service: key.clone(),
                 port_name: port.name.clone(),
                 protocol: port.protocol,
                 family,
             };
-            let frontend = Frontend {
-                address: cluster_ip,
-                port: port.port,
-                kind: FrontendKind::ClusterIp,
-            };
-            planned.push((id, plan_port(store, node, service, port, frontend)));
+            planned.push((id, plan_port(store, node, service, port, family)));
         }
     }
     planned
@@ -49,7 +44,6 @@ pub fn plan_problems(store: &Store, key: &ServiceKey) -> Vec<Problem> {
         return Vec::new();
     };
     let mut problems = ports_to_serve(service).skipped;
-    problems.extend(not_served_yet(service));
     for slice in store.slices(key) {
         let Some(family) = slice.address_type.family() else {
             continue;
@@ -80,38 +74,6 @@ pub fn plan_problems(store: &Store, key: &ServiceKey) -> Vec<Problem> {
     problems
 }
 
-/// What a Service asks for that this version does not do. Said rather than left for its clients to find out.
-fn not_served_yet(service: &Service) -> Vec<Problem> {
-    let node_ports = service.ports.iter().any(|port| port.node_port.is_some());
-    let wishes = [
-        (
-            node_ports,
-            "spec.ports[].nodePort",
-            "NodePorts are not served yet; the ClusterIPs are",
-        ),
-        (
-            !service.external_ips.is_empty(),
-            "spec.externalIPs",
-            "external addresses are not served yet; the ClusterIPs are",
-        ),
-        (
-            !service.load_balancer_vips.is_empty(),
-            "status.loadBalancer.ingress",
-            "load-balancer addresses are not served yet; the ClusterIPs are",
-        ),
-        (
-            service.affinity_timeout_s.is_some(),
-            "spec.sessionAffinity",
-            "session affinity is not kept yet; every connection chooses anew",
-        ),
-    ];
-    let object = ObjectRef::Service(service.key.clone());
-    let asked = wishes.into_iter().filter(|(asked, ..)| *asked);
-    asked
-        .map(|(_, field, reason)| warning(object.clone(), field.to_owned(), reason.to_owned()))
-        .collect()
-}
-
 fn served<'a>(store: &'a Store, key: &ServiceKey) -> Option<&'a Service> {
     store
         .service(key)
@@ -137,9 +99,7 @@ fn ports_to_serve(service: &Service) -> Ports<'_> {
     for (index, port) in service.ports.iter().enumerate() {
         let name_is_new = names.insert((&port.name, port.protocol));
         let number_is_new = numbers.insert((port.port, port.protocol));
-        let reason = if port.protocol == Protocol::Sctp {
-            "SCTP is not served yet; it comes with a later release".to_owned()
-        } else if port.port == 0 {
+        let reason = if port.port == 0 {
             "port 0 cannot be dialled; it is skipped".to_owned()
         } else if !name_is_new {
             format!(
@@ -168,9 +128,8 @@ fn plan_port(
     node: &NodeView,
     service: &Service,
     port: &ServicePort,
-    cluster_ip: Frontend,
+    family: Family,
 ) -> DesiredPort {
-    let family = Family::of(cluster_ip.address);
     let policies = Policies {
         internal_local: service.internal_is_local(),
         external_local: service.external_is_local(),
@@ -178,45 +137,92 @@ fn plan_port(
     };
     let endpoints = store.endpoints(&service.key, &port.name, port.protocol, family);
     let categories = categorise(&endpoints, policies, node);
-    let external = if policies.externally_accessible {
-        scope(&categories, policies.external_local, node)
-    } else {
-        Scope {
-            backends: Vec::new(),
-            when_empty: WhenEmpty::Reject,
-        }
+    let is_listed = |entry: &PortEndpoint<'_>| {
+        let lists = [&categories.cluster, &categories.local].into_iter().flatten().flatten();
+        lists.into_iter().any(|listed| listed.address == entry.address && listed.port == entry.port)
     };
     DesiredPort {
-        frontends: vec![cluster_ip],
-        internal: scope(&categories, policies.internal_local, node),
-        external,
+        frontends: frontends(service, port, family),
+        cluster: categories.cluster.as_ref().map(|list| scope(list, WhenEmpty::Reject, node)),
+        local: categories.local.as_ref().map(|list| scope(list, when_none_is_local(&categories), node)),
+        internal_local: policies.internal_local,
+        external_local: policies.external_local && policies.externally_accessible,
+        others: endpoints.iter().filter(|entry| !is_listed(entry)).map(|entry| backend(entry, node)).collect(),
         affinity_timeout_s: service.affinity_timeout_s,
+        sources: sources(service, node, family),
+        resets: service.resets_removed.unwrap_or(node.resets_removed),
     }
 }
 
-/// The list that a policy gives (§3.2) and what an empty one means (§3.3).
-fn scope(categories: &Categories<'_>, local: bool, node: &NodeView) -> Scope {
-    let list = if local { &categories.local } else { &categories.cluster };
-    let when_empty = if local && categories.has_any {
+/// Every address that a port is served on (§2).
+fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
+    let of_family = |address: &&IpAddr| Family::of(**address) == family;
+    let at = |kind| move |address: IpAddr| Frontend {
+        address,
+        port: port.port,
+        kind,
+    };
+    let addresses = |list: &'_ [IpAddr], kind| -> Vec<Frontend> {
+        list.iter().filter(of_family).copied().map(at(kind)).collect()
+    };
+    let mut frontends: Vec<Frontend> = service.cluster_ip(family).map(at(FrontendKind::ClusterIp)).into_iter().collect();
+    frontends.extend(addresses(&service.load_balancer_vips, FrontendKind::LoadBalancer));
+    frontends.extend(addresses(&service.external_ips, FrontendKind::ExternalIp));
+    frontends.extend(port.node_port.map(|number| Frontend {
+        address: family.unspecified(),
+        port: number,
+        kind: FrontendKind::NodePort,
+    }));
+    // An address that is written twice is what it was first: the stricter kind comes first.
+    let mut seen = HashSet::new();
+    frontends.retain(|frontend| seen.insert((frontend.address, frontend.port)));
+    frontends.sort_unstable();
+    frontends
+}
+
+/// Who may dial the load-balancer addresses (§4.4): active in a family where the Service has such an address and a range. If
+/// a range has this node's own address, the Service's addresses count as sources, too: the node's own connections carry them
+/// where they are bound to one of its devices.
+fn sources(service: &Service, node: &NodeView, family: Family) -> Option<Vec<Cidr>> {
+    let vips: Vec<IpAddr> = service.load_balancer_vips.iter().copied().filter(|vip| Family::of(*vip) == family).collect();
+    let mut ranges: Vec<Cidr> = service.source_ranges.iter().copied().filter(|range| range.family() == family).collect();
+    if vips.is_empty() || ranges.is_empty() {
+        return None;
+    }
+    if ranges.iter().any(|range| range.contains(node.ip(family))) {
+        ranges.extend(vips.into_iter().map(Cidr::of_one));
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    Some(ranges)
+}
+
+/// What it means that there is no endpoint on this node (§3.3).
+fn when_none_is_local(categories: &Categories<'_>) -> WhenEmpty {
+    if categories.has_any {
         WhenEmpty::Drop
     } else {
         WhenEmpty::Reject
-    };
+    }
+}
+
+fn scope(list: &[PortEndpoint<'_>], when_empty: WhenEmpty, node: &NodeView) -> Scope {
     Scope {
-        backends: list.iter().flatten().map(|entry| backend(entry, node)).collect(),
+        backends: list.iter().map(|entry| backend(entry, node)).collect(),
         when_empty,
     }
 }
 
 fn backend(entry: &PortEndpoint<'_>, node: &NodeView) -> Backend {
+    let endpoint = entry.endpoint;
     Backend {
         address: entry.address,
         port: entry.port,
-        local: entry.endpoint.is_on(&node.name),
-        state: if entry.endpoint.ready {
-            BackendState::Ready
-        } else {
-            BackendState::Terminating
+        local: endpoint.is_on(&node.name),
+        state: match (endpoint.ready, endpoint.serving) {
+            (true, _) => BackendState::Ready,
+            (false, true) if endpoint.terminating => BackendState::Terminating,
+            (false, serving) => if serving { BackendState::Serving } else { BackendState::NotServing },
         },
     }
 }

@@ -3,15 +3,29 @@
 use std::{borrow::Borrow, collections::HashSet};
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{
+    HashMap, Map, MapData, MapError, PerCpuHashMap,
+    lpm_trie::{Key, LpmTrie},
+};
 use lb_common::layout::{
-    Backend, BackendFlags, FrontendKey, Ip4, Ip6, Label, Node, Port, Scope, Service, V4, V6, names,
+    Address as _, AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN,
+    Scope, Service, ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 
-use super::{Capacity, TableError, Tables, mapped::MappedArray};
+use super::{Capacity, List, SourceRange, TableError, Tables, mapped::MappedArray};
 
 /// A family as the agent knows it: which maps are its own, and how its backend records lie in memory.
-pub trait TableFamily: lb_common::layout::Family {
+pub trait TableFamily: lb_common::layout::Family<Addr: aya::Pod + SourceKeys<SourceKey: aya::Pod + AsRef<[u8]>>> {
+    /// Name of the address map.
+    const ADDRESSES: &'static str;
+    /// Name of the map of source ranges.
+    const SOURCES: &'static str;
+    /// Name of the map with facts about the node.
+    const NODE: &'static str;
+    /// Name of the map of connections by service.
+    const SERVICE_STATS: &'static str;
+    /// Name of the map of connections by backend.
+    const BACKEND_STATS: &'static str;
     /// Name of the frontend map.
     const FRONTENDS: &'static str;
     /// Name of the service map.
@@ -28,6 +42,8 @@ pub trait TableFamily: lb_common::layout::Family {
     fn from_ip(address: std::net::IpAddr) -> Option<Self::Addr>;
     /// The address for people.
     fn to_ip(address: Self::Addr) -> std::net::IpAddr;
+    /// An address from the octets of a key of source ranges.
+    fn from_octets(octets: &[u8]) -> Option<Self::Addr>;
     /// A backend record as words.
     fn backend_to_words(backend: &Backend<Self::Addr>) -> [u64; 3];
     /// A backend record from words.
@@ -35,6 +51,11 @@ pub trait TableFamily: lb_common::layout::Family {
 }
 
 impl TableFamily for V4 {
+    const ADDRESSES: &'static str = names::LB4_ADDRESSES;
+    const SOURCES: &'static str = names::LB4_SOURCES;
+    const NODE: &'static str = names::LB4_NODE;
+    const SERVICE_STATS: &'static str = names::LB4_SVC_STATS;
+    const BACKEND_STATS: &'static str = names::LB4_BACK_STATS;
     const FRONTENDS: &'static str = names::LB4_FRONTENDS;
     const SERVICES: &'static str = names::LB4_SERVICES;
     const SLOTS: &'static str = names::LB4_SLOTS;
@@ -53,23 +74,41 @@ impl TableFamily for V4 {
         address.into()
     }
 
-    fn backend_to_words(backend: &Backend<Ip4>) -> [u64; 3] {
-        let [a, b, c, d] = backend.address.octets;
-        [tail_word([a, b, c, d], backend.port, backend.flags), 0, 0]
+    fn from_octets(octets: &[u8]) -> Option<Ip4> {
+        octets.try_into().ok().map(|octets| Ip4 { octets })
     }
 
-    fn backend_from_words([word, _, _]: [u64; 3]) -> Backend<Ip4> {
-        let ([a, b, c, d], port, flags) = from_tail_word(word);
+    fn backend_to_words(backend: &Backend<Ip4>) -> [u64; 3] {
+        let [a, b, c, d] = backend.address.octets;
+        let [e, f, g, h] = port_and_flags(backend.port, backend.flags);
+        let [i, j, k, l] = backend.service.to_ne_bytes();
+        [
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, 0, 0, 0, 0]),
+            0,
+        ]
+    }
+
+    fn backend_from_words([first, second, _]: [u64; 3]) -> Backend<Ip4> {
+        let [a, b, c, d, e, f, g, h] = first.to_ne_bytes();
+        let (port, flags) = from_port_and_flags([e, f, g, h]);
+        let [i, j, k, l, ..] = second.to_ne_bytes();
         Backend {
             address: Ip4 { octets: [a, b, c, d] },
             port,
             flags,
-            rest: [],
+            service: u32::from_ne_bytes([i, j, k, l]),
+            fill: [0; 4],
         }
     }
 }
 
 impl TableFamily for V6 {
+    const ADDRESSES: &'static str = names::LB6_ADDRESSES;
+    const SOURCES: &'static str = names::LB6_SOURCES;
+    const NODE: &'static str = names::LB6_NODE;
+    const SERVICE_STATS: &'static str = names::LB6_SVC_STATS;
+    const BACKEND_STATS: &'static str = names::LB6_BACK_STATS;
     const FRONTENDS: &'static str = names::LB6_FRONTENDS;
     const SERVICES: &'static str = names::LB6_SERVICES;
     const SLOTS: &'static str = names::LB6_SLOTS;
@@ -88,49 +127,57 @@ impl TableFamily for V6 {
         address.into()
     }
 
+    fn from_octets(octets: &[u8]) -> Option<Ip6> {
+        octets.try_into().ok().map(|octets| Ip6 { octets })
+    }
+
     fn backend_to_words(backend: &Backend<Ip6>) -> [u64; 3] {
         let (high, low) = backend.address.octets.split_at(8);
         let word = |octets: &[u8]| u64::from_ne_bytes(octets.try_into().unwrap_or_default());
-        // Port and flags begin the third word.
-        let [p, q] = backend.port.octets;
-        let [f, g] = backend.flags.0.to_ne_bytes();
-        [word(high), word(low), u64::from_ne_bytes([p, q, f, g, 0, 0, 0, 0])]
+        let [a, b, c, d] = port_and_flags(backend.port, backend.flags);
+        let [e, f, g, h] = backend.service.to_ne_bytes();
+        [
+            word(high),
+            word(low),
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        ]
     }
 
-    fn backend_from_words([high, low, rest]: [u64; 3]) -> Backend<Ip6> {
+    fn backend_from_words([high, low, last]: [u64; 3]) -> Backend<Ip6> {
         let mut octets = [0; 16];
         octets[..8].copy_from_slice(&high.to_ne_bytes());
         octets[8..].copy_from_slice(&low.to_ne_bytes());
-        let [p, q, f, g, ..] = rest.to_ne_bytes();
+        let [a, b, c, d, e, f, g, h] = last.to_ne_bytes();
+        let (port, flags) = from_port_and_flags([a, b, c, d]);
         Backend {
             address: Ip6 { octets },
-            port: Port { octets: [p, q] },
-            flags: BackendFlags(u16::from_ne_bytes([f, g])),
-            rest: [0; 4],
+            port,
+            flags,
+            service: u32::from_ne_bytes([e, f, g, h]),
+            fill: [],
         }
     }
 }
 
-/// Four octets, port and flags as they lie behind each other in memory.
-fn tail_word([a, b, c, d]: [u8; 4], port: Port, flags: BackendFlags) -> u64 {
+/// Port and flags as they lie behind each other in memory.
+fn port_and_flags(port: Port, flags: BackendFlags) -> [u8; 4] {
     let [p, q] = port.octets;
     let [f, g] = flags.0.to_ne_bytes();
-    u64::from_ne_bytes([a, b, c, d, p, q, f, g])
+    [p, q, f, g]
 }
 
-fn from_tail_word(word: u64) -> ([u8; 4], Port, BackendFlags) {
-    let [a, b, c, d, p, q, f, g] = word.to_ne_bytes();
-    (
-        [a, b, c, d],
-        Port { octets: [p, q] },
-        BackendFlags(u16::from_ne_bytes([f, g])),
-    )
+fn from_port_and_flags([p, q, f, g]: [u8; 4]) -> (Port, BackendFlags) {
+    (Port { octets: [p, q] }, BackendFlags(u16::from_ne_bytes([f, g])))
 }
 
 /// The tables of one family, in the kernel.
 pub struct KernelTables<F: TableFamily> {
     frontends: HashMap<MapData, FrontendKey<F::Addr>, u32>,
+    addresses: HashMap<MapData, F::Addr, u32>,
+    sources: LpmTrie<MapData, <F::Addr as SourceKeys>::SourceKey, u32>,
     labels: HashMap<MapData, u32, Label>,
+    service_counts: PerCpuHashMap<MapData, u32, ServiceStats>,
+    backend_counts: PerCpuHashMap<MapData, u32, u64>,
     services: MappedArray,
     slots: MappedArray,
     backends: MappedArray,
@@ -163,27 +210,90 @@ impl<F: TableFamily> KernelTables<F> {
         };
         Ok(Self {
             frontends: HashMap::try_from(take(F::FRONTENDS)?).with_context(|| F::FRONTENDS)?,
+            addresses: HashMap::try_from(take(F::ADDRESSES)?).with_context(|| F::ADDRESSES)?,
+            sources: LpmTrie::try_from(take(F::SOURCES)?).with_context(|| F::SOURCES)?,
             labels: HashMap::try_from(take(F::LABELS)?).with_context(|| F::LABELS)?,
+            service_counts: PerCpuHashMap::try_from(take(F::SERVICE_STATS)?).with_context(|| F::SERVICE_STATS)?,
+            backend_counts: PerCpuHashMap::try_from(take(F::BACKEND_STATS)?).with_context(|| F::BACKEND_STATS)?,
             services,
             slots,
             backends,
             capacity,
         })
     }
+
+    /// What was counted for service ports and for backends since their numbers are theirs, summed over all CPUs.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn counts(&self) -> Result<(Vec<(u32, ServiceStats)>, Vec<(u32, u64)>)> {
+        let mut services = Vec::new();
+        for entry in self.service_counts.iter() {
+            let (number, per_cpu) = entry.context(F::SERVICE_STATS)?;
+            let opened = per_cpu.iter().map(|stats| stats.opened).sum();
+            let refused = per_cpu.iter().map(|stats| stats.refused).sum();
+            services.push((number, ServiceStats { opened, refused }));
+        }
+        let mut backends = Vec::new();
+        for entry in self.backend_counts.iter() {
+            let (number, per_cpu) = entry.context(F::BACKEND_STATS)?;
+            backends.push((number, per_cpu.iter().sum()));
+        }
+        Ok((services, backends))
+    }
 }
 
-const INTERNAL_WORD: usize = 0;
-const EXTERNAL_WORD: usize = 1;
+/// Words of a service record.
+const CLUSTER_WORD: usize = 0;
+const LOCAL_WORD: usize = 1;
+const RULES_WORD: usize = 2;
+const SETS_WORD: usize = 3;
+
+fn source_key<F: TableFamily>(range: &SourceRange<F::Addr>) -> Key<<F::Addr as SourceKeys>::SourceKey> {
+    let prefix_len = SET_LEN as u32 * 8 + u32::from(range.prefix_len);
+    Key::new(prefix_len, range.base.source_key(range.set))
+}
+
+fn source_range<F: TableFamily>(key: &Key<<F::Addr as SourceKeys>::SourceKey>) -> Option<SourceRange<F::Addr>> {
+    let data = key.data();
+    let (set, base) = data.as_ref().split_first_chunk::<SET_LEN>()?;
+    Some(SourceRange {
+        set: u32::from_be_bytes(*set),
+        base: F::from_octets(base)?,
+        prefix_len: u8::try_from(key.prefix_len().checked_sub(SET_LEN as u32 * 8)?).ok()?,
+    })
+}
 
 impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
-    fn put_frontend(&mut self, key: &FrontendKey<F::Addr>, number: u32) -> Result<(), TableError> {
+    fn put_frontend(&mut self, key: &FrontendKey<F::Addr>, frontend: Frontend) -> Result<(), TableError> {
         self.frontends
-            .insert(key, number, 0)
+            .insert(key, frontend.0, 0)
             .map_err(error("write a frontend", F::FRONTENDS))
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey<F::Addr>) -> Result<(), TableError> {
         accept_absence(self.frontends.remove(key)).map_err(error("remove a frontend", F::FRONTENDS))
+    }
+
+    fn put_address(&mut self, address: &F::Addr, flags: AddressFlags) -> Result<(), TableError> {
+        self.addresses
+            .insert(address, flags.0, 0)
+            .map_err(error("write an address", F::ADDRESSES))
+    }
+
+    fn remove_address(&mut self, address: &F::Addr) -> Result<(), TableError> {
+        accept_absence(self.addresses.remove(address)).map_err(error("remove an address", F::ADDRESSES))
+    }
+
+    fn put_source(&mut self, range: &SourceRange<F::Addr>) -> Result<(), TableError> {
+        self.sources
+            .insert(&source_key::<F>(range), 1, 0)
+            .map_err(error("write a source range", F::SOURCES))
+    }
+
+    fn remove_source(&mut self, range: &SourceRange<F::Addr>) -> Result<(), TableError> {
+        accept_absence(self.sources.remove(&source_key::<F>(range)))
+            .map_err(error("remove a source range", F::SOURCES))
     }
 
     fn put_label(&mut self, number: u32, label: &Label) -> Result<(), TableError> {
@@ -196,12 +306,20 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
         accept_absence(self.labels.remove(&number)).map_err(error("remove a label", F::LABELS))
     }
 
-    fn put_internal_scope(&mut self, number: u32, scope: Scope) {
-        self.services.store(number, INTERNAL_WORD, scope.0);
+    fn put_scope(&mut self, number: u32, list: List, scope: Scope) {
+        let word = match list {
+            List::Cluster => CLUSTER_WORD,
+            List::Local => LOCAL_WORD,
+        };
+        self.services.store(number, word, scope.0);
     }
 
-    fn put_external_scope(&mut self, number: u32, scope: Scope) {
-        self.services.store(number, EXTERNAL_WORD, scope.0);
+    fn put_rules(&mut self, number: u32, rules: Rules) {
+        self.services.store(number, RULES_WORD, rules.to_word());
+    }
+
+    fn put_sets(&mut self, number: u32, sets: Sets) {
+        self.services.store(number, SETS_WORD, sets.to_word());
     }
 
     fn put_slot(&mut self, place: u32, backend: u32) {
@@ -216,19 +334,46 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
         }
     }
 
-    fn frontends(&self) -> Result<Vec<(FrontendKey<F::Addr>, u32)>, TableError> {
-        all(&self.frontends).map_err(error("read the frontends", F::FRONTENDS))
+    fn forget_service_counts(&mut self, number: u32) {
+        // Nothing was counted, or it goes on from what it was.
+        let _ = self.service_counts.remove(&number);
+    }
+
+    fn forget_backend_counts(&mut self, number: u32) {
+        let _ = self.backend_counts.remove(&number);
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey<F::Addr>, Frontend)>, TableError> {
+        let found = all(&self.frontends).map_err(error("read the frontends", F::FRONTENDS))?;
+        Ok(found.into_iter().map(|(key, value)| (key, Frontend(value))).collect())
+    }
+
+    fn addresses(&self) -> Result<Vec<(F::Addr, AddressFlags)>, TableError> {
+        let found = all(&self.addresses).map_err(error("read the addresses", F::ADDRESSES))?;
+        Ok(found.into_iter().map(|(address, value)| (address, AddressFlags(value))).collect())
+    }
+
+    fn sources(&self) -> Result<Vec<SourceRange<F::Addr>>, TableError> {
+        let mut ranges = Vec::new();
+        for key in self.sources.keys() {
+            let key = key.map_err(error("read the source ranges", F::SOURCES))?;
+            ranges.extend(source_range::<F>(&key));
+        }
+        Ok(ranges)
     }
 
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError> {
         all(&self.labels).map_err(error("read the labels", F::LABELS))
     }
 
-    fn scopes(&self, number: u32) -> (Scope, Scope) {
-        (
-            Scope(self.services.load(number, INTERNAL_WORD)),
-            Scope(self.services.load(number, EXTERNAL_WORD)),
-        )
+    fn service(&self, number: u32) -> Service {
+        let word = |index| self.services.load(number, index);
+        Service {
+            cluster: Scope(word(CLUSTER_WORD)),
+            local: Scope(word(LOCAL_WORD)),
+            rules: Rules::from_word(word(RULES_WORD)),
+            sets: Sets::from_word(word(SETS_WORD)),
+        }
     }
 
     fn slot(&self, place: u32) -> u32 {
@@ -245,7 +390,7 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 }
 
-fn error(action: &'static str, table: &'static str) -> impl FnOnce(MapError) -> TableError {
+pub(super) fn error(action: &'static str, table: &'static str) -> impl FnOnce(MapError) -> TableError {
     move |reason| TableError {
         action,
         table,
@@ -282,33 +427,6 @@ fn all<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod>(
     Ok(entries)
 }
 
-/// What the kernel programs must know about the node.
-pub struct NodeTable {
-    node: aya::maps::Array<MapData, Node>,
-}
-
-impl NodeTable {
-    /// Opens the table.
-    ///
-    /// # Errors
-    /// If the map is of another kind.
-    pub fn open(map: Map) -> Result<Self> {
-        Ok(Self {
-            node: aya::maps::Array::try_from(map).context(names::NODE)?,
-        })
-    }
-
-    /// Writes the record.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn put(&mut self, node: Node) -> Result<(), TableError> {
-        self.node
-            .set(0, node, 0)
-            .map_err(error("write the node record", names::NODE))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,7 +438,8 @@ mod tests {
             address: Ip4 { octets: [10, 1, 2, 3] },
             port: Port::new(8080),
             flags,
-            rest: [],
+            service: 77,
+            fill: [0; 4],
         };
         assert_eq!(V4::backend_from_words(V4::backend_to_words(&v4)), v4);
         let octets = *b"\xfd\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e";
@@ -328,7 +447,8 @@ mod tests {
             address: Ip6 { octets },
             port: Port::new(53),
             flags,
-            rest: [0; 4],
+            service: 65_535,
+            fill: [],
         };
         assert_eq!(V6::backend_from_words(V6::backend_to_words(&v6)), v6);
     }

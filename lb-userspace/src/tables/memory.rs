@@ -1,22 +1,32 @@
 //! The tables in memory, for tests: every write is recorded, and a wrapper makes writes fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{Address, Backend, FrontendKey, Label, Scope};
+use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets};
 
-use super::{Capacity, TableError, Tables};
+use super::{Capacity, List, SourceRange, TableError, Tables};
 
 /// One write, as a reader could see it happen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Write<A: Address> {
     /// A frontend came, or changed its service.
-    PutFrontend(FrontendKey<A>, u32),
+    PutFrontend(FrontendKey<A>, Frontend),
     /// A frontend went.
     RemoveFrontend(FrontendKey<A>),
-    /// An internal scope was published.
-    InternalScope(u32, Scope),
-    /// An external scope was published.
-    ExternalScope(u32, Scope),
+    /// An address came, or changed what it is.
+    PutAddress(A, AddressFlags),
+    /// An address went.
+    RemoveAddress(A),
+    /// A source range came.
+    PutSource(SourceRange<A>),
+    /// A source range went.
+    RemoveSource(SourceRange<A>),
+    /// A list of endpoints was published.
+    Scope(u32, List, Scope),
+    /// The rules of a service were published.
+    Rules(u32, Rules),
+    /// Where the state of a service is found was published.
+    Sets(u32, Sets),
     /// A slot was written.
     Slot(u32, u32),
     /// A backend record was written.
@@ -28,9 +38,11 @@ pub enum Write<A: Address> {
 /// Tables in memory.
 #[derive(Clone, Debug)]
 pub struct MemoryTables<A: Address> {
-    frontends: BTreeMap<FrontendKey<A>, u32>,
+    frontends: BTreeMap<FrontendKey<A>, Frontend>,
+    addresses: BTreeMap<A, AddressFlags>,
+    sources: BTreeSet<SourceRange<A>>,
     labels: BTreeMap<u32, Label>,
-    scopes: BTreeMap<u32, (Scope, Scope)>,
+    services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<u32, Backend<A>>,
     capacity: Capacity,
@@ -44,8 +56,10 @@ impl<A: Address> MemoryTables<A> {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             frontends: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            sources: BTreeSet::new(),
             labels: BTreeMap::new(),
-            scopes: BTreeMap::new(),
+            services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
             capacity,
@@ -62,8 +76,22 @@ impl<A: Address> MemoryTables<A> {
             Write::RemoveFrontend(key) => {
                 self.frontends.remove(key);
             }
-            Write::InternalScope(number, scope) => self.scopes.entry(*number).or_default().0 = *scope,
-            Write::ExternalScope(number, scope) => self.scopes.entry(*number).or_default().1 = *scope,
+            Write::PutAddress(address, flags) => {
+                self.addresses.insert(*address, *flags);
+            }
+            Write::RemoveAddress(address) => {
+                self.addresses.remove(address);
+            }
+            Write::PutSource(range) => {
+                self.sources.insert(*range);
+            }
+            Write::RemoveSource(range) => {
+                self.sources.remove(range);
+            }
+            Write::Scope(number, List::Cluster, scope) => self.services.entry(*number).or_default().cluster = *scope,
+            Write::Scope(number, List::Local, scope) => self.services.entry(*number).or_default().local = *scope,
+            Write::Rules(number, rules) => self.services.entry(*number).or_default().rules = *rules,
+            Write::Sets(number, sets) => self.services.entry(*number).or_default().sets = *sets,
             Write::Slot(place, backend) => {
                 self.slots.insert(*place, *backend);
             }
@@ -74,9 +102,15 @@ impl<A: Address> MemoryTables<A> {
         }
     }
 
-    /// Service number of a frontend.
+    /// What an address is.
     #[must_use]
-    pub fn frontend(&self, key: &FrontendKey<A>) -> Option<u32> {
+    pub fn address(&self, address: &A) -> Option<AddressFlags> {
+        self.addresses.get(address).copied()
+    }
+
+    /// What a frontend leads to.
+    #[must_use]
+    pub fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         self.frontends.get(key).copied()
     }
 
@@ -87,13 +121,33 @@ impl<A: Address> MemoryTables<A> {
 }
 
 impl<A: Address> Tables<A> for MemoryTables<A> {
-    fn put_frontend(&mut self, key: &FrontendKey<A>, number: u32) -> Result<(), TableError> {
-        self.write(Write::PutFrontend(*key, number));
+    fn put_frontend(&mut self, key: &FrontendKey<A>, frontend: Frontend) -> Result<(), TableError> {
+        self.write(Write::PutFrontend(*key, frontend));
         Ok(())
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey<A>) -> Result<(), TableError> {
         self.write(Write::RemoveFrontend(*key));
+        Ok(())
+    }
+
+    fn put_address(&mut self, address: &A, flags: AddressFlags) -> Result<(), TableError> {
+        self.write(Write::PutAddress(*address, flags));
+        Ok(())
+    }
+
+    fn remove_address(&mut self, address: &A) -> Result<(), TableError> {
+        self.write(Write::RemoveAddress(*address));
+        Ok(())
+    }
+
+    fn put_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError> {
+        self.write(Write::PutSource(*range));
+        Ok(())
+    }
+
+    fn remove_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError> {
+        self.write(Write::RemoveSource(*range));
         Ok(())
     }
 
@@ -107,13 +161,21 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
         Ok(())
     }
 
-    fn put_internal_scope(&mut self, number: u32, scope: Scope) {
-        self.write(Write::InternalScope(number, scope));
+    fn put_scope(&mut self, number: u32, list: List, scope: Scope) {
+        self.write(Write::Scope(number, list, scope));
     }
 
-    fn put_external_scope(&mut self, number: u32, scope: Scope) {
-        self.write(Write::ExternalScope(number, scope));
+    fn put_rules(&mut self, number: u32, rules: Rules) {
+        self.write(Write::Rules(number, rules));
     }
+
+    fn put_sets(&mut self, number: u32, sets: Sets) {
+        self.write(Write::Sets(number, sets));
+    }
+
+    fn forget_service_counts(&mut self, _number: u32) {}
+
+    fn forget_backend_counts(&mut self, _number: u32) {}
 
     fn put_slot(&mut self, place: u32, backend: u32) {
         self.write(Write::Slot(place, backend));
@@ -123,16 +185,24 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
         self.write(Write::Backend(number, *backend));
     }
 
-    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, u32)>, TableError> {
-        Ok(self.frontends.iter().map(|(key, number)| (*key, *number)).collect())
+    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, Frontend)>, TableError> {
+        Ok(self.frontends.iter().map(|(key, frontend)| (*key, *frontend)).collect())
+    }
+
+    fn addresses(&self) -> Result<Vec<(A, AddressFlags)>, TableError> {
+        Ok(self.addresses.iter().map(|(address, flags)| (*address, *flags)).collect())
+    }
+
+    fn sources(&self) -> Result<Vec<SourceRange<A>>, TableError> {
+        Ok(self.sources.iter().copied().collect())
     }
 
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError> {
         Ok(self.labels.iter().map(|(number, label)| (*number, *label)).collect())
     }
 
-    fn scopes(&self, number: u32) -> (Scope, Scope) {
-        self.scopes.get(&number).copied().unwrap_or_default()
+    fn service(&self, number: u32) -> Service {
+        self.services.get(&number).copied().unwrap_or_default()
     }
 
     fn slot(&self, place: u32) -> u32 {
@@ -170,9 +240,29 @@ impl<T> Faulty<T> {
 }
 
 impl<A: Address, T: Tables<A>> Tables<A> for Faulty<T> {
-    fn put_frontend(&mut self, key: &FrontendKey<A>, number: u32) -> Result<(), TableError> {
+    fn put_frontend(&mut self, key: &FrontendKey<A>, frontend: Frontend) -> Result<(), TableError> {
         self.check("write a frontend")?;
-        self.inner.put_frontend(key, number)
+        self.inner.put_frontend(key, frontend)
+    }
+
+    fn put_address(&mut self, address: &A, flags: AddressFlags) -> Result<(), TableError> {
+        self.check("write an address")?;
+        self.inner.put_address(address, flags)
+    }
+
+    fn remove_address(&mut self, address: &A) -> Result<(), TableError> {
+        self.check("remove an address")?;
+        self.inner.remove_address(address)
+    }
+
+    fn put_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError> {
+        self.check("write a source range")?;
+        self.inner.put_source(range)
+    }
+
+    fn remove_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError> {
+        self.check("remove a source range")?;
+        self.inner.remove_source(range)
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey<A>) -> Result<(), TableError> {
@@ -190,12 +280,24 @@ impl<A: Address, T: Tables<A>> Tables<A> for Faulty<T> {
         self.inner.remove_label(number)
     }
 
-    fn put_internal_scope(&mut self, number: u32, scope: Scope) {
-        self.inner.put_internal_scope(number, scope);
+    fn put_scope(&mut self, number: u32, list: List, scope: Scope) {
+        self.inner.put_scope(number, list, scope);
     }
 
-    fn put_external_scope(&mut self, number: u32, scope: Scope) {
-        self.inner.put_external_scope(number, scope);
+    fn put_rules(&mut self, number: u32, rules: Rules) {
+        self.inner.put_rules(number, rules);
+    }
+
+    fn put_sets(&mut self, number: u32, sets: Sets) {
+        self.inner.put_sets(number, sets);
+    }
+
+    fn forget_service_counts(&mut self, number: u32) {
+        self.inner.forget_service_counts(number);
+    }
+
+    fn forget_backend_counts(&mut self, number: u32) {
+        self.inner.forget_backend_counts(number);
     }
 
     fn put_slot(&mut self, place: u32, backend: u32) {
@@ -206,16 +308,24 @@ impl<A: Address, T: Tables<A>> Tables<A> for Faulty<T> {
         self.inner.put_backend(number, backend);
     }
 
-    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, u32)>, TableError> {
+    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, Frontend)>, TableError> {
         self.inner.frontends()
+    }
+
+    fn addresses(&self) -> Result<Vec<(A, AddressFlags)>, TableError> {
+        self.inner.addresses()
+    }
+
+    fn sources(&self) -> Result<Vec<SourceRange<A>>, TableError> {
+        self.inner.sources()
     }
 
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError> {
         self.inner.labels()
     }
 
-    fn scopes(&self, number: u32) -> (Scope, Scope) {
-        self.inner.scopes(number)
+    fn service(&self, number: u32) -> Service {
+        self.inner.service(number)
     }
 
     fn slot(&self, place: u32) -> u32 {

@@ -9,15 +9,37 @@ mod flows;
 mod kernel;
 mod mapped;
 mod memory;
+mod node;
 mod stats;
 
-use lb_common::layout::{Address, Backend, FrontendKey, Label, Scope};
+use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets};
 use thiserror::Error;
 
 pub use flows::{FlowEntry, FlowTable};
-pub use kernel::{KernelTables, NodeTable, TableFamily};
+pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
+pub use node::{DeviceTable, NodeTable};
 pub use stats::{EventReader, Stats};
+
+/// Which of a service port's two lists of endpoints (kube-proxy-behaviour §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Endpoints of the whole cluster.
+    Cluster,
+    /// Endpoints of this node.
+    Local,
+}
+
+/// A range of source addresses in a set: base address and prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRange<A> {
+    /// The set, from 1 on.
+    pub set: u32,
+    /// Lowest address.
+    pub base: A,
+    /// How many leading bits count.
+    pub prefix_len: u8,
+}
 
 /// A write or read that the kernel refused.
 #[derive(Debug, Error)]
@@ -35,16 +57,36 @@ pub struct TableError {
 ///
 /// Every method is one step that a reader in the kernel may see before or after, never in between.
 pub trait Tables<A: Address> {
-    /// Lets packets to `key` be handled by service `number`.
+    /// Lets packets to `key` be handled as `frontend` says, where the address is known, too.
     ///
     /// # Errors
     /// If the kernel refuses, for instance because the table is full.
-    fn put_frontend(&mut self, key: &FrontendKey<A>, number: u32) -> Result<(), TableError>;
+    fn put_frontend(&mut self, key: &FrontendKey<A>, frontend: Frontend) -> Result<(), TableError>;
     /// Takes a frontend away. Taking away what is not there is no error.
     ///
     /// # Errors
     /// If the kernel refuses.
     fn remove_frontend(&mut self, key: &FrontendKey<A>) -> Result<(), TableError>;
+    /// Says what an address is.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because the table is full.
+    fn put_address(&mut self, address: &A, flags: AddressFlags) -> Result<(), TableError>;
+    /// Takes an address away. Taking away what is not there is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn remove_address(&mut self, address: &A) -> Result<(), TableError>;
+    /// Adds a range to a set of sources.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because the table is full.
+    fn put_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError>;
+    /// Takes a range out of a set of sources. Taking away what is not there is no error.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn remove_source(&mut self, range: &SourceRange<A>) -> Result<(), TableError>;
     /// Writes the Service's name beside its number.
     ///
     /// # Errors
@@ -55,27 +97,43 @@ pub trait Tables<A: Address> {
     /// # Errors
     /// If the kernel refuses.
     fn remove_label(&mut self, number: u32) -> Result<(), TableError>;
-    /// Publishes the internal scope of a service: one atomic store.
-    fn put_internal_scope(&mut self, number: u32, scope: Scope);
-    /// Publishes the external scope of a service: one atomic store.
-    fn put_external_scope(&mut self, number: u32, scope: Scope);
+    /// Publishes a list of endpoints of a service: one atomic store.
+    fn put_scope(&mut self, number: u32, list: List, scope: Scope);
+    /// Publishes the rules of a service: one atomic store.
+    fn put_rules(&mut self, number: u32, rules: Rules);
+    /// Publishes where the state of a service is found: one atomic store.
+    fn put_sets(&mut self, number: u32, sets: Sets);
     /// Writes one slot.
     fn put_slot(&mut self, place: u32, backend: u32);
-    /// Writes a backend record. Address and port of a record in use never change; its flags may.
+    /// Writes a backend record. Address, port and service of a record in use never change; its flags may.
     fn put_backend(&mut self, number: u32, backend: &Backend<A>);
+    /// Forgets what was counted for a service number that is to be used anew.
+    fn forget_service_counts(&mut self, number: u32);
+    /// Forgets what was counted for a backend number that is to be used anew.
+    fn forget_backend_counts(&mut self, number: u32);
 
     /// All frontends.
     ///
     /// # Errors
     /// If the kernel refuses to tell.
-    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, u32)>, TableError>;
+    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, Frontend)>, TableError>;
+    /// All addresses.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    fn addresses(&self) -> Result<Vec<(A, AddressFlags)>, TableError>;
+    /// All ranges of all sets of sources.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    fn sources(&self) -> Result<Vec<SourceRange<A>>, TableError>;
     /// All labels.
     ///
     /// # Errors
     /// If the kernel refuses to tell.
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError>;
-    /// Scopes of a service, internal and external.
-    fn scopes(&self, number: u32) -> (Scope, Scope);
+    /// A service record; empty beyond the table.
+    fn service(&self, number: u32) -> Service;
     /// Backend number in a slot; 0 beyond the table.
     fn slot(&self, place: u32) -> u32;
     /// A backend record; empty beyond the table.

@@ -1,0 +1,495 @@
+//! The first packet of a flow: is it for a frontend, which backend takes it, with which source address, and which
+//! entries are made for the packets to come.
+//!
+//! ```text
+//! address table ──> nobody's: not ours, or refused inside a ServiceCIDR
+//!       │
+//!   frontends ────> other port of a ClusterIP: refused
+//!       │
+//! source ranges ──> dropped
+//!       │
+//! traffic policy ─> list of the cluster, or of this node ─> empty: refused or dropped
+//!       │
+//!   affinity, else hash of the tuple ─> backend
+//!       │
+//! masquerade? ────> entries
+//! ```
+
+use super::{
+    affinity,
+    path::{Hook, Opens, PathFamily, dropped},
+    select::{flow_hash, pick},
+    track::is_over,
+    world::{Bucket, Tables},
+};
+use crate::layout::{
+    Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DropReason, Family, FlowFlags, Frontend,
+    FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, TcpSeen,
+    limits::REJECTS_PER_SECOND_MAX,
+};
+
+/// What becomes of the first packet of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// No frontend.
+    NotOurs,
+    /// Entries are made; write the new tuple.
+    Translate,
+    /// The same, and the packet needs a new route.
+    TranslateAndRoute,
+    /// Tell the sender that nobody listens. Counted and reported already.
+    Refuse(DropReason),
+    /// Counted and reported already.
+    Drop(DropReason),
+}
+
+/// Why a packet goes no further: dropped in silence, or its sender is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// In silence.
+    Drop(DropReason),
+    /// Its sender is told.
+    Refuse(DropReason),
+}
+
+impl End {
+    const DROP: u32 = 0x100;
+    const REFUSE: u32 = 0x200;
+
+    const fn code(self) -> u32 {
+        match self {
+            Self::Refuse(reason) => Self::REFUSE + reason as u32,
+            Self::Drop(reason) => Self::DROP + reason as u32,
+        }
+    }
+
+    const fn from_code(code: u32) -> Self {
+        let reason = match DropReason::from_number((code & 0xff) as u16) {
+            Some(reason) => reason,
+            None => DropReason::RewriteFailed,
+        };
+        if code >= Self::REFUSE {
+            Self::Refuse(reason)
+        } else {
+            Self::Drop(reason)
+        }
+    }
+}
+
+impl Opened {
+    /// As a number, for the way out of a kernel function.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::NotOurs => 0,
+            Self::Translate => 1,
+            Self::TranslateAndRoute => 2,
+            Self::Refuse(reason) => End::Refuse(reason).code(),
+            Self::Drop(reason) => End::Drop(reason).code(),
+        }
+    }
+
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::NotOurs,
+            1 => Self::Translate,
+            2 => Self::TranslateAndRoute,
+            _ => match End::from_code(code) {
+                End::Refuse(reason) => Self::Refuse(reason),
+                End::Drop(reason) => Self::Drop(reason),
+            },
+        }
+    }
+}
+
+/// What choosing has led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Chosen {
+    /// No frontend.
+    NotOurs,
+    /// A port of an external address that no Service serves: not ours, unless it would go back where it came from.
+    Stray,
+    /// A backend, which sees the client's address.
+    Plain,
+    /// A backend, which sees an address of this node.
+    Masqueraded,
+    /// None.
+    End(End),
+}
+
+impl Chosen {
+    /// As a number, for the way out of a kernel function.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::NotOurs => 0,
+            Self::Stray => 1,
+            Self::Plain => 2,
+            Self::Masqueraded => 3,
+            Self::End(end) => end.code(),
+        }
+    }
+
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::NotOurs,
+            1 => Self::Stray,
+            2 => Self::Plain,
+            3 => Self::Masqueraded,
+            _ => Self::End(End::from_code(code)),
+        }
+    }
+}
+
+/// Opens a flow as it was chosen by [`choose`]. The desk's `rewrite` becomes what is to be written.
+#[inline(always)]
+pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Opened {
+    let opened = match chosen {
+        Chosen::NotOurs if hook == Hook::EgressLocal => give_way::<F, W>(world),
+        Chosen::NotOurs => Ok(Opened::NotOurs),
+        Chosen::Stray => stay::<F, W>(world),
+        Chosen::Plain => make::<F, W>(world, hook, false),
+        Chosen::Masqueraded => make::<F, W>(world, hook, true),
+        Chosen::End(end) => Err(end),
+    };
+    match opened {
+        Ok(opened) => opened,
+        Err(End::Drop(reason)) => {
+            dropped::<F, W>(world, reason);
+            Opened::Drop(reason)
+        }
+        Err(End::Refuse(reason)) => refuse_or_drop::<F, W>(world, reason),
+    }
+}
+
+/// A stray packet must not leave by the device that it came from: the router that has sent it here would get it back, again
+/// and again.
+#[inline(always)]
+fn stay<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
+    let outgoing = {
+        let Some(desk) = world.desk() else { return Ok(Opened::NotOurs) };
+        world.outgoing(&desk.old.dst)
+    };
+    if outgoing == Some(world.ifindex()) {
+        return Err(End::Drop(DropReason::WouldLoop));
+    }
+    Ok(Opened::NotOurs)
+}
+
+/// Refusals are answered only so often.
+#[inline(always)]
+fn refuse_or_drop<F: PathFamily, W: Opens<F>>(world: &W, reason: DropReason) -> Opened {
+    let now_ns = world.now_ns();
+    let allowed = world
+        .bucket(Bucket::Reject)
+        .is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
+    if allowed {
+        dropped::<F, W>(world, reason);
+        Opened::Refuse(reason)
+    } else {
+        dropped::<F, W>(world, DropReason::RejectLimited);
+        Opened::Drop(DropReason::RejectLimited)
+    }
+}
+
+/// The frontend that a packet is for, or what else becomes of it.
+#[inline(always)]
+fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: Hook) -> Result<Frontend, Chosen> {
+    let (address, port, proto) = (&desk.old.dst, desk.old.dport, desk.old.proto);
+    let Some(is) = world.address(&address.looked_up()) else {
+        return if hook != Hook::Xdp && is_unallocated::<F, W>(world, address) {
+            Err(Chosen::End(End::Drop(DropReason::UnknownAddress)))
+        } else {
+            Err(Chosen::NotOurs)
+        };
+    };
+    let from_device = !hook.is_egress();
+    if from_device && is.has(AddressFlags::LOOPBACK) {
+        return Err(Chosen::NotOurs);
+    }
+    let service_address = AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL);
+    if is.any(service_address)
+        && let Some(frontend) = world.frontend(&FrontendKey::new(*address, port, proto))
+    {
+        return Ok(frontend);
+    }
+    if is.has(AddressFlags::NODE_PORTS)
+        && let Some(frontend) = world.frontend(&FrontendKey::new(F::Addr::default(), port, proto))
+    {
+        return Ok(frontend);
+    }
+    if hook == Hook::Xdp {
+        return Err(Chosen::NotOurs);
+    }
+    if is.has(AddressFlags::CLUSTER_IP) && !is.has(AddressFlags::HOST) {
+        return Err(Chosen::End(End::Refuse(DropReason::UnknownPort)));
+    }
+    let stray = from_device && is.has(AddressFlags::EXTERNAL) && !is.has(AddressFlags::HOST);
+    Err(if stray { Chosen::Stray } else { Chosen::NotOurs })
+}
+
+#[inline(always)]
+fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Addr) -> bool {
+    let Some(node) = world.node() else { return false };
+    let mut found = false;
+    let mut index = 0;
+    while index < SERVICE_RANGES {
+        found |= node.services[index].contains(address);
+        index += 1;
+    }
+    found
+}
+
+/// Where a connection comes from, as far as it matters to policies (kube-proxy-behaviour §3.2, §4.1).
+#[derive(Clone, Copy)]
+struct Origin {
+    /// A process in the host's own namespace.
+    host: bool,
+    /// A pod, as the local detector says.
+    pod: bool,
+    /// There is a detector, so that "no pod" means something.
+    detected: bool,
+}
+
+#[inline(always)]
+fn origin<F: Family, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &F::Addr, hook: Hook) -> Origin
+where
+    F: PathFamily,
+{
+    let host = hook.is_egress();
+    let by_address = node.flags.has(NodeFlags::PODS_BY_ADDRESS);
+    let by_device = node.flags.has(NodeFlags::PODS_BY_DEVICE);
+    Origin {
+        host,
+        pod: by_address && node.pods.contains(client) || by_device && !host && world.is_pod_device(world.ifindex()),
+        detected: by_address || by_device,
+    }
+}
+
+/// Which of the two lists a client gets, and whether the backend sees it with an address of this node.
+#[inline(always)]
+fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> (bool, bool) {
+    let flags = service.rules.flags;
+    if external {
+        let keeps_source = flags.has(ServiceFlags::EXTERNAL_LOCAL);
+        let local = keeps_source && !origin.host && !origin.pod;
+        (local, !keeps_source || origin.host)
+    } else {
+        let masquerade = masquerade_all || origin.detected && !origin.pod;
+        (flags.has(ServiceFlags::INTERNAL_LOCAL), masquerade)
+    }
+}
+
+/// A packet without a flow, of the desk's `old` tuple: which backend takes it? The desk's `new` becomes the tuple towards it, `opening` what the entries have in common.
+#[inline(always)]
+pub fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Chosen {
+    match backend::<F, W>(world, hook) {
+        Ok(chosen) | Err(chosen) => chosen,
+    }
+}
+
+#[inline(always)]
+fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, Chosen> {
+    const FAULT: Chosen = dropped_for(DropReason::BackendMissing);
+    let mut desk = world.desk().ok_or(FAULT)?;
+    let desk = &mut *desk;
+    desk.opening.service = u32::MAX;
+    desk.opening.now_ns = world.now_ns();
+    let frontend = frontend::<F, W>(world, desk, hook)?;
+    let number = frontend.number();
+    desk.opening.service = number;
+    let service = world.service(number).ok_or(FAULT)?;
+    let node = world.node().ok_or(FAULT)?;
+    let sources = service.sets.sources;
+    if frontend.is_filtered() && sources != 0 && !world.allows(sources, &desk.old.src) {
+        return Err(dropped_for(DropReason::SourceDenied));
+    }
+    let origin = origin::<F, W>(world, &node, &desk.old.src, hook);
+    let all = node.flags.has(NodeFlags::MASQUERADE_ALL);
+    let (local, masquerade) = policy(&service, frontend.is_external(), origin, all);
+    let scope = if local { service.local } else { service.cluster };
+    let (base, len) = match scope.choice() {
+        Choice::Slots { base, len } => (base, len),
+        Choice::Absent => return Ok(Chosen::NotOurs),
+        _ if hook == Hook::Xdp => return Ok(Chosen::NotOurs),
+        Choice::Drop => return Err(dropped_for(DropReason::NoLocalEndpoint)),
+        Choice::Reject => return Err(Chosen::End(End::Refuse(DropReason::NoEndpoint))),
+    };
+    let sticks = service.rules.affinity_s != 0;
+    let kept = if sticks {
+        affinity::kept::<F, W>(world, desk, &service, base, len)
+    } else {
+        None
+    };
+    let place = match kept {
+        Some(place) => place,
+        None => base.wrapping_add(pick(flow_hash(&desk.old), len)),
+    };
+    let chosen = world.slot(place).ok_or(FAULT)?;
+    let backend = world.backend(chosen).ok_or(FAULT)?;
+    if !backend.flags.has(BackendFlags::ACTIVE) {
+        return Err(FAULT);
+    }
+    if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
+        return Ok(Chosen::NotOurs);
+    }
+    if sticks {
+        affinity::keep::<F, W>(world, desk, service.sets.affinity, place, chosen);
+        if kept.is_some() {
+            world.count(Counter::AffinityKept);
+        }
+    }
+    desk.new.src = desk.old.src;
+    desk.new.dst = backend.address;
+    desk.new.sport = desk.old.sport;
+    desk.new.dport = backend.port;
+    desk.new.proto = desk.old.proto;
+    desk.opening.backend = chosen;
+    desk.opening.flags = flow_flags(hook, &backend);
+    // A pod that reaches itself must not see its own address as the client's (§4.1 rule 1).
+    let hairpin = !origin.host && desk.old.src == desk.new.dst;
+    Ok(if masquerade || hairpin {
+        Chosen::Masqueraded
+    } else {
+        Chosen::Plain
+    })
+}
+
+const fn dropped_for(reason: DropReason) -> Chosen {
+    Chosen::End(End::Drop(reason))
+}
+
+/// The desk's `source` becomes the address for masquerading a connection to its `new.dst`: that of the device that it
+/// leaves by, or else the node's. False if there is none.
+#[inline(always)]
+fn source<F: PathFamily, W: Opens<F>>(world: &W, desk: &mut Desk<F::Addr>) -> bool {
+    let Some(node) = world.node() else { return false };
+    desk.source = node.address;
+    if let Some(ifindex) = world.outgoing(&desk.new.dst)
+        && let Some(address) = world.device_address(ifindex)
+    {
+        desk.source = *address;
+    }
+    desk.source.is_some()
+}
+
+/// Makes the flow's entries.
+#[inline(always)]
+fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) -> Result<Opened, End> {
+    let mut in_two_steps = false;
+    if masqueraded {
+        world.count(Counter::FlowsMasqueraded);
+        let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+        let desk = &mut *desk;
+        if source::<F, W>(world, desk) {
+            if hook.is_egress() {
+                // One entry says all: it is applied where the packet leaves.
+                desk.new.src = desk.source;
+            } else {
+                in_two_steps = true;
+            }
+        }
+    }
+    refused(world.open_pair())?;
+    let (service, backend) = {
+        let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+        let desk = &mut *desk;
+        // The entry of the packet's own direction was written last.
+        desk.rewrite = desk.flow.rewrite();
+        (desk.opening.service, desk.opening.backend)
+    };
+    if in_two_steps && masquerade_on_desk::<F, W>(world) {
+        refused(world.open_pair())?;
+    }
+    world.count(Counter::FlowsCreated);
+    world.count_opened(service, backend);
+    Ok(if hook.is_egress() {
+        Opened::TranslateAndRoute
+    } else {
+        Opened::Translate
+    })
+}
+
+/// Lays out the second pair of entries: where the packet leaves towards the backend, its source becomes the desk's
+/// `source`, and where the reply arrives, its destination becomes the client again.
+#[inline(never)]
+fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
+    let Some(mut desk) = world.desk() else { return false };
+    let desk = &mut *desk;
+    desk.old.dst = desk.new.dst;
+    desk.old.sport = desk.new.sport;
+    desk.old.dport = desk.new.dport;
+    desk.new.src = desk.source;
+    desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+    true
+}
+
+/// A packet that a process of this host sends to somebody without a frontend: if a masqueraded flow has its tuple, the
+/// replies would go astray, and the host's own connection gets another source port.
+#[inline(always)]
+fn give_way<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
+    {
+        let Some(mut desk) = world.desk() else { return Ok(Opened::NotOurs) };
+        let desk = &mut *desk;
+        let tcp = desk.opening.tcp;
+        if desk.old.proto == Proto::TCP && (!tcp.has(TcpSeen::SYN) || tcp.has(TcpSeen::ACK)) {
+            return Ok(Opened::NotOurs);
+        }
+        desk.key.src = desk.old.dst;
+        desk.key.dst = desk.old.src;
+        desk.key.sport = desk.old.dport;
+        desk.key.dport = desk.old.sport;
+        desk.key.proto = desk.old.proto;
+        (desk.key.pad, desk.key.pad2) = (0, 0);
+        let now_ns = desk.opening.now_ns;
+        let taken = world
+            .flow(&desk.key)
+            .is_some_and(|held| held.flags.has(FlowFlags::REPLY) && !is_over(&desk.key, &held, None, now_ns));
+        if !taken {
+            return Ok(Opened::NotOurs);
+        }
+        // Field by field: whole tuples would be copied over the stack.
+        desk.new.src = desk.old.src;
+        desk.new.dst = desk.old.dst;
+        desk.new.sport = desk.old.sport;
+        desk.new.dport = desk.old.dport;
+        desk.new.proto = desk.old.proto;
+        desk.opening.backend = 0;
+        // Not towards a backend: the flow is left alone by what happens to Services.
+        desk.opening.flags = FlowFlags::SEEN.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+    }
+    refused(world.open_pair())?;
+    let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+    let desk = &mut *desk;
+    desk.rewrite = desk.flow.rewrite();
+    Ok(Opened::Translate)
+}
+
+#[inline(always)]
+const fn refused(reason: Option<DropReason>) -> Result<(), End> {
+    match reason {
+        Some(reason) => Err(End::Drop(reason)),
+        None => Ok(()),
+    }
+}
+
+/// Flags of the client-to-backend entry.
+#[inline(always)]
+fn flow_flags<A: Address>(hook: Hook, backend: &Backend<A>) -> FlowFlags {
+    let mut flags = FlowFlags::SEEN;
+    if backend.flags.has(BackendFlags::LOCAL) {
+        flags = flags.with(FlowFlags::LOCAL_BACKEND);
+    }
+    if hook.is_egress() {
+        flags = flags.with(FlowFlags::HOST_CLIENT).with(FlowFlags::EGRESS);
+    }
+    flags
+}
