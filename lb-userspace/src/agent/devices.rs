@@ -1,15 +1,13 @@
-//! Following the node's devices: attaching to what comes, forgetting what went, and keeping the node's own addresses
-//! in the tables.
+//! Following the node's devices: attaching to what comes, and forgetting what went.
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::Node;
 use tracing::{error, info, warn};
 
 use super::{Agent, DeviceState, sysctl};
 use crate::{
     kernel::LinkKind,
-    source::devices::{Device, Devices, Framing, node_addresses},
+    source::devices::{Device, Devices, Framing},
 };
 
 impl Agent {
@@ -30,7 +28,8 @@ impl Agent {
             info!(ifindex, "device gone");
             self.attachments.forget(ifindex);
         }
-        self.put_node_addresses(devices);
+        self.devices.clone_from(devices);
+        self.follow_node();
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
         self.state_is_old = true;
         if !std::mem::replace(&mut self.devices_followed, true) {
@@ -100,27 +99,6 @@ impl Agent {
             device.has_default_route
         } else {
             self.options.outward_devices.contains(&device.name)
-        }
-    }
-
-    fn put_node_addresses(&mut self, devices: &Devices) {
-        let (v4, v6) = node_addresses(devices);
-        let node = Node {
-            ipv4: v4.map(Into::into).unwrap_or_default(),
-            pad: [0; 4],
-            ipv6: v6.map(Into::into).unwrap_or_default(),
-        };
-        if node == self.node {
-            return;
-        }
-        match self.node_table.put(node) {
-            Ok(()) => {
-                info!(ipv4 = ?v4, ipv6 = ?v6, "node addresses for masquerading");
-                self.node = node;
-            }
-            Err(error) => {
-                error!(%error, "the node's addresses are not in the tables: pods can't reach themselves through their Service");
-            }
         }
     }
 }

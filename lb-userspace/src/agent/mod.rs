@@ -6,6 +6,7 @@
 
 mod devices;
 mod events;
+mod node;
 mod state;
 mod sysctl;
 
@@ -16,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use lb_common::layout::{Node, V4, V6, names};
+use lb_common::layout::{Ip4, Ip6, Node, V4, V6, names};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -24,16 +25,17 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+pub use node::NodeOptions;
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 
 use crate::{
-    conntrack::{now_ns, sweep},
+    conntrack::{RemovedEndpoints, now_ns, sweep},
     kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, preflight},
     model::{Change, NodeView},
     reconcile::Reconciler,
     source::{self, SourceStatus, devices::Devices},
-    tables::{EventReader, FlowTable, KernelTables, NodeTable},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable},
 };
 
 /// Where Services and EndpointSlices come from.
@@ -62,6 +64,8 @@ pub struct AgentOptions {
     pub outward_devices: BTreeSet<String>,
     /// Entries of each flow table.
     pub flows_max: u32,
+    /// How the node takes part in proxying.
+    pub node: NodeOptions,
 }
 
 /// Changes that may wait while others are applied; a source that is faster waits.
@@ -84,8 +88,15 @@ struct Agent {
     reconciler: KernelReconciler,
     flows4: FlowTable<V4>,
     flows6: FlowTable<V6>,
-    node_table: NodeTable,
-    node: Node,
+    node4: NodeTable<V4>,
+    node6: NodeTable<V6>,
+    /// What the two tables hold.
+    record4: Node<Ip4>,
+    record6: Node<Ip6>,
+    device_table: DeviceTable,
+    /// The devices last heard of.
+    devices: Devices,
+    removed: RemovedEndpoints,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
     /// changes may come by the thousand.
@@ -210,7 +221,9 @@ impl Agent {
         let v6 = KernelTables::<V6>::open(&mut take)?;
         let flows4 = FlowTable::<V4>::open(take(names::CT4_FLOWS)?)?;
         let flows6 = FlowTable::<V6>::open(take(names::CT6_FLOWS)?)?;
-        let node_table = NodeTable::open(take(names::NODE)?)?;
+        let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
+        let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
+        let device_table = DeviceTable::open(take(names::DEVICES)?)?;
         if adopting && flows4.capacity != options.flows_max {
             warn!(
                 found = flows4.capacity,
@@ -218,7 +231,11 @@ impl Agent {
                 "the flow tables of the running datapath have another size; they stay as they are so that no flow is lost"
             );
         }
-        let node = NodeView::named(&options.node_name);
+        let node = NodeView {
+            bind_address: options.node.bind_address,
+            resets_removed: options.node.resets_removed,
+            ..NodeView::named(&options.node_name)
+        };
         let reconciler = Reconciler::adopt(node, v4, v6, true)?;
         let (fill4, fill6) = reconciler.fill();
         info!(
@@ -247,8 +264,13 @@ impl Agent {
             reconciler,
             flows4,
             flows6,
-            node_table,
-            node: Node::default(),
+            node4,
+            node6,
+            record4: Node::default(),
+            record6: Node::default(),
+            device_table,
+            devices: Devices::new(),
+            removed: RemovedEndpoints::default(),
             state,
             state_is_old: true,
             devices_followed: false,
@@ -259,8 +281,15 @@ impl Agent {
         let count = changes.len();
         let was_ready = self.reconciler.is_ready();
         let began = Instant::now();
-        let planned = self.reconciler.apply(changes);
+        let mut about_node = false;
+        let planned = self.reconciler.apply(changes.inspect(|change| {
+            about_node |= matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
+        }));
         let took = began.elapsed();
+        if about_node {
+            self.follow_node();
+        }
+        self.removed.note(&mut self.reconciler);
         self.state.changes_total += count as u64;
         if planned > 0 || self.reconciler.is_ready() != was_ready {
             self.state.last_sync_s = unix_now_s();
@@ -290,6 +319,10 @@ impl Agent {
             self.reconciler.retry();
             self.state_is_old = true;
         }
+        if !self.state.node_problems.is_empty() {
+            self.follow_node();
+        }
+        self.removed.hang_up(&self.reconciler, &mut self.flows4, &mut self.flows6);
     }
 
     fn sweep(&mut self) {
@@ -303,6 +336,7 @@ impl Agent {
             v6.entries - v6.ended.min(v6.entries),
         ];
         self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
+        self.state.source_ports_used_max = v4.source_ports_max.max(v6.source_ports_max);
         self.state_is_old = true;
     }
 

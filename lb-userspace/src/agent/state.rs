@@ -39,6 +39,12 @@ pub struct State {
     pub left_out: Vec<String>,
     /// Ports that aren't in the tables as they should be, with the reason.
     pub port_problems: Vec<String>,
+    /// What the datapath does not know of the node as it should, with the reason.
+    #[serde(default)]
+    pub node_problems: Vec<String>,
+    /// Most source ports that one address of this node has in use towards one endpoint, at the last sweep.
+    #[serde(default)]
+    pub source_ports_used_max: usize,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
     /// Kernel settings that were changed, by this agent or one before it; `sluice cleanup` puts them back.

@@ -1,4 +1,4 @@
-//! The two kernel settings that processes on the host itself depend on to reach Services, both of `lo`, through which
+//! The kernel settings that processes on the host itself depend on to reach Services, both of `lo`, through which
 //! translated packets come to them. Set where they stand in the way, said in the log, and left alone otherwise. No other
 //! device is touched: its `rp_filter` may be a CNI's guard against forged sources.
 //!
@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `rp_filter` → 2 (loose) | replies carry the service address as source, which is routed elsewhere (RFC 3704 §2.2) |
 //! | `accept_local` → 1 | a host process that reaches a backend on the same host: both addresses are local |
+//! | `route_localnet` → 1 | replies to a process that dials a NodePort on 127.0.0.1; of `lo` only, which no packet from outside comes by (CVE-2020-8558 needs it on a device that leads somewhere) |
 
 use std::{fs, path::PathBuf};
 
@@ -44,7 +45,9 @@ pub(super) fn prepare_device(device: &str) -> Vec<ChangedSetting> {
     }
     // The kernel takes the larger of this and the value for all devices, which somebody may make strict at any time.
     let loosened = set(device, "rp_filter", LOOSE);
-    loosened.into_iter().chain(set(device, "accept_local", "1")).collect()
+    let more = [("accept_local", "1"), ("route_localnet", "1")];
+    let more = more.into_iter().filter_map(|(setting, value)| set(device, setting, value));
+    loosened.into_iter().chain(more).collect()
 }
 
 fn path(device: &str, setting: &str) -> Option<PathBuf> {

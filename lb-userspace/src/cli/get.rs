@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use lb_common::layout::{BackendFlags, Choice, FlowFlags, Proto, TcpSeen, V4, V6};
+use lb_common::layout::{
+    Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, TcpSeen, V4, V6,
+};
 use serde::Serialize;
 
 use super::{Output, Place, text::print_table};
@@ -30,7 +32,7 @@ pub(super) struct GetArgs {
 enum What {
     /// Addresses that clients dial, with their backends
     Frontends,
-    /// Endpoints, with the Services that use them
+    /// Endpoints of all Services
     Backends,
     /// Flows under way, in the client's direction
     Flows,
@@ -41,6 +43,12 @@ struct FrontendRow {
     service: String,
     frontend: String,
     protocol: String,
+    /// Which of the Service's addresses it is.
+    kind: &'static str,
+    /// Which endpoints clients outside (for a ClusterIP, all clients) get.
+    policy: &'static str,
+    /// Seconds for which a client keeps its backend; 0 without session affinity.
+    affinity_s: u32,
     /// `backends`, `reject` (no endpoint anywhere), `drop` (none that the policy allows here).
     action: &'static str,
     backends: Vec<String>,
@@ -51,8 +59,9 @@ struct BackendRow {
     backend: String,
     number: u32,
     local: bool,
-    terminating: bool,
-    services: Vec<String>,
+    /// `ready`, `terminating` (its flows go on) or `not serving` (its TCP connections go on).
+    state: &'static str,
+    service: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,7 +85,7 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
             print(
                 args.output,
                 &rows,
-                &["SERVICE", "FRONTEND", "PROTOCOL", "BACKENDS"],
+                &["SERVICE", "KIND", "FRONTEND", "PROTOCOL", "POLICY", "BACKENDS"],
                 |row| {
                     let backends = match row.action {
                         "backends" => row.backends.join(" "),
@@ -84,8 +93,10 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
                     };
                     vec![
                         row.service.clone(),
+                        row.kind.to_owned(),
                         row.frontend.clone(),
                         row.protocol.clone(),
+                        row.policy.to_owned(),
                         backends,
                     ]
                 },
@@ -94,18 +105,18 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
         What::Backends => {
             let mut rows = backends::<V4>(place)?;
             rows.extend(backends::<V6>(place)?);
-            rows.retain(|row| args.service.is_none() || row.services.iter().any(|name| wanted(name)));
+            rows.retain(|row| wanted(&row.service));
             print(
                 args.output,
                 &rows,
-                &["BACKEND", "NUMBER", "WHERE", "STATE", "SERVICES"],
+                &["SERVICE", "BACKEND", "NUMBER", "WHERE", "STATE"],
                 |row| {
                     vec![
+                        row.service.clone(),
                         row.backend.clone(),
                         row.number.to_string(),
                         if row.local { "this node" } else { "elsewhere" }.to_owned(),
-                        if row.terminating { "terminating" } else { "ready" }.to_owned(),
-                        row.services.join(" "),
+                        row.state.to_owned(),
                     ]
                 },
             )
@@ -158,8 +169,15 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
     let names = names::<F>(place)?;
     let tables = place.tables::<F>()?;
     let mut rows = Vec::new();
-    for (key, number) in tables.frontends()? {
-        let (action, backends) = match tables.scopes(number).0.choice() {
+    for (key, word) in tables.frontends()? {
+        let service = tables.service(word.number());
+        let is_local = service.rules.flags.has(if word.is_external() {
+            ServiceFlags::EXTERNAL_LOCAL
+        } else {
+            ServiceFlags::INTERNAL_LOCAL
+        });
+        let scope = if is_local { service.local } else { service.cluster };
+        let (action, backends) = match scope.choice() {
             Choice::Slots { base, len } => {
                 let backend = |slot| tables.backend(tables.slot(slot));
                 let backends = (base..base.saturating_add(len)).map(backend);
@@ -174,10 +192,24 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             Choice::Drop => ("drop", Vec::new()),
             Choice::Absent => ("none", Vec::new()),
         };
+        let is_node_port = !key.address.is_some();
+        let kind = match (word.is_filtered(), word.is_external()) {
+            (true, _) => "LoadBalancer",
+            (false, true) if is_node_port => "NodePort",
+            (false, true) => "ExternalIP",
+            (false, false) => "ClusterIP",
+        };
         rows.push(FrontendRow {
-            service: name(&names, number),
-            frontend: socket::<F>(key.address, key.port.get()),
+            service: name(&names, word.number()),
+            frontend: if is_node_port {
+                format!("*:{}", key.port)
+            } else {
+                socket::<F>(key.address, key.port.get())
+            },
             protocol: key.proto.to_string(),
+            kind,
+            policy: if is_local { "Local" } else { "Cluster" },
+            affinity_s: service.rules.affinity_s,
             action,
             backends,
         });
@@ -189,31 +221,28 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
 fn backends<F: TableFamily>(place: &Place) -> Result<Vec<BackendRow>> {
     let names = names::<F>(place)?;
     let tables = place.tables::<F>()?;
-    let mut services: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for (&number, label) in &names {
-        let (internal, external) = tables.scopes(number);
-        for scope in [internal, external] {
-            if let Choice::Slots { base, len } = scope.choice() {
-                for slot in base..base.saturating_add(len) {
-                    let users = services.entry(tables.slot(slot)).or_default();
-                    if users.last() != Some(label) {
-                        users.push(label.clone());
-                    }
-                }
-            }
-        }
-    }
-    let rows = services.into_iter().map(|(number, services)| {
+    let mut rows = Vec::new();
+    for number in 1..tables.capacity().backends {
         let backend = tables.backend(number);
-        BackendRow {
+        if backend == Backend::default() {
+            continue;
+        }
+        rows.push(BackendRow {
             backend: socket::<F>(backend.address, backend.port.get()),
             number,
             local: backend.flags.has(BackendFlags::LOCAL),
-            terminating: backend.flags.has(BackendFlags::TERMINATING),
-            services,
-        }
-    });
-    Ok(rows.collect())
+            state: if !backend.flags.has(BackendFlags::ACTIVE) {
+                "not serving"
+            } else if backend.flags.has(BackendFlags::TERMINATING) {
+                "terminating"
+            } else {
+                "ready"
+            },
+            service: name(&names, backend.service),
+        });
+    }
+    rows.sort_by(|a, b| (&a.service, &a.backend).cmp(&(&b.service, &b.backend)));
+    Ok(rows)
 }
 
 fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {

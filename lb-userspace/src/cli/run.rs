@@ -1,6 +1,6 @@
 //! `sluice run`: from arguments to the agent.
 
-use std::{collections::BTreeSet, io::IsTerminal as _, path::PathBuf};
+use std::{collections::BTreeSet, io::IsTerminal as _, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,8 +8,10 @@ use lb_common::layout::limits::{FLOWS_DEFAULT, FLOWS_MIN};
 
 use super::Place;
 use crate::{
-    agent::{AgentOptions, Origin, run as run_agent},
+    agent::{AgentOptions, NodeOptions, Origin, run as run_agent},
     kernel::XdpPolicy,
+    model::Cidr,
+    plan::{Detector, NodePortAddresses},
 };
 
 /// Arguments of `sluice run`.
@@ -36,12 +38,85 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ENTRIES", default_value_t = FLOWS_DEFAULT,
           value_parser = clap::value_parser!(u32).range(i64::from(FLOWS_MIN)..=1 << 26))]
     flows_max: u32,
+    #[command(flatten)]
+    node: NodeArgs,
     /// How much to log: error, warn, info, debug, trace, or filters as of the tracing crate
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG")]
     log: String,
     /// How to log
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// How the node takes part in proxying; named as kube-proxy's flags where it has them.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Address of this node that stands for the Node object's of its family, for `primary` NodePort addresses and source ranges
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<IpAddr>,
+    /// How connections of pods are told from others: what is not a pod's is masqueraded on its way to a ClusterIP
+    #[arg(long, value_enum, default_value_t = DetectLocalMode::ClusterCidr)]
+    detect_local_mode: DetectLocalMode,
+    /// Addresses of the cluster's pods, for --detect-local-mode cluster-cidr; the first of each family counts. Without one,
+    /// nothing is told apart
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    cluster_cidr: Vec<String>,
+    /// The bridge of this node's pods, for --detect-local-mode bridge-interface
+    #[arg(long, value_name = "DEVICE", required_if_eq("detect_local_mode", "bridge-interface"))]
+    pod_bridge_interface: Option<String>,
+    /// How names of this node's pod devices begin, for --detect-local-mode interface-name-prefix
+    #[arg(long, value_name = "PREFIX", required_if_eq("detect_local_mode", "interface-name-prefix"))]
+    pod_interface_name_prefix: Option<String>,
+    /// Masquerade every connection to a ClusterIP
+    #[arg(long)]
+    masquerade_all: bool,
+    /// Addresses on which NodePorts are served: ranges, `primary`, `localhost`, `all`. A family without an entry is served on
+    /// all. On 127.0.0.0/8 and ::1 they are served for this node's own processes
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    nodeport_addresses: NodePortAddresses,
+    /// Tell TCP clients by a reset when their endpoint is gone for good, unless the Service's annotation
+    /// sluice.io/reset-removed says otherwise
+    #[arg(long)]
+    reset_removed: bool,
+}
+
+/// How pods are told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DetectLocalMode {
+    /// By source address in --cluster-cidr
+    ClusterCidr,
+    /// By source address in the Node object's pod ranges
+    NodeCidr,
+    /// By the bridge that packets come over
+    BridgeInterface,
+    /// By the name of the device that packets come from
+    InterfaceNamePrefix,
+}
+
+impl NodeArgs {
+    fn options(self) -> Result<NodeOptions> {
+        let cidr = |text: &String| {
+            Cidr::parse_leniently(text)
+                .with_context(|| format!("--cluster-cidr {text}: not a range of addresses such as 10.244.0.0/16"))
+        };
+        let detector = match self.detect_local_mode {
+            DetectLocalMode::ClusterCidr => {
+                Detector::ClusterCidr(self.cluster_cidr.iter().map(cidr).collect::<Result<_>>()?)
+            }
+            DetectLocalMode::NodeCidr => Detector::NodeCidr,
+            DetectLocalMode::BridgeInterface => Detector::BridgeInterface(self.pod_bridge_interface.unwrap_or_default()),
+            DetectLocalMode::InterfaceNamePrefix => {
+                Detector::InterfaceNamePrefix(self.pod_interface_name_prefix.unwrap_or_default())
+            }
+        };
+        Ok(NodeOptions {
+            bind_address: self.bind_address,
+            detector,
+            masquerade_all: self.masquerade_all,
+            node_ports: self.nodeport_addresses,
+            resets_removed: self.reset_removed,
+        })
+    }
 }
 
 /// How log lines look.
@@ -75,6 +150,7 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
         xdp: args.xdp,
         outward_devices: BTreeSet::from_iter(args.outward_devices),
         flows_max: args.flows_max,
+        node: args.node.options()?,
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

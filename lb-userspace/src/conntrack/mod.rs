@@ -1,11 +1,17 @@
 //! Ending flows: a sweep over the flow tables that removes entries whose flow is over. The rule of when a flow is over
 //! is `lb_common::datapath::is_over`; here is how a table is walked without disturbing the flows that live.
 
+mod removed;
+
+use std::collections::HashMap;
+
 use anyhow::Result;
 use lb_common::{
     datapath::{idle_limit_ns, is_over},
     layout::{Address, Flow, FlowFlags, FlowKey, TcpSeen},
 };
+
+pub use removed::RemovedEndpoints;
 
 use crate::tables::{FlowEntry, FlowTable, TableFamily};
 
@@ -16,6 +22,8 @@ pub struct Swept {
     pub entries: usize,
     /// Entries that were removed.
     pub ended: usize,
+    /// Most source ports that one address of this node has in use towards one endpoint.
+    pub source_ports_max: usize,
 }
 
 /// Monotonic time as the kernel programs see it, in nanoseconds.
@@ -32,12 +40,17 @@ pub fn now_ns() -> u64 {
 pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Swept> {
     let mut swept = Swept::default();
     let mut candidates: Vec<FlowEntry<F>> = Vec::new();
+    let mut source_ports: HashMap<_, usize> = HashMap::new();
     table.for_each(|key, flow| {
         swept.entries += 1;
+        if flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
+            *source_ports.entry((key.src, key.sport, key.dst, key.proto)).or_default() += 1;
+        }
         if may_be_over(key, flow, now_ns) {
             candidates.push((*key, *flow));
         }
     })?;
+    swept.source_ports_max = source_ports.into_values().max().unwrap_or(0);
     for (key, flow) in candidates {
         let other_key = FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto);
         let other = table.get(&other_key);

@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapData, MapType};
+use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
-    Backend, Clock, Desk, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service,
-    TokenBucket, limits::LAYOUT_VERSION, names,
+    Affinity, AffinityKey, Backend, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
+    Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket,
+    limits::LAYOUT_VERSION,
+    names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -344,8 +346,11 @@ fn shape<K, V>(kind: MapType) -> Shape {
 
 /// What each table must be: aya adopts a pin without comparing.
 fn expected_maps() -> Vec<(&'static str, Shape)> {
-    use MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+    type SourceKey<A> = Key<<A as SourceKeys>::SourceKey>;
     vec![
+        (names::LB4_ADDRESSES, shape::<Ip4, u32>(Hash)),
+        (names::LB6_ADDRESSES, shape::<Ip6, u32>(Hash)),
         (names::LB4_FRONTENDS, shape::<FrontendKey<Ip4>, u32>(Hash)),
         (names::LB6_FRONTENDS, shape::<FrontendKey<Ip6>, u32>(Hash)),
         (names::LB4_SERVICES, shape::<u32, Service>(Array)),
@@ -356,6 +361,17 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB6_BACKENDS, shape::<u32, Backend<Ip6>>(Array)),
         (names::LB4_LABELS, shape::<u32, Label>(Hash)),
         (names::LB6_LABELS, shape::<u32, Label>(Hash)),
+        (names::LB4_SOURCES, shape::<SourceKey<Ip4>, u32>(LpmTrie)),
+        (names::LB6_SOURCES, shape::<SourceKey<Ip6>, u32>(LpmTrie)),
+        (names::LB4_NODE, shape::<u32, Node<Ip4>>(Array)),
+        (names::LB6_NODE, shape::<u32, Node<Ip6>>(Array)),
+        (names::LB4_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),
+        (names::LB6_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),
+        (names::LB4_BACK_STATS, shape::<u32, u64>(PerCpuHash)),
+        (names::LB6_BACK_STATS, shape::<u32, u64>(PerCpuHash)),
+        (names::CT4_AFFINITY, shape::<AffinityKey<Ip4>, Affinity>(LruHash)),
+        (names::CT6_AFFINITY, shape::<AffinityKey<Ip6>, Affinity>(LruHash)),
+        (names::DEVICES, shape::<u32, Device>(Hash)),
         (names::CT4_FLOWS, shape::<FlowKey<Ip4>, Flow<Ip4>>(LruHash)),
         (names::CT6_FLOWS, shape::<FlowKey<Ip6>, Flow<Ip6>>(LruHash)),
         (names::CT4_FRAGMENTS, shape::<FragmentKey<Ip4>, FragmentPorts>(LruHash)),
@@ -363,7 +379,6 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
-        (names::NODE, shape::<u32, Node>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),
         (names::BUCKETS, shape::<u32, TokenBucket>(PerCpuArray)),

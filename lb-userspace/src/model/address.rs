@@ -43,6 +43,12 @@ impl Cidr {
         shared >= u32::from(self.prefix_len)
     }
 
+    /// The range of one address.
+    pub fn of_one(base: IpAddr) -> Self {
+        let prefix_len = if base.is_ipv4() { 32 } else { 128 };
+        Self { base, prefix_len }
+    }
+
     /// Reads `address/length`. Blanks around it and leading zeros in every number are forgiven; host bits are cleared.
     pub fn parse_leniently(text: &str) -> Option<Self> {
         let (address, length) = text.trim().split_once('/')?;

@@ -5,7 +5,7 @@
 //! (`source::convert`), the devices and addresses that the host really has (`source::devices`). Called by `store`, which
 //! keeps it, by `plan` and by `health`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Cidr, Family};
 
@@ -53,6 +53,10 @@ pub struct NodeView {
     pub zone: Option<Box<str>>,
     /// What the Node object says; `None` while it is unknown or deleted.
     pub facts: Option<NodeFacts>,
+    /// `--bind-address`: stands for the Node object's address of its family (§6.8).
+    pub bind_address: Option<IpAddr>,
+    /// `--reset-removed`: what holds for Services that don't say it themselves.
+    pub resets_removed: bool,
 }
 
 impl NodeView {
@@ -78,8 +82,17 @@ impl NodeView {
         self.zone.as_deref().filter(|zone| !zone.is_empty())
     }
 
-    /// The node's address of a family, as its object says.
+    /// The node's address of a family, as it was told or as its object says.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        self.facts.as_ref()?.address(family)
+        let told = self.bind_address.filter(|told| Family::of(*told) == family && !told.is_unspecified());
+        told.or_else(|| self.facts.as_ref()?.address(family))
+    }
+
+    /// The same, and loopback while it is unknown (§6.8).
+    pub fn ip(&self, family: Family) -> IpAddr {
+        self.address(family).unwrap_or(match family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        })
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn service(name: &str) -> Service {
         external_policy: TrafficPolicy::Cluster,
         affinity_timeout_s: None,
         health_check_node_port: None,
+        resets_removed: None,
         opt_out: OptOut::default(),
     }
 }

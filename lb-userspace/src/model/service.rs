@@ -34,6 +34,9 @@ pub struct Service {
     pub affinity_timeout_s: Option<u32>,
     /// `spec.healthCheckNodePort`, as written. Ask [`Service::health_port`] whether it is served.
     pub health_check_node_port: Option<u16>,
+    /// Annotation `sluice.io/reset-removed`: whether TCP clients are told by a reset when their endpoint is gone for good.
+    /// Without it the node's setting holds.
+    pub resets_removed: Option<bool>,
     /// Labels that hand the Service to somebody else.
     pub opt_out: OptOut,
 }

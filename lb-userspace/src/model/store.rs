@@ -219,15 +219,20 @@ impl Store {
 
     /// Of all that the Node object says only the zone concerns plans.
     fn apply_node(&mut self, facts: Option<NodeFacts>) -> Dirty {
+        let before = Family::BOTH.map(|family| self.node.address(family));
         self.node.facts = facts;
-        let Some(facts) = &self.node.facts else {
-            return Dirty::default();
-        };
-        if self.node.zone == facts.zone {
-            return Dirty::default();
+        let mut dirty = Dirty::default();
+        // Source ranges that have the node's address have more than they say.
+        if Family::BOTH.map(|family| self.node.address(family)) != before {
+            dirty.merge(self.every_with_sources());
         }
-        self.node.zone.clone_from(&facts.zone);
-        self.every_served()
+        if let Some(facts) = &self.node.facts
+            && self.node.zone != facts.zone
+        {
+            self.node.zone.clone_from(&facts.zone);
+            dirty.merge(self.every_served());
+        }
+        dirty
     }
 
     fn apply_synced(&mut self, kind: SyncedKind) -> Dirty {
@@ -241,6 +246,11 @@ impl Store {
         } else {
             self.every_served()
         }
+    }
+
+    fn every_with_sources(&self) -> Dirty {
+        let with_sources = |service: &&Arc<Service>| !service.source_ranges.is_empty() && service.exclusion().is_none();
+        Dirty(self.services().filter(with_sources).map(|service| service.key.clone()).collect())
     }
 
     fn every_served(&self) -> Dirty {

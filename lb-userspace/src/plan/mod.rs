@@ -7,6 +7,8 @@
 //! reconciler's business: a plan of one Service cannot see the other.
 
 pub mod categorise;
+mod node_ports;
+mod origin;
 mod service;
 
 #[cfg(test)]
@@ -15,6 +17,8 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 
+pub use node_ports::{BadEntry, NodePortAddresses};
+pub use origin::Detector;
 pub use service::{plan_problems, plan_service};
 
 use crate::model::{Cidr, Family, Protocol, ServiceKey};
@@ -131,7 +135,8 @@ pub struct Backend {
 pub enum BackendState {
     /// Ready.
     Ready,
-    /// Terminating but still serving, used for new flows while no ready endpoint is left (KEP-1669).
+    /// Not ready but still serving, as a rule because it is terminating: its flows go on, and it gets new ones while no
+    /// ready endpoint is left (KEP-1669).
     Terminating,
     /// It is there and doesn't serve: TCP connections of its go on, datagrams go elsewhere.
     NotServing,

@@ -5,11 +5,12 @@
 //! Called by the reconciler for every dirty key, and by `status` for the problems.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use super::categorise::{Categories, Policies, categorise};
 use super::{Backend, BackendState, DesiredPort, Frontend, FrontendKind, NodeView, PortId, Scope, WhenEmpty};
 use crate::model::{
-    Family, ObjectRef, PortEndpoint, Problem, Protocol, Service, ServiceKey, ServicePort, Severity, Store,
+    Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store,
 };
 
 /// What the tables should say for the Service `key`; nothing if it is unknown or not to be served (§1.2).
@@ -221,8 +222,8 @@ fn backend(entry: &PortEndpoint<'_>, node: &NodeView) -> Backend {
         local: endpoint.is_on(&node.name),
         state: match (endpoint.ready, endpoint.serving) {
             (true, _) => BackendState::Ready,
-            (false, true) if endpoint.terminating => BackendState::Terminating,
-            (false, serving) => if serving { BackendState::Serving } else { BackendState::NotServing },
+            (false, true) => BackendState::Terminating,
+            (false, false) => BackendState::NotServing,
         },
     }
 }

@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::layout::{BackendFlags, Choice, FrontendKey, Scope as ScopeWord};
+use lb_common::layout::{Backend, BackendFlags, Choice, FrontendKey, Scope as ScopeWord};
 use tracing::warn;
 
-use super::publish::{Published, PublishedScope, Publisher, Used};
-use crate::tables::{TableError, TableFamily, Tables};
+use super::{
+    publish::{Published, PublishedScope, Publisher, Used},
+    sources::PublishedSet,
+};
+use crate::tables::{SourceRange, TableError, TableFamily, Tables};
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// A publisher that knows what the tables hold.
@@ -22,17 +25,23 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             .into_iter()
             .map(|(number, label)| (number, label.as_str().to_owned()))
             .collect();
+        for (address, flags) in publisher.tables.addresses()? {
+            publisher.adopt_address(address, flags);
+        }
+        let mut sets: HashMap<u32, Vec<SourceRange<F::Addr>>> = HashMap::new();
+        for range in publisher.tables.sources()? {
+            sets.entry(range.set).or_default().push(range);
+        }
         let mut frontends: HashMap<u32, Vec<FrontendKey<F::Addr>>> = HashMap::new();
-        for (key, number) in publisher.tables.frontends()? {
-            frontends.entry(number).or_default().push(key);
+        for (key, word) in publisher.tables.frontends()? {
+            frontends.entry(word.number()).or_default().push(key);
+            publisher.owners.insert(key, word);
+            publisher.enter_address(&key, word);
         }
         for (number, label) in labels {
             let keys = frontends.remove(&number).unwrap_or_default();
-            match publisher.adopt_port(number, &label, keys.clone()) {
+            match publisher.adopt_port(number, &label, keys.clone(), &mut sets) {
                 Some(port) => {
-                    for key in &port.frontends {
-                        publisher.owners.insert(*key, number);
-                    }
                     publisher.labels.insert(number, label.clone());
                     publisher.adopted.insert(label, port);
                 }
@@ -50,7 +59,12 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             );
             publisher.discard(number, &keys)?;
         }
+        for (set, ranges) in sets {
+            publisher.free_sets.take_at(set, 1);
+            publisher.retire_set(PublishedSet { set, ranges });
+        }
         publisher.retire_unnamed();
+        publisher.settle_addresses()?;
         Ok(publisher)
     }
 
@@ -60,18 +74,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn retire_unnamed(&mut self) {
         for number in 1..self.tables.capacity().backends {
             let record = self.tables.backend(number);
-            if !record.flags.has(BackendFlags::ACTIVE) || self.backends.contains_key(&number) {
+            if record == Backend::default() || self.backends.contains_key(&number) {
                 continue;
             }
             self.free_backends.take_at(number, 1);
-            self.numbers_by_address
-                .entry((record.address, record.port))
-                .or_insert(number);
             let retired = Used {
                 record,
+                wanted: record,
                 uses: 0,
                 retirements: 1,
             };
+            self.numbers_by_identity.entry(retired.identity()).or_insert(number);
             self.retired.backends.push((number, retired.retirements));
             self.backends.insert(number, retired);
         }
@@ -79,7 +92,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     fn discard(&mut self, number: u32, keys: &[FrontendKey<F::Addr>]) -> Result<(), TableError> {
         for key in keys {
-            self.tables.remove_frontend(key)?;
+            self.remove_frontend(key)?;
         }
         self.tables.remove_label(number)
     }
@@ -89,32 +102,45 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         number: u32,
         label: &str,
         mut frontends: Vec<FrontendKey<F::Addr>>,
+        sets: &mut HashMap<u32, Vec<SourceRange<F::Addr>>>,
     ) -> Option<Published<F::Addr>> {
         if label.is_empty() || self.adopted.contains_key(label) || !self.free_numbers.take_at(number, 1) {
             return None;
         }
-        let (internal_word, external_word) = self.tables.scopes(number);
-        let (internal, external) = match (self.adopt_scope(internal_word), self.adopt_scope(external_word)) {
-            (Some(internal), Some(external)) => (internal, external),
-            (one, other) => {
-                for scope in [one, other].into_iter().flatten() {
-                    self.retire_scope(scope);
-                }
-                self.free_numbers.give_back(number, 1);
-                return None;
-            }
+        let service = self.tables.service(number);
+        let cluster = self.adopt_scope(number, service.cluster);
+        let local = self.adopt_scope(number, service.local);
+        let ranges = match service.sets.sources {
+            0 => Some(Vec::new()),
+            set => sets.remove(&set).filter(|_| self.free_sets.take_at(set, 1)),
         };
+        let (Some(cluster), Some(local), Some(mut ranges)) = (cluster.clone(), local.clone(), ranges) else {
+            for scope in [cluster, local].into_iter().flatten() {
+                self.retire_scope(scope);
+            }
+            self.free_numbers.give_back(number, 1);
+            return None;
+        };
+        ranges.sort_unstable();
         frontends.sort_unstable();
         Some(Published {
             number,
             frontends,
-            internal,
-            external,
+            cluster,
+            local,
+            // They are asked for with the port, or go with the next grace period.
+            others: Vec::new(),
+            rules: service.rules,
+            sources: PublishedSet {
+                set: service.sets.sources,
+                ranges,
+            },
+            affinity: service.sets.affinity,
         })
     }
 
     /// Reads a scope back. Nothing is taken if it is damaged.
-    fn adopt_scope(&mut self, word: ScopeWord) -> Option<PublishedScope> {
+    fn adopt_scope(&mut self, service: u32, word: ScopeWord) -> Option<PublishedScope> {
         let Choice::Slots { base, len } = word.choice() else {
             return Some(PublishedScope {
                 word,
@@ -128,7 +154,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         let backends: Vec<u32> = (base..base + len).map(|place| self.tables.slot(place)).collect();
         let sound = backends.iter().all(|&number| {
-            number != 0 && number < capacity.backends && self.tables.backend(number).flags.has(BackendFlags::ACTIVE)
+            let record = self.tables.backend(number);
+            number != 0
+                && number < capacity.backends
+                && record.flags.has(BackendFlags::ACTIVE)
+                && record.service == service
         });
         if !sound || !self.free_slots.take_at(base, len) {
             return None;
@@ -139,14 +169,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 self.free_backends.take_at(number, 1);
                 Used {
                     record,
+                    wanted: record,
                     uses: 0,
                     retirements: 0,
                 }
             });
             used.uses += 1;
-            self.numbers_by_address
-                .entry((record.address, record.port))
-                .or_insert(number);
+            self.numbers_by_identity.entry(used.identity()).or_insert(number);
         }
         Some(PublishedScope { word, base, backends })
     }

@@ -3,12 +3,17 @@
 //! Pure but for the tables behind [`Publisher`] and the grace periods; `agent` drives it.
 
 mod adopt;
+mod frontends;
 pub mod grace;
+mod lists;
 mod publish;
 mod ranges;
 mod reconciler;
+mod retire;
 mod siblings;
+mod sources;
 
-pub use publish::{Fill, PublishError, Publisher, Retired};
+pub use publish::{Fill, Gone, PublishError, Publisher};
 pub use reconciler::{PortProblem, Reconciler};
+pub use retire::Retired;
 pub use siblings::Siblings;

@@ -1,28 +1,35 @@
 //! Publishing: from "this port should look so" to writes in an order that no reader can trip over.
 //!
 //! ```text
-//! change    new backends -> fresh range of slots -> one atomic store of the scope -> … grace … -> old range and
-//!                                                                                     backends that nobody uses
-//! arrival   backends -> slots -> scope -> label -> frontends
-//! departure frontends -> … grace … -> scope, label, slots, backends, number
+//! change    source ranges -> backends -> fresh ranges of slots -> words of both lists -> rules
+//!               -> … grace … -> what nobody asks for any more
+//! arrival   the same -> label -> frontends -> addresses
+//! departure frontends, addresses -> label -> … grace … -> words, slots, backends, source ranges, number
 //! ```
 //!
 //! A reader goes frontend → scope → slot → backend. Whatever it has read, what it reads next is still there: places
 //! are used anew only after every program that ran has ended (see [`Retired`]). A port that does not fit keeps its old
-//! state whole.
+//! state whole. What is laid out for the lists is in `lists`, the rest of each step beside it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::layout::{Backend, BackendFlags, FrontendKey, Label, Port, Proto, Scope as ScopeWord};
+use lb_common::layout::{
+    Address, Backend, Frontend as FrontendWord, FrontendKey, Label, Port, Proto, Rules, Scope as ScopeWord,
+    ServiceFlags, Sets,
+};
 use thiserror::Error;
 
 use super::{
+    frontends::AddressBook,
+    lists::Identity,
     ranges::Ranges,
+    retire::{Fading, Retired},
     siblings::{Siblings, is_of},
+    sources::PublishedSet,
 };
 use crate::{
     model::{Protocol, ServiceKey},
-    plan::{BackendState, DesiredPort, PortId, Scope, WhenEmpty},
+    plan::{DesiredPort, PortId},
     tables::{Capacity, TableError, TableFamily, Tables},
 };
 
@@ -59,23 +66,6 @@ pub enum PublishError {
     },
 }
 
-/// What may be used anew once every program that ran has ended.
-#[derive(Debug, Default)]
-pub struct Retired {
-    slots: Vec<(u32, u32)>,
-    /// Backend number, and which of its retirements this is.
-    pub(super) backends: Vec<(u32, u64)>,
-    numbers: Vec<u32>,
-}
-
-impl Retired {
-    /// Whether there is nothing to wait for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.backends.is_empty() && self.numbers.is_empty()
-    }
-}
-
 /// How far the tables are filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fill {
@@ -91,14 +81,20 @@ pub struct Fill {
 
 /// A port as it is in the tables.
 #[derive(Clone, Debug)]
-pub(super) struct Published<A: lb_common::layout::Address> {
+pub(super) struct Published<A: Address> {
     pub(super) number: u32,
     pub(super) frontends: Vec<FrontendKey<A>>,
-    pub(super) internal: PublishedScope,
-    pub(super) external: PublishedScope,
+    pub(super) cluster: PublishedScope,
+    pub(super) local: PublishedScope,
+    /// Backend numbers of endpoints in neither list.
+    pub(super) others: Vec<u32>,
+    pub(super) rules: Rules,
+    pub(super) sources: PublishedSet<A>,
+    /// Part of the keys of its session affinity, now or when it had one last.
+    pub(super) affinity: u32,
 }
 
-/// A scope as it is in the tables.
+/// A list of endpoints as it is in the tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PublishedScope {
     pub(super) word: ScopeWord,
@@ -107,13 +103,27 @@ pub(super) struct PublishedScope {
     pub(super) backends: Vec<u32>,
 }
 
-/// A backend record and how many scopes name it.
+/// A backend record and how many lists name it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Used<A: lb_common::layout::Address> {
+pub(super) struct Used<A: Address> {
+    /// As it is in the table.
     pub(super) record: Backend<A>,
+    /// As it will be after the next grace period.
+    pub(super) wanted: Backend<A>,
     pub(super) uses: u32,
     /// How often it fell out of use: a number that came back and went again meanwhile needs a grace period of its own.
     pub(super) retirements: u64,
+}
+
+/// An endpoint of a service port that is gone, and whose clients are to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone<A> {
+    /// Service number.
+    pub service: u32,
+    /// Its address.
+    pub address: A,
+    /// Its port.
+    pub port: Port,
 }
 
 /// The publisher of one family: knows all that is in its tables.
@@ -122,24 +132,28 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) ports: HashMap<PortId, Published<F::Addr>>,
     /// What an earlier agent left and nobody has asked for yet, by label.
     pub(super) adopted: BTreeMap<String, Published<F::Addr>>,
-    pub(super) owners: HashMap<FrontendKey<F::Addr>, u32>,
+    pub(super) owners: HashMap<FrontendKey<F::Addr>, FrontendWord>,
+    pub(super) addresses: AddressBook<F::Addr>,
     pub(super) labels: HashMap<u32, String>,
     pub(super) backends: HashMap<u32, Used<F::Addr>>,
-    pub(super) numbers_by_address: HashMap<(F::Addr, Port), u32>,
+    pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
     pub(super) free_slots: Ranges,
     pub(super) free_backends: Ranges,
     pub(super) free_numbers: Ranges,
-    pub(super) retired: Retired,
+    pub(super) free_sets: Ranges,
+    pub(super) fading: Fading,
+    pub(super) retired: Retired<F::Addr>,
+    gone: Vec<Gone<F::Addr>>,
     /// A frontend was given up since somebody last asked.
-    freed: bool,
+    pub(super) freed: bool,
 }
 
-/// The protocol number, if the datapath knows the protocol.
-pub(super) fn proto(protocol: Protocol) -> Option<Proto> {
+/// The protocol number.
+pub(super) const fn proto(protocol: Protocol) -> Proto {
     match protocol {
-        Protocol::Tcp => Some(Proto::TCP),
-        Protocol::Udp => Some(Proto::UDP),
-        Protocol::Sctp => None,
+        Protocol::Tcp => Proto::TCP,
+        Protocol::Udp => Proto::UDP,
+        Protocol::Sctp => Proto::SCTP,
     }
 }
 
@@ -156,13 +170,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             ports: HashMap::new(),
             adopted: BTreeMap::new(),
             owners: HashMap::new(),
+            addresses: AddressBook::new(),
             labels: HashMap::new(),
             backends: HashMap::new(),
-            numbers_by_address: HashMap::new(),
+            numbers_by_identity: HashMap::new(),
             free_slots: Ranges::new(0, slots),
             free_backends: Ranges::new(1, backends),
             free_numbers: Ranges::new(0, services),
+            free_sets: Ranges::new(1, Self::SETS),
+            fading: Fading::new(),
             retired: Retired::default(),
+            gone: Vec::new(),
             freed: false,
         }
     }
@@ -216,9 +234,6 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         desired: &DesiredPort,
         siblings: &Siblings<'_>,
     ) -> Result<bool, PublishError> {
-        let Some(proto) = proto(id.protocol) else {
-            return Ok(false);
-        };
         let label = label(id);
         let known = self.ports.contains_key(id);
         let mut port = match self
@@ -228,15 +243,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             .or_else(|| self.adopted.get(&label).cloned())
         {
             Some(port) => port,
-            None => Published {
-                number: self.take_number()?,
-                frontends: Vec::new(),
-                internal: PublishedScope::default(),
-                external: PublishedScope::default(),
-            },
+            None => self.new_port()?,
         };
         let is_new = !self.labels.contains_key(&port.number);
-        let result = self.bring(id, proto, &mut port, desired, siblings);
+        let result = self.bring(id, &mut port, desired, siblings);
         match result {
             Ok((wrote, taken)) => {
                 self.adopted.remove(&label);
@@ -258,79 +268,89 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn bring(
         &mut self,
         id: &PortId,
-        proto: Proto,
         port: &mut Published<F::Addr>,
         desired: &DesiredPort,
         siblings: &Siblings<'_>,
     ) -> Result<(bool, Option<PublishError>), PublishError> {
-        let mut wrote = false;
-        let internal = self.prepare(&port.internal, &desired.internal)?;
-        if let Some(scope) = internal {
-            self.tables.put_internal_scope(port.number, scope.word);
-            self.retire_scope(std::mem::replace(&mut port.internal, scope));
-            wrote = true;
+        let sources = self.prepare_set(&port.sources, desired.sources.as_deref())?;
+        let lists = match self.prepare_lists(port, desired) {
+            Ok(lists) => lists,
+            Err(error) => {
+                if let Some(unused) = sources {
+                    self.free_set(unused.set, &unused.ranges);
+                }
+                return Err(error);
+            }
+        };
+        let before = desired.resets.then(|| self.endpoints(port));
+        let mut wrote = self.commit_lists(port, lists);
+        if let Some(before) = before {
+            let gone = before.into_iter().filter(|gone| !self.has_backend(gone.service, gone.address, gone.port));
+            let gone: Vec<_> = gone.collect();
+            self.gone.extend(gone);
         }
+        wrote |= self.commit_rules(port, desired, sources);
         if !self.labels.contains_key(&port.number) {
             let label = label(id);
             if let Err(error) = self.tables.put_label(port.number, &Label::new(&label)) {
-                self.tables.put_internal_scope(port.number, ScopeWord::ABSENT);
-                self.retire_scope(std::mem::take(&mut port.internal));
+                self.retire_all(port);
                 return Err(error.into());
             }
             self.labels.insert(port.number, label);
             wrote = true;
         }
-        let mut taken = None;
-        let mut keep = Vec::with_capacity(desired.frontends.len());
-        for frontend in &desired.frontends {
-            let Some(address) = F::from_ip(frontend.address) else {
-                continue;
-            };
-            let key = FrontendKey::new(address, Port::new(frontend.port), proto);
-            match self.owners.get(&key) {
-                Some(&owner) if owner == port.number => keep.push(key),
-                Some(&owner) if !self.is_sibling(owner, id, siblings) => {
-                    let owner = self.labels.get(&owner).cloned().unwrap_or_default();
-                    taken = Some(PublishError::Taken {
-                        address: frontend.address,
-                        port: frontend.port,
-                        owner,
-                    });
-                }
-                _ => match self.tables.put_frontend(&key, port.number) {
-                    Ok(()) => {
-                        self.owners.insert(key, port.number);
-                        keep.push(key);
-                        wrote = true;
-                    }
-                    Err(error) => taken = Some(error.into()),
-                },
+        let (changed, problem) = self.bring_frontends(id, proto(id.protocol), port, &desired.frontends, siblings);
+        Ok((wrote | changed, problem))
+    }
+
+    /// Publishes policies, affinity and source ranges. Lists that a new policy asks for are there already.
+    fn commit_rules(
+        &mut self,
+        port: &mut Published<F::Addr>,
+        desired: &DesiredPort,
+        sources: Option<PublishedSet<F::Addr>>,
+    ) -> bool {
+        let rules = rules(desired);
+        if rules.affinity_s != 0 && port.rules.affinity_s == 0 {
+            // Whom anybody got before it was switched on does not count.
+            port.affinity = next_affinity(port.number, port.affinity);
+        }
+        let set = sources.as_ref().map_or(port.sources.set, |sources| sources.set);
+        let sets = Sets {
+            sources: set,
+            affinity: port.affinity,
+        };
+        let now = self.tables.service(port.number);
+        let wrote = sets != now.sets || rules != now.rules;
+        if wrote {
+            self.tables.put_sets(port.number, sets);
+            self.tables.put_rules(port.number, rules);
+        }
+        port.rules = rules;
+        if let Some(sources) = sources {
+            let before = std::mem::replace(&mut port.sources, sources);
+            self.retire_set(before);
+        }
+        wrote
+    }
+
+    /// All endpoints of a port.
+    fn endpoints(&self, port: &Published<F::Addr>) -> Vec<Gone<F::Addr>> {
+        let numbers = port.cluster.backends.iter().chain(&port.local.backends).chain(&port.others);
+        let mut endpoints = Vec::new();
+        for used in numbers.filter_map(|number| self.backends.get(number)) {
+            let (service, address, port) = used.identity();
+            let endpoint = Gone { service, address, port };
+            if !endpoints.contains(&endpoint) {
+                endpoints.push(endpoint);
             }
         }
-        for key in std::mem::take(&mut port.frontends) {
-            // Another port of the Service may have taken it over, or is about to.
-            if keep.contains(&key) || self.owners.get(&key) != Some(&port.number) {
-                continue;
-            }
-            if siblings.claim::<F>(&key) {
-                keep.push(key);
-                continue;
-            }
-            match self.tables.remove_frontend(&key) {
-                Ok(()) => {
-                    self.owners.remove(&key);
-                    self.freed = true;
-                    wrote = true;
-                }
-                // Still there: keep it in the books, so that the next attempt removes it.
-                Err(error) => {
-                    keep.push(key);
-                    taken = Some(error.into());
-                }
-            }
-        }
-        port.frontends = keep;
-        Ok((wrote, taken))
+        endpoints
+    }
+
+    /// Endpoints that are gone since the last call, of ports whose clients are to know. They may come back.
+    pub fn take_gone(&mut self) -> Vec<Gone<F::Addr>> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Whether a frontend was given up since the last call: another port may wait for it.
@@ -384,211 +404,70 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn remove(&mut self, port: &mut Published<F::Addr>) -> Result<(), PublishError> {
         while let Some(key) = port.frontends.last().copied() {
             // Another port may have taken it over.
-            if self.owners.get(&key) == Some(&port.number) {
-                self.tables.remove_frontend(&key)?;
-                self.owners.remove(&key);
-                self.freed = true;
+            if self.owners.get(&key).is_some_and(|owner| owner.number() == port.number) {
+                self.remove_frontend(&key)?;
             }
             port.frontends.pop();
         }
         self.tables.remove_label(port.number)?;
         self.labels.remove(&port.number);
-        // The scope word stays until the grace period is over: a reader may have found the frontend just now.
-        self.retire_scope(std::mem::take(&mut port.internal));
-        self.retire_scope(std::mem::take(&mut port.external));
+        // The words stay until the grace period is over: a reader may have found the frontend just now.
+        self.retire_all(port);
         self.retired.numbers.push(port.number);
         Ok(())
     }
 
-    /// Lays out a scope: backends, then a fresh range. Nothing if it is as desired already. Nothing that is published
-    /// has changed until the word is stored.
-    fn prepare(&mut self, now: &PublishedScope, desired: &Scope) -> Result<Option<PublishedScope>, PublishError> {
-        let wanted: Vec<Backend<F::Addr>> = desired
-            .backends
-            .iter()
-            .filter_map(|backend| record::<F>(backend))
-            .collect();
-        if wanted.is_empty() {
-            let word = match desired.when_empty {
-                WhenEmpty::Reject => ScopeWord::REJECT,
-                WhenEmpty::Drop => ScopeWord::DROP,
-            };
-            let scope = PublishedScope {
-                word,
-                base: 0,
-                backends: Vec::new(),
-            };
-            return Ok((*now != scope).then_some(scope));
-        }
-        if self.is_as_wanted(now, &wanted) {
-            self.refresh_flags(&wanted);
-            return Ok(None);
-        }
-        let len = wanted.len() as u32;
-        if len > ScopeWord::LEN_MAX {
-            return Err(PublishError::Full {
-                what: "slots",
-                needed: len,
-                capacity: ScopeWord::LEN_MAX,
-                free: 0,
-            });
-        }
-        let fresh = wanted
-            .iter()
-            .filter(|backend| !self.numbers_by_address.contains_key(&key(backend)))
-            .count() as u32;
-        if fresh > self.free_backends.free() {
-            let capacity = self.tables.capacity().backends - 1;
-            return Err(PublishError::Full {
-                what: "backends",
-                needed: fresh,
-                capacity,
-                free: self.free_backends.free(),
-            });
-        }
-        let Some(base) = self.free_slots.take(len) else {
-            let capacity = self.tables.capacity().slots;
-            return Err(PublishError::Full {
-                what: "slots",
-                needed: len,
-                capacity,
-                free: self.free_slots.free(),
-            });
-        };
-        let mut backends = Vec::with_capacity(wanted.len());
-        for record in &wanted {
-            backends.push(self.use_backend(record));
-        }
-        for (place, number) in (base..).zip(&backends) {
-            self.tables.put_slot(place, *number);
-        }
-        Ok(Some(PublishedScope {
-            word: ScopeWord::slots(base, len),
-            base,
-            backends,
-        }))
+    /// Everything that a port has but its number.
+    pub(super) fn retire_all(&mut self, port: &mut Published<F::Addr>) {
+        self.retire_scope(std::mem::take(&mut port.cluster));
+        self.retire_scope(std::mem::take(&mut port.local));
+        self.release(std::mem::take(&mut port.others));
+        self.retire_set(std::mem::take(&mut port.sources));
     }
 
-    fn is_as_wanted(&self, now: &PublishedScope, wanted: &[Backend<F::Addr>]) -> bool {
-        now.backends.len() == wanted.len()
-            && now.backends.iter().zip(wanted).all(|(number, record)| {
-                self.backends
-                    .get(number)
-                    .is_some_and(|used| key(&used.record) == key(record))
-            })
-    }
-
-    /// Writes changed flags of backends in use: address and port stay, so readers see either.
-    fn refresh_flags(&mut self, wanted: &[Backend<F::Addr>]) {
-        for record in wanted {
-            if let Some(number) = self.numbers_by_address.get(&key(record))
-                && let Some(used) = self.backends.get_mut(number)
-                && used.record != *record
-            {
-                used.record = *record;
-                self.tables.put_backend(*number, record);
-            }
-        }
-    }
-
-    /// The number of a backend; its record is written if it is new or its flags changed.
-    fn use_backend(&mut self, record: &Backend<F::Addr>) -> u32 {
-        let number = match self.numbers_by_address.get(&key(record)) {
-            Some(&number) => number,
-            // There is one: `prepare` has counted.
-            None => self.free_backends.take(1).unwrap_or_default(),
-        };
-        self.numbers_by_address.insert(key(record), number);
-        let used = self.backends.entry(number).or_insert(Used {
-            record: Backend::default(),
-            uses: 0,
-            retirements: 0,
-        });
-        used.uses += 1;
-        if used.record != *record {
-            used.record = *record;
-            self.tables.put_backend(number, record);
-        }
-        number
-    }
-
-    pub(super) fn retire_scope(&mut self, scope: PublishedScope) {
-        self.retired.slots.push((scope.base, scope.backends.len() as u32));
-        for number in scope.backends {
-            if let Some(used) = self.backends.get_mut(&number) {
-                used.uses -= 1;
-                if used.uses == 0 {
-                    used.retirements += 1;
-                    self.retired.backends.push((number, used.retirements));
-                }
-            }
-        }
-    }
-
-    fn take_number(&mut self) -> Result<u32, PublishError> {
-        self.free_numbers.take(1).ok_or_else(|| PublishError::Full {
+    /// A port of which nothing is in the tables but a number.
+    fn new_port(&mut self) -> Result<Published<F::Addr>, PublishError> {
+        let number = self.free_numbers.take(1).ok_or_else(|| PublishError::Full {
             what: "service ports",
             needed: 1,
             capacity: self.tables.capacity().services,
             free: 0,
+        })?;
+        // What the number's last owner has left: clients of its are none of this one's.
+        let left = self.tables.service(number);
+        Ok(Published {
+            number,
+            frontends: Vec::new(),
+            cluster: PublishedScope::default(),
+            local: PublishedScope::default(),
+            others: Vec::new(),
+            rules: Rules::default(),
+            sources: PublishedSet::default(),
+            affinity: left.sets.affinity,
         })
     }
+}
 
-    /// What has been retired since the last call. The caller waits for a grace period, then calls
-    /// [`Self::reuse`] with it.
-    pub fn take_retired(&mut self) -> Retired {
-        std::mem::take(&mut self.retired)
+fn rules(desired: &DesiredPort) -> Rules {
+    let mut flags = ServiceFlags::default();
+    if desired.internal_local {
+        flags = flags.with(ServiceFlags::INTERNAL_LOCAL);
     }
+    if desired.external_local {
+        flags = flags.with(ServiceFlags::EXTERNAL_LOCAL);
+    }
+    Rules {
+        flags,
+        affinity_s: desired.affinity_timeout_s.unwrap_or(0),
+    }
+}
 
-    /// Frees what was retired before a grace period that is over.
-    pub fn reuse(&mut self, retired: Retired) {
-        for (number, retirement) in retired.backends {
-            // It may have been taken into use again meanwhile, and even have fallen out of use again.
-            let over = |used: &&Used<F::Addr>| used.uses == 0 && used.retirements == retirement;
-            let Some(used) = self.backends.get(&number).filter(over) else {
-                continue;
-            };
-            let address = key(&used.record);
-            if self.numbers_by_address.get(&address) == Some(&number) {
-                self.numbers_by_address.remove(&address);
-            }
-            self.backends.remove(&number);
-            self.tables.put_backend(number, &Backend::default());
-            self.free_backends.give_back(number, 1);
-        }
-        for number in retired.numbers {
-            self.tables.put_internal_scope(number, ScopeWord::ABSENT);
-            self.tables.put_external_scope(number, ScopeWord::ABSENT);
-            self.free_numbers.give_back(number, 1);
-        }
-        for (base, len) in retired.slots {
-            self.free_slots.give_back(base, len);
-        }
-    }
+/// Service number and how often affinity was switched on for it: a word that no client's entry has yet.
+const fn next_affinity(number: u32, before: u32) -> u32 {
+    (before & 0xffff_0000).wrapping_add(0x1_0000) | number & 0xffff
 }
 
 /// The name under which a port is found again after a restart: as much of it as the table keeps.
 fn label(id: &PortId) -> String {
     Label::new(&id.to_string()).as_str().to_owned()
-}
-
-fn key<A: lb_common::layout::Address>(backend: &Backend<A>) -> (A, Port) {
-    (backend.address, backend.port)
-}
-
-/// A backend as the kernel wants it; nothing if it is of the other family.
-fn record<F: TableFamily>(backend: &crate::plan::Backend) -> Option<Backend<F::Addr>> {
-    let mut flags = BackendFlags::ACTIVE;
-    if backend.local {
-        flags = flags.with(BackendFlags::LOCAL);
-    }
-    if backend.state == BackendState::Terminating {
-        flags = flags.with(BackendFlags::TERMINATING);
-    }
-    Some(Backend {
-        address: F::from_ip(backend.address)?,
-        port: Port::new(backend.port),
-        flags,
-        rest: Default::default(),
-    })
 }

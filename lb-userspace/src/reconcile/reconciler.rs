@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use lb_common::layout::{V4, V6};
+use lb_common::layout::{AddressFlags, V4, V6};
 use tracing::{info, warn};
 
 use super::{
     grace::GraceThread,
-    publish::{Fill, PublishError, Publisher, Retired},
+    publish::{Fill, Gone, PublishError, Publisher},
+    retire::Retired,
     siblings::Siblings,
 };
 use crate::{
@@ -32,8 +33,8 @@ pub struct PortProblem {
 /// What has been freed, of both families, and waits for a grace period.
 #[derive(Debug, Default)]
 struct BothRetired {
-    v4: Retired,
-    v6: Retired,
+    v4: Retired<Ip4>,
+    v6: Retired<Ip6>,
 }
 
 /// The model and the tables of both families.
@@ -116,6 +117,24 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
                 reason: reason.clone(),
             })
             .collect()
+    }
+
+    /// Brings the host's own addresses into the tables, and what each is. True if anything was written.
+    ///
+    /// # Errors
+    /// If the kernel refuses; the rest is tried with the next call.
+    pub fn set_host_addresses(
+        &mut self,
+        v4: &BTreeMap<Ip4, AddressFlags>,
+        v6: &BTreeMap<Ip6, AddressFlags>,
+    ) -> Result<bool, TableError> {
+        let (v4, v6) = (self.v4.set_host_addresses(v4), self.v6.set_host_addresses(v6));
+        Ok(v4? | v6?)
+    }
+
+    /// Endpoints that are gone since the last call, of ports whose clients are to know.
+    pub fn take_gone(&mut self) -> (Vec<Gone<Ip4>>, Vec<Gone<Ip6>>) {
+        (self.v4.take_gone(), self.v6.take_gone())
     }
 
     /// What of Services and slices is not served as written, and why.

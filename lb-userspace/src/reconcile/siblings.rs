@@ -25,7 +25,7 @@ impl Siblings<'_> {
     /// Whether one of the ports is to have this frontend.
     pub(super) fn claim<F: TableFamily>(&self, key: &FrontendKey<F::Addr>) -> bool {
         self.planned.iter().any(|(id, desired)| {
-            proto(id.protocol) == Some(key.proto)
+            proto(id.protocol) == key.proto
                 && desired.frontends.iter().any(|frontend| {
                     frontend.port == key.port.get() && F::from_ip(frontend.address) == Some(key.address)
                 })
@@ -49,7 +49,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     pub(super) fn is_awaited(&self, id: &PortId, siblings: &Siblings<'_>) -> bool {
         self.ports.get(id).is_some_and(|port| {
             let keys = port.frontends.iter();
-            let mut own = keys.filter(|key| self.owners.get(key) == Some(&port.number));
+            let mut own = keys.filter(|key| self.owners.get(key).is_some_and(|owner| owner.number() == port.number));
             own.any(|key| siblings.claim::<F>(key))
         })
     }

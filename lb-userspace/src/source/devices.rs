@@ -31,6 +31,8 @@ pub struct Device {
     pub framing: Option<Framing>,
     /// Its MTU in octets.
     pub mtu: u32,
+    /// The bridge or other device that it is a port of.
+    pub controller: Option<u32>,
     /// A default route leads through it.
     pub has_default_route: bool,
     /// Addresses with more than link scope, in the kernel's order.
@@ -129,6 +131,7 @@ async fn list(handle: &Handle) -> Result<Devices> {
             name: String::new(),
             framing: framing(link.header.link_layer_type),
             mtu: 0,
+            controller: None,
             has_default_route: outward.contains(&ifindex),
             addresses: Vec::new(),
         };
@@ -136,6 +139,7 @@ async fn list(handle: &Handle) -> Result<Devices> {
             match attribute {
                 LinkAttribute::IfName(name) => device.name = name,
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+                LinkAttribute::Controller(ifindex) => device.controller = Some(ifindex).filter(|ifindex| *ifindex != 0),
                 _ => {}
             }
         }
@@ -218,6 +222,7 @@ mod tests {
                 name,
                 framing: Some(Framing::Ethernet),
                 mtu: 1500,
+                controller: None,
                 has_default_route,
                 addresses,
             },

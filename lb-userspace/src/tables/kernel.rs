@@ -8,7 +8,7 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
-    Address as _, AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN,
+    AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN,
     Scope, Service, ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 

@@ -41,6 +41,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
         ),
         affinity_timeout_s: affinity_timeout(spec, &mut findings),
         health_check_node_port: findings.optional_port("spec.healthCheckNodePort", spec.health_check_node_port),
+        resets_removed: resets_removed(object, &mut findings),
         opt_out: opt_out(object.metadata.labels.as_ref()),
     };
     if service.exclusion().is_none() && service.wants_health_port() && service.health_check_node_port.is_none() {
@@ -50,6 +51,22 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
         );
     }
     (service, findings.problems)
+}
+
+/// Our own annotation, see `docs/services.md`.
+const RESET_ANNOTATION: &str = "sluice.io/reset-removed";
+
+fn resets_removed(object: &core_v1::Service, findings: &mut Findings) -> Option<bool> {
+    let text = object.metadata.annotations.as_ref()?.get(RESET_ANNOTATION)?;
+    match text.as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        other => {
+            let field = format!("metadata.annotations[{RESET_ANNOTATION}]");
+            findings.error(field, format_args!("\"{}\" is neither true nor false", clip(other)));
+            None
+        }
+    }
 }
 
 fn service_type(spec: &core_v1::ServiceSpec, findings: &mut Findings) -> ServiceType {

@@ -1,0 +1,187 @@
+//! What the kernel programs must know about the node: who is a pod, where NodePorts are served, which addresses are
+//! whose, and with which address connections are masqueraded. Brought up to date when devices, the Node object or the
+//! ServiceCIDRs change.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use lb_common::layout::{
+    Address, AddressFlags, Device as DeviceRecord, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES, V4, V6,
+};
+use tracing::{error, info};
+
+use super::Agent;
+use crate::{
+    model::{Cidr, Family, NodeView},
+    plan::{Detector, NodePortAddresses},
+    source::devices::{Device, Devices, node_addresses},
+    tables::{NodeTable, TableError, TableFamily},
+};
+
+/// How the node takes part in proxying, as it was told on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// Stands for the Node object's address of its family.
+    pub bind_address: Option<IpAddr>,
+    /// How pods are told from others.
+    pub detector: Detector,
+    /// Every connection to a ClusterIP is masqueraded.
+    pub masquerade_all: bool,
+    /// Where NodePorts are served.
+    pub node_ports: NodePortAddresses,
+    /// TCP clients are told by a reset when their endpoint is gone for good.
+    pub resets_removed: bool,
+}
+
+impl Agent {
+    /// Brings what the kernel programs know of the node up to date.
+    pub(super) fn follow_node(&mut self) {
+        let devices = self.devices.clone();
+        let store = self.reconciler.store();
+        let (node, ranges) = (store.node().clone(), store.service_cidrs().to_vec());
+        let (v4, v6) = node_addresses(&devices);
+        let options = &self.options.node;
+        let record4 = node_record::<V4>(v4.map(Into::into), options, &node, &ranges);
+        let record6 = node_record::<V6>(v6.map(Into::into), options, &node, &ranges);
+        let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
+        let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
+        let records = device_records(&devices, &options.detector);
+        let mut problems: Vec<String> = Vec::new();
+        let mut note = |result: Result<bool, TableError>| match result {
+            Ok(_) => {}
+            Err(error) => problems.push(error.to_string()),
+        };
+        note(put(&mut self.node4, &mut self.record4, record4));
+        note(put(&mut self.node6, &mut self.record6, record6));
+        note(self.device_table.put_all(&records).map(|()| true));
+        note(self.reconciler.set_host_addresses(&host4, &host6));
+        for family in Family::BOTH {
+            let known = ranges.iter().filter(|range| range.family() == family).count();
+            if known > SERVICE_RANGES {
+                problems.push(format!(
+                    "{known} ServiceCIDRs of {}, of which the first {SERVICE_RANGES} are known to the datapath: packets to unallocated addresses of the others are not dropped",
+                    family.api_name()
+                ));
+            }
+            if options.detector == Detector::NodeCidr && options.detector.pods(family, &node).is_none() {
+                problems.push(format!(
+                    "--detect-local-mode node-cidr: the Node object has no {} pod range (spec.podCIDRs) yet: nothing counts as a pod's connection",
+                    family.api_name()
+                ));
+            }
+        }
+        if problems != self.state.node_problems {
+            for problem in &problems {
+                error!(%problem, "what the datapath knows of the node is not as it should be");
+            }
+            self.state.node_problems = problems;
+        }
+        self.state_is_old = true;
+    }
+}
+
+fn put<F: TableFamily>(
+    table: &mut NodeTable<F>,
+    known: &mut Node<F::Addr>,
+    record: Node<F::Addr>,
+) -> Result<bool, TableError> {
+    if *known == record {
+        return Ok(false);
+    }
+    table.put(record)?;
+    if known.address != record.address {
+        info!(address = %record.address, "node address for masquerading");
+    }
+    *known = record;
+    Ok(true)
+}
+
+fn range<F: TableFamily>(range: Cidr) -> Option<Range<F::Addr>> {
+    let prefix_len = u32::from(range.prefix_len());
+    let free = match range.base() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX.checked_shr(prefix_len).unwrap_or(0))),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX.checked_shr(prefix_len).unwrap_or(0))),
+    };
+    Some(Range {
+        base: F::from_ip(range.base())?,
+        free: F::from_ip(free)?,
+    })
+}
+
+fn node_record<F: TableFamily>(
+    address: Option<F::Addr>,
+    options: &NodeOptions,
+    node: &NodeView,
+    service_cidrs: &[Cidr],
+) -> Node<F::Addr> {
+    let family = if F::NUMBER == 4 { Family::V4 } else { Family::V6 };
+    let mut flags = NodeFlags::default();
+    let pods = options.detector.pods(family, node).and_then(range::<F>);
+    if pods.is_some() {
+        flags = flags.with(NodeFlags::PODS_BY_ADDRESS);
+    }
+    if options.detector.is_by_device() {
+        flags = flags.with(NodeFlags::PODS_BY_DEVICE);
+    }
+    if options.masquerade_all {
+        flags = flags.with(NodeFlags::MASQUERADE_ALL);
+    }
+    let mut services = [Range::default(); SERVICE_RANGES];
+    let known = service_cidrs.iter().copied().filter_map(range::<F>);
+    for (place, range) in services.iter_mut().zip(known) {
+        *place = range;
+    }
+    Node {
+        pods: pods.unwrap_or_default(),
+        services,
+        address: address.unwrap_or_default(),
+        flags,
+        rest: Default::default(),
+    }
+}
+
+/// All addresses of the host, those of loopback included.
+fn host_addresses<F: TableFamily>(
+    devices: &Devices,
+    node_ports: &NodePortAddresses,
+    node: &NodeView,
+) -> BTreeMap<F::Addr, AddressFlags> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    let all = devices.values().flat_map(|device| &device.addresses).chain(&loopback);
+    let mut flags_of = BTreeMap::new();
+    for address in all {
+        let Some(key) = F::from_ip(*address) else { continue };
+        let mut flags = AddressFlags::HOST;
+        if address.is_loopback() {
+            flags = flags.with(AddressFlags::LOOPBACK);
+        }
+        if node_ports.serve_on(*address, node) {
+            flags = flags.with(AddressFlags::NODE_PORTS);
+        }
+        flags_of.insert(key.looked_up(), flags);
+    }
+    flags_of
+}
+
+/// Each device's own addresses for masquerading, and whether pods are behind it.
+fn device_records(devices: &Devices, detector: &Detector) -> BTreeMap<u32, DeviceRecord> {
+    let record = |device: &Device| {
+        let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
+        let mut record = DeviceRecord::default();
+        if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
+            record.flags = DeviceFlags::PODS;
+        }
+        // The first of each family, as the kernel's own MASQUERADE takes the primary one.
+        for address in device.addresses.iter().rev().filter(|address| !address.is_loopback()) {
+            match address {
+                IpAddr::V4(address) => record.ipv4 = (*address).into(),
+                IpAddr::V6(address) => record.ipv6 = (*address).into(),
+            }
+        }
+        record
+    };
+    let records = devices.iter().map(|(ifindex, device)| (*ifindex, record(device)));
+    records.filter(|(_, record)| *record != DeviceRecord::default()).collect()
+}

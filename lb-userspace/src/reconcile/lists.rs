@@ -1,0 +1,296 @@
+//! The endpoints of a port: backend records, ranges of slots, and the words that publish them.
+//!
+//! ```text
+//! new and revived backends -> fresh ranges of slots -> one atomic store per list -> … grace … -> backends that stopped
+//!                                                                                        serving, old ranges, old backends
+//! ```
+
+use lb_common::layout::{Backend, BackendFlags, Port, Scope as ScopeWord};
+
+use super::publish::{PublishError, Published, PublishedScope, Publisher, Used};
+use crate::{
+    plan::{BackendState, DesiredPort, Scope, WhenEmpty},
+    tables::{List, TableFamily, Tables},
+};
+
+/// Which endpoint of which service port a backend number stands for.
+pub(super) type Identity<A> = (u32, A, Port);
+
+impl<A: lb_common::layout::Address> Used<A> {
+    pub(super) fn identity(&self) -> Identity<A> {
+        identity(&self.record)
+    }
+}
+
+fn identity<A: lb_common::layout::Address>(record: &Backend<A>) -> Identity<A> {
+    (record.service, record.address, record.port)
+}
+
+/// A port's endpoints, laid out but not published.
+pub(super) struct Prepared {
+    cluster: Option<PublishedScope>,
+    local: Option<PublishedScope>,
+    others: Vec<u32>,
+}
+
+/// The endpoints of a port as the kernel wants them.
+struct Wanted<A: lb_common::layout::Address> {
+    cluster: Option<(Vec<Backend<A>>, WhenEmpty)>,
+    local: Option<(Vec<Backend<A>>, WhenEmpty)>,
+    others: Vec<Backend<A>>,
+}
+
+impl<A: lb_common::layout::Address> Wanted<A> {
+    fn all(&self) -> impl Iterator<Item = &Backend<A>> {
+        let lists = [&self.cluster, &self.local].into_iter().flatten();
+        lists.flat_map(|(backends, _)| backends).chain(&self.others)
+    }
+}
+
+impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
+    /// Lays out a port's endpoints. Nothing that is published has changed until [`Self::commit_lists`].
+    pub(super) fn prepare_lists(
+        &mut self,
+        port: &Published<F::Addr>,
+        desired: &DesiredPort,
+    ) -> Result<Prepared, PublishError> {
+        let number = port.number;
+        let records = |backends: &[crate::plan::Backend]| -> Vec<Backend<F::Addr>> {
+            backends.iter().filter_map(|backend| record::<F>(number, backend)).collect()
+        };
+        let list = |scope: &Option<Scope>| scope.as_ref().map(|scope| (records(&scope.backends), scope.when_empty));
+        let wanted = Wanted {
+            cluster: list(&desired.cluster),
+            local: list(&desired.local),
+            others: records(&desired.others),
+        };
+        self.check_room(port, &wanted)?;
+        let others = wanted.others.iter().map(|record| self.use_backend(record)).collect();
+        let prepared = self.prepare_scope(&port.cluster, wanted.cluster.as_ref()).and_then(|cluster| {
+            match self.prepare_scope(&port.local, wanted.local.as_ref()) {
+                Ok(local) => Ok((cluster, local)),
+                Err(error) => {
+                    self.retire_scope(cluster.unwrap_or_default());
+                    Err(error)
+                }
+            }
+        });
+        match prepared {
+            Ok((cluster, local)) => Ok(Prepared {
+                cluster,
+                local,
+                others,
+            }),
+            Err(error) => {
+                self.release(others);
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes what was laid out, and retires what was there. True if readers can see a difference.
+    pub(super) fn commit_lists(&mut self, port: &mut Published<F::Addr>, prepared: Prepared) -> bool {
+        let mut wrote = false;
+        for (list, fresh) in [(List::Cluster, prepared.cluster), (List::Local, prepared.local)] {
+            let Some(fresh) = fresh else { continue };
+            wrote = true;
+            let fading = (port.number, list == List::Local);
+            if fresh.word == ScopeWord::ABSENT {
+                // A reader may have seen the policy that asked for it.
+                self.fading.insert(fading);
+                self.retired.lists.push((port.number, list));
+            } else {
+                self.fading.remove(&fading);
+                self.tables.put_scope(port.number, list, fresh.word);
+            }
+            let place = match list {
+                List::Cluster => &mut port.cluster,
+                List::Local => &mut port.local,
+            };
+            let before = std::mem::replace(place, fresh);
+            self.retire_scope(before);
+        }
+        let before = std::mem::replace(&mut port.others, prepared.others);
+        self.release(before);
+        wrote
+    }
+
+    /// Whether all new backends and slots have a place.
+    fn check_room(&self, port: &Published<F::Addr>, wanted: &Wanted<F::Addr>) -> Result<(), PublishError> {
+        let mut fresh: Vec<_> = wanted
+            .all()
+            .map(identity)
+            .filter(|identity| !self.numbers_by_identity.contains_key(identity))
+            .collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        let needed = fresh.len() as u32;
+        if needed > self.free_backends.free() {
+            return Err(PublishError::Full {
+                what: "backends",
+                needed,
+                capacity: self.tables.capacity().backends - 1,
+                free: self.free_backends.free(),
+            });
+        }
+        let lists = [(&wanted.cluster, &port.cluster), (&wanted.local, &port.local)];
+        for (list, now) in lists {
+            let Some((backends, _)) = list else { continue };
+            let len = backends.len() as u32;
+            let stays = self.is_as_wanted(now, backends);
+            if len > ScopeWord::LEN_MAX || !stays && len > self.free_slots.free() {
+                return Err(self.no_slots(len));
+            }
+        }
+        Ok(())
+    }
+
+    fn no_slots(&self, needed: u32) -> PublishError {
+        PublishError::Full {
+            what: "slots",
+            needed,
+            capacity: self.tables.capacity().slots,
+            free: self.free_slots.free(),
+        }
+    }
+
+    /// Lays out one list. Nothing if it is as wanted already.
+    fn prepare_scope(
+        &mut self,
+        now: &PublishedScope,
+        wanted: Option<&(Vec<Backend<F::Addr>>, WhenEmpty)>,
+    ) -> Result<Option<PublishedScope>, PublishError> {
+        let of_word = |word| PublishedScope {
+            word,
+            ..PublishedScope::default()
+        };
+        let (backends, when_empty) = match wanted {
+            None => return Ok((now.word != ScopeWord::ABSENT).then(|| of_word(ScopeWord::ABSENT))),
+            Some((backends, when_empty)) => (backends, when_empty),
+        };
+        if backends.is_empty() {
+            let word = match when_empty {
+                WhenEmpty::Reject => ScopeWord::REJECT,
+                WhenEmpty::Drop => ScopeWord::DROP,
+            };
+            return Ok((now.word != word).then(|| of_word(word)));
+        }
+        if self.is_as_wanted(now, backends) {
+            for record in backends {
+                self.refresh(record);
+            }
+            return Ok(None);
+        }
+        let len = backends.len() as u32;
+        let Some(base) = self.free_slots.take(len) else {
+            return Err(self.no_slots(len));
+        };
+        let numbers: Vec<u32> = backends.iter().map(|record| self.use_backend(record)).collect();
+        for (place, number) in (base..).zip(&numbers) {
+            self.tables.put_slot(place, *number);
+        }
+        Ok(Some(PublishedScope {
+            word: ScopeWord::slots(base, len),
+            base,
+            backends: numbers,
+        }))
+    }
+
+    fn is_as_wanted(&self, now: &PublishedScope, wanted: &[Backend<F::Addr>]) -> bool {
+        now.backends.len() == wanted.len()
+            && now.backends.iter().zip(wanted).all(|(number, record)| {
+                let used = self.backends.get(number);
+                used.is_some_and(|used| used.identity() == identity(record))
+            })
+    }
+
+    /// The number of a backend; its record is written if it is new or serves now.
+    fn use_backend(&mut self, record: &Backend<F::Addr>) -> u32 {
+        let number = match self.numbers_by_identity.get(&identity(record)) {
+            Some(&number) => number,
+            // There is one: `check_room` has counted.
+            None => self.free_backends.take(1).unwrap_or_default(),
+        };
+        self.numbers_by_identity.insert(identity(record), number);
+        let is_new = !self.backends.contains_key(&number);
+        let used = self.backends.entry(number).or_insert(Used {
+            record: *record,
+            wanted: *record,
+            uses: 0,
+            retirements: 0,
+        });
+        used.uses += 1;
+        if is_new {
+            self.tables.put_backend(number, record);
+        } else {
+            self.refresh(record);
+        }
+        number
+    }
+
+    /// Writes changed flags of a backend in use; address and port stay. One that stops serving does so after a grace period.
+    fn refresh(&mut self, record: &Backend<F::Addr>) {
+        let Some(number) = self.numbers_by_identity.get(&identity(record)) else {
+            return;
+        };
+        let Some(used) = self.backends.get_mut(number) else { return };
+        if used.wanted == *record {
+            return;
+        }
+        used.wanted = *record;
+        if record.flags.has(BackendFlags::ACTIVE) || !used.record.flags.has(BackendFlags::ACTIVE) {
+            used.record = *record;
+            self.tables.put_backend(*number, record);
+        } else {
+            self.retired.flags.push(*number);
+        }
+    }
+
+    pub(super) fn retire_scope(&mut self, scope: PublishedScope) {
+        if !scope.backends.is_empty() {
+            self.retired.slots.push((scope.base, scope.backends.len() as u32));
+        }
+        self.release(scope.backends);
+    }
+
+    /// Backends that one list less names.
+    pub(super) fn release(&mut self, numbers: Vec<u32>) {
+        for number in numbers {
+            if let Some(used) = self.backends.get_mut(&number) {
+                used.uses -= 1;
+                if used.uses == 0 {
+                    used.retirements += 1;
+                    self.retired.backends.push((number, used.retirements));
+                }
+            }
+        }
+    }
+
+    /// Whether a port has an endpoint.
+    #[must_use]
+    pub fn has_backend(&self, service: u32, address: F::Addr, port: Port) -> bool {
+        let number = self.numbers_by_identity.get(&(service, address, port));
+        number.and_then(|number| self.backends.get(number)).is_some_and(|used| used.uses > 0)
+    }
+}
+
+/// A backend as the kernel wants it; nothing if it is of the other family.
+fn record<F: TableFamily>(service: u32, backend: &crate::plan::Backend) -> Option<Backend<F::Addr>> {
+    let mut flags = BackendFlags::default();
+    if backend.state != BackendState::NotServing {
+        flags = flags.with(BackendFlags::ACTIVE);
+    }
+    if backend.local {
+        flags = flags.with(BackendFlags::LOCAL);
+    }
+    if backend.state == BackendState::Terminating {
+        flags = flags.with(BackendFlags::TERMINATING);
+    }
+    Some(Backend {
+        address: F::from_ip(backend.address)?,
+        port: Port::new(backend.port),
+        flags,
+        service,
+        fill: Default::default(),
+    })
+}
