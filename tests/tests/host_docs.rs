@@ -222,7 +222,7 @@ fn examples_are_read_and_planned_without_a_complaint() {
     let status = runtime.block_on(async {
         let (sender, mut changes) = mpsc::channel::<Change>(64);
         let (status_sender, mut status) = watch::channel(SourceStatus::default());
-        let source = tokio::spawn(manifests::run(root().join("examples"), sender, status_sender));
+        let source = tokio::spawn(manifests::run(root().join("examples"), "node".to_owned(), sender, status_sender));
         while !store.is_synced() {
             drop(store.apply(changes.recv().await.expect("the source goes on")));
         }

@@ -108,11 +108,14 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (change_sender, mut changes) = mpsc::channel::<Change>(CHANGES_QUEUE);
     let (status_sender, mut status) = watch::channel(SourceStatus::default());
     let mut source_task = match agent.options.origin.clone() {
-        Origin::Manifests(directory) => tokio::spawn(async move {
-            source::manifests::run(directory, change_sender, status_sender)
-                .await
-                .map_err(Into::into)
-        }),
+        Origin::Manifests(directory) => {
+            let node_name = agent.options.node_name.clone();
+            tokio::spawn(async move {
+                source::manifests::run(directory, node_name, change_sender, status_sender)
+                    .await
+                    .map_err(Into::into)
+            })
+        }
         Origin::Kubernetes(kubeconfig) => {
             let node_name = agent.options.node_name.clone();
             tokio::spawn(async move {

@@ -33,6 +33,16 @@ impl Cidr {
         Family::of(self.base)
     }
 
+    /// Is this address in the range? An address of the other family never is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let shared = match (self.base, address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => (base.to_bits() ^ address.to_bits()).leading_zeros(),
+            (IpAddr::V6(base), IpAddr::V6(address)) => (base.to_bits() ^ address.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        shared >= u32::from(self.prefix_len)
+    }
+
     /// Reads `address/length`. Blanks around it and leading zeros in every number are forgiven; host bits are cleared.
     pub fn parse_leniently(text: &str) -> Option<Self> {
         let (address, length) = text.trim().split_once('/')?;
@@ -143,6 +153,23 @@ mod tests {
             Cidr::parse_leniently(text).map(|cidr| cidr.to_string()).as_deref(),
             canonical
         );
+    }
+
+    #[rstest]
+    #[case::first("10.0.0.0/8", "10.0.0.0", true)]
+    #[case::last("10.0.0.0/8", "10.255.255.255", true)]
+    #[case::below("10.0.0.0/8", "9.255.255.255", false)]
+    #[case::above("10.0.0.0/8", "11.0.0.0", false)]
+    #[case::one_address("192.0.2.7/32", "192.0.2.7", true)]
+    #[case::beside_one_address("192.0.2.7/32", "192.0.2.6", false)]
+    #[case::everything("0.0.0.0/0", "255.255.255.255", true)]
+    #[case::everything_of_the_other_family("0.0.0.0/0", "::1", false)]
+    #[case::v6_inside("2001:db8::/33", "2001:db8:7fff::1", true)]
+    #[case::v6_outside("2001:db8::/33", "2001:db8:8000::1", false)]
+    #[case::v6_everything("::/0", "ffff::1", true)]
+    fn containing(#[case] range: &str, #[case] address: &str, #[case] inside: bool) {
+        let range = Cidr::parse_leniently(range).unwrap();
+        assert_eq!(range.contains(address.parse().unwrap()), inside);
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{EndpointSlice, Service, ServiceKey, SliceKey};
+use super::{Cidr, EndpointSlice, Family, NodeFacts, Service, ServiceKey, SliceKey};
 
 /// One change of the world, in the order in which a source saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +19,26 @@ pub enum Change {
     SliceApply(Arc<EndpointSlice>),
     /// The EndpointSlice is gone.
     SliceDelete(SliceKey),
-    /// The zone label of the own node; an empty label is `None`.
-    NodeZone(Option<Box<str>>),
+    /// The own Node object is now so; `None` if it is gone.
+    Node(Option<NodeFacts>),
+    /// All ranges from which ClusterIPs are given out: the union of all ServiceCIDR objects, sorted, each once.
+    ServiceCidrs(Box<[Cidr]>),
     /// Everything of this kind that existed at the start has been told.
     Synced(SyncedKind),
+}
+
+impl Change {
+    /// The families whose tables it may concern. A slice that is gone no longer says which: both.
+    pub fn families(&self) -> &'static [Family] {
+        match self {
+            Self::SliceApply(slice) => match slice.address_type.family() {
+                Some(Family::V4) => &[Family::V4],
+                Some(Family::V6) => &[Family::V6],
+                None => &[],
+            },
+            _ => &Family::BOTH,
+        }
+    }
 }
 
 /// A kind of object whose first list is complete. Nothing is planned before both are (§1.4).

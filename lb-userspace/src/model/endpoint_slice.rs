@@ -4,6 +4,7 @@
 //! Service become one list (`merge`). Called by `store`, `merge` and `plan`.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use super::{Family, OptOut, Protocol, ServiceKey, SliceKey};
 
@@ -22,6 +23,9 @@ pub struct EndpointSlice {
     pub endpoints: Box<[Endpoint]>,
     /// Labels that hand the slice to somebody else; the controller copies them from the Service.
     pub opt_out: OptOut,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or Service changed that made the
+    /// controller write this slice. Only measured against the clock, never part of what is served.
+    pub triggered: Option<SystemTime>,
 }
 
 /// `addressType`.
@@ -89,6 +93,28 @@ impl Endpoint {
 }
 
 impl EndpointSlice {
+    /// Does the other slice say the same about endpoints? What triggered it does not count.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            service,
+            address_type,
+            ports,
+            endpoints,
+            opt_out,
+            triggered: _,
+        } = self;
+        *endpoints == other.endpoints
+            && (key, service, address_type, ports, opt_out)
+                == (
+                    &other.key,
+                    &other.service,
+                    &other.address_type,
+                    &other.ports,
+                    &other.opt_out,
+                )
+    }
+
     /// The Service and family that this slice gives endpoints to; `None` if it is to be ignored (§1.5).
     pub fn serves(&self) -> Option<(&ServiceKey, Family)> {
         if self.opt_out.any() {

@@ -1,23 +1,85 @@
 //! What the agent knows of the node it runs on.
 //!
-//! Here: the name and zone that decide which endpoints are local and which topology hints count (§3.1). Not here: the
-//! node's addresses and devices (`source::devices`). Called by `store`, which keeps it, and by `plan`.
+//! Here: the name and zone that decide which endpoints are local and which topology hints count (§3.1), and what the Node
+//! object says besides: addresses, pod ranges, whether the node is on its way out. Not here: how it is read
+//! (`source::convert`), the devices and addresses that the host really has (`source::devices`). Called by `store`, which
+//! keeps it, by `plan` and by `health`.
+
+use std::net::IpAddr;
+
+use super::{Cidr, Family};
+
+/// What the own Node object says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Label `topology.kubernetes.io/zone`; an empty label is `None`.
+    pub zone: Option<Box<str>>,
+    /// `status.addresses`, each once: InternalIPs in their order, then ExternalIPs. Names are left out.
+    pub addresses: Box<[IpAddr]>,
+    /// `spec.podCIDRs`, or `spec.podCIDR` where only that is written.
+    pub pod_cidrs: Box<[Cidr]>,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The cluster autoscaler is about to remove the node (taint `ToBeDeletedByClusterAutoscaler`, any effect).
+    pub leaving: bool,
+}
+
+impl NodeFacts {
+    /// The node's address of a family. The first address of all decides the primary family (§6.8).
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| Family::of(*address) == family)
+    }
+
+    /// The node's pod range of a family.
+    pub fn pod_cidr(&self, family: Family) -> Option<Cidr> {
+        self.pod_cidrs.iter().copied().find(|cidr| cidr.family() == family)
+    }
+
+    /// Should load balancers send new connections here (§6.1)?
+    pub fn eligible(&self) -> bool {
+        !self.deleting && !self.leaving
+    }
+}
 
 /// The own node as planning sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
     /// The Node object's name; endpoints with this `nodeName` are local.
     pub name: Box<str>,
-    /// Label `topology.kubernetes.io/zone`. Without it zone hints are not followed.
+    /// The zone last heard of. It outlives the Node object: a machine does not move when its object is deleted.
     pub zone: Option<Box<str>>,
+    /// What the Node object says; `None` while it is unknown or deleted.
+    pub facts: Option<NodeFacts>,
 }
 
 impl NodeView {
-    /// A node of this name, its zone not known yet.
+    /// A node of this name, nothing else known yet.
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),
-            zone: None,
+            ..Self::default()
         }
+    }
+
+    /// The same node, in this zone.
+    #[must_use]
+    pub fn in_zone(self, zone: &str) -> Self {
+        Self {
+            zone: Some(zone.into()),
+            ..self
+        }
+    }
+
+    /// The zone whose hints count. Without one, zone hints are not followed.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref().filter(|zone| !zone.is_empty())
+    }
+
+    /// The node's address of a family, as its object says.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.facts.as_ref()?.address(family)
     }
 }

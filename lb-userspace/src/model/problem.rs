@@ -35,6 +35,10 @@ pub enum ObjectRef {
     Service(ServiceKey),
     /// An EndpointSlice.
     EndpointSlice(SliceKey),
+    /// A Node.
+    Node(Box<str>),
+    /// A ServiceCIDR.
+    ServiceCidr(Box<str>),
 }
 
 impl fmt::Display for ObjectRef {
@@ -42,6 +46,8 @@ impl fmt::Display for ObjectRef {
         match self {
             Self::Service(key) => write!(f, "Service {key}"),
             Self::EndpointSlice(key) => write!(f, "EndpointSlice {key}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::ServiceCidr(name) => write!(f, "ServiceCIDR {name}"),
         }
     }
 }

@@ -59,6 +59,14 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
+
+    /// How the API and kube-proxy's metrics write it.
+    pub fn api_name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
 }
 
 impl fmt::Display for Family {

@@ -63,6 +63,7 @@ pub(crate) fn slice(name: &str, service: &str, endpoints: &[Endpoint]) -> Endpoi
         ports: [slice_port(Some("http"), Protocol::Tcp, Some(8080))].into(),
         endpoints: endpoints.into(),
         opt_out: OptOut::default(),
+        triggered: None,
     }
 }
 

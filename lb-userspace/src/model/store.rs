@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::merge::{PortEndpoint, endpoints_of_port};
-use super::{Change, EndpointSlice, Family, NodeView, Protocol, Service, ServiceKey, SliceKey, SyncedKind};
+use super::{
+    Change, Cidr, EndpointSlice, Family, NodeFacts, NodeView, Protocol, Service, ServiceKey, SliceKey, SyncedKind,
+};
 
 /// The Services whose plan may have changed, sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Store {
     node: NodeView,
+    service_cidrs: Box<[Cidr]>,
     entries: BTreeMap<ServiceKey, Entry>,
     /// Which Service each slice in force belongs to: a slice may change its label.
     owners: HashMap<SliceKey, ServiceKey>,
@@ -74,6 +77,7 @@ impl Store {
     pub fn new(node: NodeView) -> Self {
         Self {
             node,
+            service_cidrs: Box::default(),
             entries: BTreeMap::new(),
             owners: HashMap::new(),
             services_synced: false,
@@ -92,7 +96,11 @@ impl Store {
             Change::ServiceDelete(key) => self.delete_service(&key),
             Change::SliceApply(slice) => self.apply_slice(slice),
             Change::SliceDelete(key) => self.delete_slice(&key),
-            Change::NodeZone(zone) => self.apply_zone(zone),
+            Change::Node(facts) => self.apply_node(facts),
+            Change::ServiceCidrs(ranges) => {
+                self.service_cidrs = ranges;
+                Dirty::default()
+            }
             Change::Synced(kind) => self.apply_synced(kind),
         };
         if self.is_synced() { dirty } else { Dirty::default() }
@@ -108,6 +116,11 @@ impl Store {
         &self.node
     }
 
+    /// The ranges from which ClusterIPs are given out; empty while unknown.
+    pub fn service_cidrs(&self) -> &[Cidr] {
+        &self.service_cidrs
+    }
+
     /// The Service of this name, also when it is one that is not served (see [`Service::exclusion`]).
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.entries.get(key)?.service.as_ref()
@@ -121,6 +134,13 @@ impl Store {
     /// The slices in force for a Service, by name.
     pub fn slices(&self, key: &ServiceKey) -> &[Arc<EndpointSlice>] {
         self.entries.get(key).map_or(&[], |entry| &entry.slices)
+    }
+
+    /// The slice of this name, if it is in force for a Service.
+    pub fn slice(&self, key: &SliceKey) -> Option<&Arc<EndpointSlice>> {
+        let slices = self.slices(self.owners.get(key)?);
+        let place = slices.binary_search_by(|slice| slice.key.cmp(key)).ok()?;
+        Some(&slices[place])
     }
 
     /// The merged endpoints of one Service port in one family (§1.5).
@@ -178,7 +198,7 @@ impl Store {
         self.owners.insert(slice.key.clone(), owner.clone());
         let slices = &mut self.entries.entry(owner.clone()).or_default().slices;
         match slices.binary_search_by(|other| other.key.cmp(&slice.key)) {
-            Ok(place) if slices[place] == slice => return dirty,
+            Ok(place) if slices[place].says_the_same_as(&slice) => return dirty,
             Ok(place) => slices[place] = slice,
             Err(place) => slices.insert(place, slice),
         }
@@ -197,11 +217,16 @@ impl Store {
         self.dirty_if_served(owner)
     }
 
-    fn apply_zone(&mut self, zone: Option<Box<str>>) -> Dirty {
-        if self.node.zone == zone {
+    /// Of all that the Node object says only the zone concerns plans.
+    fn apply_node(&mut self, facts: Option<NodeFacts>) -> Dirty {
+        self.node.facts = facts;
+        let Some(facts) = &self.node.facts else {
+            return Dirty::default();
+        };
+        if self.node.zone == facts.zone {
             return Dirty::default();
         }
-        self.node.zone = zone;
+        self.node.zone.clone_from(&facts.zone);
         self.every_served()
     }
 

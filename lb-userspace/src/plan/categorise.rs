@@ -111,7 +111,7 @@ impl<'a> Topology<'a> {
         if usable(node_hints, &node.name) {
             return Self::SameNode(&node.name);
         }
-        match node.zone.as_deref().filter(|zone| !zone.is_empty()) {
+        match node.zone() {
             Some(zone) if usable(zone_hints, zone) => Self::SameZone(zone),
             _ => Self::Anywhere,
         }

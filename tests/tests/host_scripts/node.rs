@@ -66,7 +66,7 @@ impl World {
                 Change::ServiceDelete(key) => drop(self.services.remove(key)),
                 Change::SliceApply(slice) => drop(self.slices.insert(slice.key.clone(), change.clone())),
                 Change::SliceDelete(key) => drop(self.slices.remove(key)),
-                Change::NodeZone(_) | Change::Synced(_) => {}
+                Change::Node(_) | Change::ServiceCidrs(_) | Change::Synced(_) => {}
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use rstest::rstest;
 
-use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, key, service, slice, synced_store};
+use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, ip, key, service, slice, synced_store};
 use crate::model::{
-    AddressType, Change, Dirty, EndpointSlice, NodeView, OptOut, Service, ServiceType, SliceKey, Store, SyncedKind,
+    AddressType, Change, Cidr, Dirty, EndpointSlice, Family, NodeFacts, NodeView, OptOut, Service, ServiceType,
+    SliceKey, Store, SyncedKind,
 };
 
 fn names(dirty: &Dirty) -> Vec<String> {
@@ -25,6 +26,16 @@ fn store_with_web() -> Store {
 fn with(mut made: Service, change: fn(&mut Service)) -> Service {
     change(&mut made);
     made
+}
+
+fn own_node(change: fn(&mut NodeFacts)) -> Change {
+    let mut facts = NodeFacts::default();
+    change(&mut facts);
+    Change::Node(Some(facts))
+}
+
+fn cidr(text: &str) -> Cidr {
+    Cidr::parse_leniently(text).unwrap()
 }
 
 fn with_slice(change: fn(&mut EndpointSlice)) -> EndpointSlice {
@@ -54,8 +65,14 @@ fn with_slice(change: fn(&mut EndpointSlice)) -> EndpointSlice {
 #[case::service_becomes_external_name(
     apply_service(with(service("web"), |s| s.service_type = ServiceType::ExternalName)), &["web"])]
 #[case::headless_service_comes(apply_service(with(service("db"), |s| s.cluster_ips = [].into())), &[])]
-#[case::own_zone(Change::NodeZone(Some("a".into())), &["web"])]
-#[case::own_zone_unchanged(Change::NodeZone(None), &[])]
+#[case::slice_with_another_trigger(apply_slice(with_slice(|s| s.triggered = Some(std::time::UNIX_EPOCH))), &[])]
+#[case::own_zone(own_node(|node| node.zone = Some("a".into())), &["web"])]
+#[case::own_node_without_zone(own_node(|_| {}), &[])]
+#[case::own_node_with_addresses(own_node(|node| node.addresses = [ip("192.0.2.1")].into()), &[])]
+#[case::own_node_with_pod_ranges(own_node(|node| node.pod_cidrs = [cidr("10.1.0.0/24")].into()), &[])]
+#[case::own_node_leaves(own_node(|node| (node.deleting, node.leaving) = (true, true)), &[])]
+#[case::own_node_gone(Change::Node(None), &[])]
+#[case::service_ranges(Change::ServiceCidrs([cidr("10.96.0.0/16")].into()), &[])]
 #[case::synced_again(Change::Synced(SyncedKind::Services), &[])]
 fn one_change_to_a_store_with_web(#[case] change: Change, #[case] dirty: &[&str]) {
     assert_eq!(names(&store_with_web().apply(change)), dirty);
@@ -71,6 +88,48 @@ fn a_slice_that_changes_its_owner_dirties_both() {
         (store.slices(&key("web")).len(), store.slices(&key("api")).len()),
         (0, 1)
     );
+}
+
+#[test]
+fn the_zone_outlives_the_node_object_and_the_facts_do_not() {
+    let mut store = store_with_web();
+    store.apply(own_node(|node| {
+        node.zone = Some("a".into());
+        node.addresses = [ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2")].into();
+        node.pod_cidrs = [cidr("fd00::/64"), cidr("10.1.0.0/24")].into();
+    }));
+    let facts = store.node().facts.as_ref().unwrap();
+    assert_eq!(store.node().address(Family::V4), Some(ip("192.0.2.1")));
+    assert_eq!(store.node().address(Family::V6), Some(ip("2001:db8::1")));
+    assert_eq!(facts.pod_cidr(Family::V4), Some(cidr("10.1.0.0/24")));
+    assert!(facts.eligible());
+    assert!(store.apply(Change::Node(None)).is_empty());
+    assert_eq!(
+        (store.node().zone(), store.node().address(Family::V4)),
+        (Some("a"), None)
+    );
+    let moved = own_node(|node| node.zone = Some("b".into()));
+    assert_eq!(names(&store.apply(moved)), ["web"]);
+}
+
+#[rstest]
+#[case::row_116_both_families(&["10.96.0.0/16", "fd00:96::/112"])]
+#[case::none(&[])]
+fn service_ranges_are_kept(#[case] ranges: &[&str]) {
+    let mut store = synced_store();
+    store.apply(Change::ServiceCidrs([cidr("192.0.2.0/24")].into()));
+    store.apply(Change::ServiceCidrs(ranges.iter().map(|text| cidr(text)).collect()));
+    let kept: Vec<_> = store.service_cidrs().iter().map(ToString::to_string).collect();
+    assert_eq!(kept, ranges);
+}
+
+#[test]
+fn a_slice_is_found_by_its_name_while_it_is_in_force() {
+    let mut store = store_with_web();
+    let web_1 = SliceKey::new("default", "web-1");
+    assert_eq!(store.slice(&web_1).map(|slice| &slice.key), Some(&web_1));
+    store.apply(Change::SliceDelete(web_1.clone()));
+    assert_eq!(store.slice(&web_1), None);
 }
 
 #[test]

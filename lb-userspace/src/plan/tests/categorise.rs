@@ -56,10 +56,8 @@ fn numbers(list: Option<&[PortEndpoint<'_>]>) -> String {
 }
 
 fn node(name: &str, zone: &str) -> NodeView {
-    NodeView {
-        name: name.into(),
-        zone: (zone != "-").then(|| zone.into()),
-    }
+    let node = NodeView::named(name);
+    if zone == "-" { node } else { node.in_zone(zone) }
 }
 
 fn one_slice(lines: &str) -> [Arc<EndpointSlice>; 1] {

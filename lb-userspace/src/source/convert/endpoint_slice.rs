@@ -3,10 +3,12 @@
 //! Conditions that are not set get the meaning that the API gives them. `zone`, `hostname` and `targetRef` are not read.
 //! Called by both sources.
 
+use std::time::SystemTime;
+
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::findings::{Findings, clip};
-use super::{SERVICE_NAME_LABEL, opt_out};
+use super::{SERVICE_NAME_LABEL, TRIGGER_ANNOTATION, opt_out};
 use crate::model::{AddressType, Endpoint, EndpointSlice, Family, ObjectRef, Problem, ServiceKey, SliceKey, SlicePort};
 
 /// Reads the slice `key`; whatever could not be read is left out and among the problems.
@@ -31,8 +33,15 @@ pub fn endpoint_slice(key: SliceKey, object: &discovery::EndpointSlice) -> (Endp
             None => Box::default(),
         },
         opt_out: opt_out(labels),
+        triggered: triggered(object),
     };
     (slice, findings.problems)
+}
+
+/// A time that cannot be read costs one measurement and is no problem of the slice.
+fn triggered(object: &discovery::EndpointSlice) -> Option<SystemTime> {
+    let text = object.metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
+    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
 }
 
 fn address_type(object: &discovery::EndpointSlice, findings: &mut Findings) -> AddressType {

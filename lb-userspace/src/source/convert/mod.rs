@@ -7,7 +7,9 @@
 
 mod endpoint_slice;
 mod findings;
+mod node;
 mod service;
+mod service_cidr;
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,9 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use endpoint_slice::endpoint_slice;
+pub use node::{LEAVING_TAINT, ZONE_LABEL, node};
 pub use service::service;
+pub use service_cidr::{service_cidr, union};
 
 use crate::model::OptOut;
 
@@ -23,6 +27,8 @@ use crate::model::OptOut;
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label by which an object says that another proxy serves it.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Annotation of a slice: when the pod or Service changed that made the controller write it (RFC 3339).
+pub const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Label of headless Services and their slices.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core_v1;
 
 use super::findings::{Findings, clip};
+use super::node::range;
 use super::opt_out;
 use crate::model::{Cidr, Family, ObjectRef, Problem, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
 
@@ -174,17 +175,9 @@ fn load_balancer_vips(object: &core_v1::Service, findings: &mut Findings) -> Box
 
 fn source_ranges(spec: &core_v1::ServiceSpec, findings: &mut Findings) -> Box<[Cidr]> {
     let written = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let mut ranges = Vec::with_capacity(written.len());
-    for (field, text) in indexed("spec.loadBalancerSourceRanges", written) {
-        match Cidr::parse_leniently(text) {
-            Some(range) => ranges.push(range),
-            None => findings.error(
-                field,
-                format_args!("\"{}\" is not an address range such as 192.0.2.0/24", clip(text)),
-            ),
-        }
-    }
-    ranges.into()
+    indexed("spec.loadBalancerSourceRanges", written)
+        .filter_map(|(field, text)| range(findings, &field, text))
+        .collect()
 }
 
 fn policy(field: &str, text: Option<&str>, findings: &mut Findings) -> TrafficPolicy {

@@ -4,7 +4,7 @@ use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::model::{EndpointSlice, Problem, Service, ServiceKey, ServiceType, SliceKey};
+use crate::model::{EndpointSlice, NodeFacts, Problem, Service, ServiceKey, ServiceType, SliceKey};
 
 fn service(spec: &Value, ingress: &Value) -> (Service, Vec<Problem>) {
     let object = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
@@ -263,4 +263,103 @@ fn opt_out_labels_count_whatever_their_value(#[case] label: &str) {
             .serves(),
         None
     );
+}
+
+fn node(object: Value) -> (NodeFacts, Vec<Problem>) {
+    let object: core_v1::Node = serde_json::from_value(object).unwrap();
+    super::node("n1", &object)
+}
+
+fn address(kind: &str, address: &str) -> Value {
+    json!({"type": kind, "address": address})
+}
+
+#[rstest]
+#[case::nothing_written(json!([]), &[])]
+#[case::internal_in_order(json!([address("InternalIP", "192.0.2.2"), address("InternalIP", "192.0.2.1")]), &["192.0.2.2", "192.0.2.1"])]
+#[case::external_after_internal(json!([address("ExternalIP", "203.0.113.1"), address("InternalIP", "192.0.2.1")]), &["192.0.2.1", "203.0.113.1"])]
+#[case::external_only(json!([address("ExternalIP", "203.0.113.1")]), &["203.0.113.1"])]
+#[case::both_families(json!([address("InternalIP", "2001:db8::1"), address("InternalIP", "192.0.2.1")]), &["2001:db8::1", "192.0.2.1"])]
+#[case::names_are_no_addresses(json!([address("Hostname", "n1"), address("InternalDNS", "n1.example"), address("InternalIP", "192.0.2.1")]), &["192.0.2.1"])]
+#[case::each_once(json!([address("InternalIP", "192.0.2.1"), address("ExternalIP", "192.0.2.1")]), &["192.0.2.1"])]
+#[case::row_115_leniently(json!([address("InternalIP", "192.000.002.001")]), &["192.0.2.1"])]
+fn node_addresses(#[case] written: Value, #[case] expected: &[&str]) {
+    let (read, problems) = node(json!({"metadata": {}, "status": {"addresses": written}}));
+    let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+    assert_eq!((texts(&read.addresses), problems), (expected, vec![]));
+}
+
+#[rstest]
+#[case::nothing_written(json!({}), &[])]
+#[case::only_the_single_field(json!({"podCIDR": "10.1.0.0/24"}), &["10.1.0.0/24"])]
+#[case::the_list_counts(json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]}), &["10.1.0.0/24", "fd00:1::/64"])]
+#[case::row_115_leniently(json!({"podCIDRs": ["010.001.000.000/024"]}), &["10.1.0.0/24"])]
+fn pod_ranges(#[case] spec: Value, #[case] expected: &[&str]) {
+    let (read, problems) = node(json!({"metadata": {}, "spec": spec}));
+    let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+    assert_eq!((texts(&read.pod_cidrs), problems), (expected, vec![]));
+}
+
+#[rstest]
+#[case::stays(json!({}), json!([]), true)]
+#[case::another_taint(json!({}), json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]), true)]
+#[case::row_141_autoscaler_taint(json!({}), json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]), false)]
+#[case::row_141_autoscaler_taint_of_any_effect(json!({}), json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "PreferNoSchedule"}]), false)]
+#[case::row_141_deletion_timestamp(json!({"deletionTimestamp": "2026-01-02T03:04:05Z"}), json!([]), false)]
+fn node_eligibility(#[case] metadata: Value, #[case] taints: Value, #[case] eligible: bool) {
+    let (read, _) = node(json!({"metadata": metadata, "spec": {"taints": taints}}));
+    assert_eq!(read.eligible(), eligible);
+}
+
+#[rstest]
+#[case::named(json!({"topology.kubernetes.io/zone": "a"}), Some("a"))]
+#[case::empty_is_none(json!({"topology.kubernetes.io/zone": ""}), None)]
+#[case::no_label(json!({}), None)]
+fn node_zone(#[case] labels: Value, #[case] zone: Option<&str>) {
+    assert_eq!(node(json!({"metadata": {"labels": labels}})).0.zone.as_deref(), zone);
+}
+
+#[rstest]
+#[case::address(json!({"status": {"addresses": [address("InternalIP", "n1")]}}), "Node n1: status.addresses[0].address: \"n1\" is not an IP address")]
+#[case::pod_range(json!({"spec": {"podCIDRs": ["10.1.0.0"]}}), "Node n1: spec.podCIDRs[0]: \"10.1.0.0\" is not an address range")]
+fn a_node_that_cannot_be_read(#[case] mut object: Value, #[case] complaint: &str) {
+    object["metadata"] = json!({});
+    let (_, problems) = node(object);
+    assert!(problems[0].to_string().starts_with(complaint), "{}", problems[0]);
+}
+
+#[test]
+fn service_ranges_are_read_leniently_and_united_once_each() {
+    let read = |cidrs: Value| {
+        let object = serde_json::from_value(json!({"metadata": {}, "spec": {"cidrs": cidrs}})).unwrap();
+        super::service_cidr("kubernetes", &object)
+    };
+    let (first, problems) = read(json!(["fd00:96::/112", "10.096.0.0/16"]));
+    assert_eq!(
+        (texts(&first), problems),
+        (vec!["fd00:96::/112".into(), "10.96.0.0/16".into()], vec![])
+    );
+    let (second, problems) = read(json!(["10.96.0.0/16", "ten"]));
+    assert_eq!(
+        problems[0].to_string(),
+        "ServiceCIDR kubernetes: spec.cidrs[1]: \"ten\" is not an address range such as 192.0.2.0/24"
+    );
+    assert_eq!(
+        texts(&super::union(first.iter().chain(&second))),
+        ["10.96.0.0/16", "fd00:96::/112"]
+    );
+}
+
+#[rstest]
+#[case::nanoseconds(Some("2026-01-02T03:04:05.678901234Z"), Some(1_767_323_045_678_901_234))]
+#[case::with_an_offset(Some("2026-01-02T04:04:05+01:00"), Some(1_767_323_045_000_000_000))]
+#[case::no_time(Some("soon"), None)]
+#[case::no_annotation(None, None)]
+fn what_triggered_a_slice(#[case] text: Option<&str>, #[case] nanoseconds: Option<u64>) {
+    let annotations = text.map(|text| json!({"endpoints.kubernetes.io/last-change-trigger-time": text}));
+    let object = json!({"addressType": "IPv4", "metadata": {"annotations": annotations}, "endpoints": []});
+    let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
+    let (read, _) = super::endpoint_slice(SliceKey::new("default", "web-1"), &object);
+    let expected = nanoseconds.map(|nanoseconds| std::time::UNIX_EPOCH + std::time::Duration::from_nanos(nanoseconds));
+    assert_eq!(read.triggered, expected);
 }

@@ -1,9 +1,10 @@
-//! A Kubernetes cluster as source: watches of Services, EndpointSlices and the own Node.
+//! A Kubernetes cluster as source: watches of Services, EndpointSlices, ServiceCIDRs and the own Node.
 //!
 //! The only file that says `kube`. Selectors are the server's business, as kube-proxy has it (behaviour reference §1.1):
 //! an object that gains an excluding label comes as deleted. Objects are converted as they come and not kept; managed
-//! fields and all that is not read go with them. It needs nothing but `list` and `watch`. Not here: what objects mean
-//! (`source::convert`), noticing what vanished (`relist`). [`run`] is called by the agent's main loop.
+//! fields and all that is not read go with them. It needs nothing but `get`, `list` and `watch`. Services and slices make
+//! the source synced; it waits neither for the Node nor for ServiceCIDRs, and does without ServiceCIDRs where the server
+//! has none or does not show them. Not here: what objects mean (`source::convert`), noticing what vanished (`relist`). [`run`] is called by the agent's main loop.
 
 mod complaints;
 mod relist;
@@ -11,6 +12,7 @@ mod relist;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,8 +21,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice as ApiEndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR as ApiServiceCidr;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, Resource};
@@ -31,9 +34,10 @@ use self::complaints::Complaints;
 use self::relist::{Relist, Seen, Told};
 use super::convert::{self, HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::problem::{Closed, SourceProblem, SourceStatus};
-use crate::model::{Change, ObjectRef, Problem, ServiceKey, Severity, SliceKey, SyncedKind};
+use crate::model::{Change, Cidr, NodeFacts, ObjectRef, Problem, ServiceKey, Severity, SliceKey, SyncedKind};
 
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// What the watch of ServiceCIDRs is called in complaints.
+const SERVICE_CIDRS: &str = "ServiceCIDRs";
 /// How often problems of objects are published, and failures that did not recur forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -61,7 +65,7 @@ pub enum KubernetesError {
     Closed(#[from] Closed),
 }
 
-/// Watches a cluster and tells Services, EndpointSlices and the own node's zone as [`Change`]s, for ever.
+/// Watches a cluster and tells Services, EndpointSlices, ServiceCIDRs and the own Node as [`Change`]s, for ever.
 ///
 /// Without a `kubeconfig` the pod's service account is used, or what `kubectl` would use. While the server cannot be
 /// reached, what was told stays in force, `status` says why, and attempts go on. It ends only when nobody receives changes
@@ -84,7 +88,9 @@ pub async fn run(
     let of_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
     let mut services = pin!(watcher(Api::<ApiService>::all(client.clone()), of_services).default_backoff());
     let mut slices = pin!(watcher(Api::<ApiEndpointSlice>::all(client.clone()), of_slices).default_backoff());
-    let mut node = pin!(watcher(Api::<PartialObjectMeta<ApiNode>>::all(client), of_node).default_backoff());
+    let mut node = pin!(watcher(Api::<ApiNode>::all(client.clone()), of_node).default_backoff());
+    let all = watcher::Config::default();
+    let mut ranges = pin!(watcher(Api::<ApiServiceCidr>::all(client), all).default_backoff());
 
     let mut tidy = interval(TIDY_EVERY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,6 +100,7 @@ pub async fn run(
             Some(event) = services.next() => teller.service_event(event).await?,
             Some(event) = slices.next() => teller.slice_event(event).await?,
             Some(event) = node.next() => teller.node_event(event).await?,
+            Some(event) = ranges.next() => teller.service_cidr_event(event).await?,
             _ = tidy.tick() => teller.tidy(),
             () = teller.changes.closed() => return Err(Closed.into()),
         }
@@ -133,20 +140,29 @@ struct Teller {
     unpublished: bool,
     services: Relist<ServiceKey>,
     slices: Relist<SliceKey>,
-    zone: Option<Box<str>>,
+    nodes: Relist<Box<str>>,
+    /// What was last told of the own Node.
+    node: Option<NodeFacts>,
+    ranges: Relist<Box<str>>,
+    ranges_by_name: BTreeMap<Box<str>, Box<[Cidr]>>,
+    /// The union that was last told.
+    ranges_told: Box<[Cidr]>,
 }
 
 impl Teller {
     fn new(changes: mpsc::Sender<Change>, status: watch::Sender<SourceStatus>) -> Self {
-        let (services, slices) = (Relist::default(), Relist::default());
         Self {
             changes,
             status,
             complaints: Complaints::default(),
             unpublished: false,
-            services,
-            slices,
-            zone: None,
+            services: Relist::default(),
+            slices: Relist::default(),
+            nodes: Relist::default(),
+            node: None,
+            ranges: Relist::default(),
+            ranges_by_name: BTreeMap::new(),
+            ranges_told: Box::default(),
         }
     }
 
@@ -154,7 +170,9 @@ impl Teller {
         let Some(event) = self.answer("Services", event) else {
             return Ok(());
         };
-        let Some(seen) = seen(event, ServiceKey::new) else {
+        let Some(seen) = seen(event, |meta| {
+            Some(ServiceKey::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
+        }) else {
             return Ok(());
         };
         for told in self.services.fold(seen) {
@@ -176,7 +194,9 @@ impl Teller {
         let Some(event) = self.answer("EndpointSlices", event) else {
             return Ok(());
         };
-        let Some(seen) = seen(event, SliceKey::new) else {
+        let Some(seen) = seen(event, |meta| {
+            Some(SliceKey::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
+        }) else {
             return Ok(());
         };
         for told in self.slices.fold(seen) {
@@ -194,21 +214,63 @@ impl Teller {
         Ok(())
     }
 
-    async fn node_event(&mut self, event: watcher::Result<Event<PartialObjectMeta<ApiNode>>>) -> Result<(), Closed> {
+    async fn node_event(&mut self, event: watcher::Result<Event<ApiNode>>) -> Result<(), Closed> {
         let Some(event) = self.answer("the own Node", event) else {
             return Ok(());
         };
-        // A Node that is deleted keeps its zone: the machine has not moved, and endpoints should not for that.
-        let (Event::Apply(node) | Event::InitApply(node)) = event else {
+        let Some(seen) = seen(event, name) else {
             return Ok(());
         };
-        let zone = node.metadata.labels.and_then(|mut labels| labels.remove(ZONE_LABEL));
-        let zone: Option<Box<str>> = zone.filter(|zone| !zone.is_empty()).map(Into::into);
-        if zone == self.zone {
+        for told in self.nodes.fold(seen) {
+            let facts = match told {
+                Told::Apply((name, object)) => {
+                    let (facts, problems) = convert::node(&name, &object);
+                    self.complain(ObjectRef::Node(name), problems);
+                    Some(facts)
+                }
+                Told::Delete(name) => {
+                    self.complain(ObjectRef::Node(name), vec![]);
+                    None
+                }
+                Told::Synced => continue,
+            };
+            // The kubelet writes the Node every few minutes, mostly things that are not read.
+            if facts != self.node {
+                self.node.clone_from(&facts);
+                self.tell(Change::Node(facts)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn service_cidr_event(&mut self, event: watcher::Result<Event<ApiServiceCidr>>) -> Result<(), Closed> {
+        let Some(event) = self.answer(SERVICE_CIDRS, event) else {
+            return Ok(());
+        };
+        let Some(seen) = seen(event, name) else {
+            return Ok(());
+        };
+        for told in self.ranges.fold(seen) {
+            match told {
+                Told::Apply((name, object)) => {
+                    let (ranges, problems) = convert::service_cidr(&name, &object);
+                    self.complain(ObjectRef::ServiceCidr(name.clone()), problems);
+                    self.ranges_by_name.insert(name, ranges);
+                }
+                Told::Delete(name) => {
+                    self.ranges_by_name.remove(&name);
+                    self.complain(ObjectRef::ServiceCidr(name), vec![]);
+                }
+                Told::Synced => {}
+            }
+        }
+        // Half a list would be a smaller cluster than there is.
+        let all = convert::union(self.ranges_by_name.values().flatten());
+        if !self.ranges.is_synced() || all == self.ranges_told {
             return Ok(());
         }
-        self.zone = zone.clone();
-        self.tell(Change::NodeZone(zone)).await
+        self.ranges_told.clone_from(&all);
+        self.tell(Change::ServiceCidrs(all)).await
     }
 
     async fn tell(&mut self, change: Change) -> Result<(), Closed> {
@@ -233,12 +295,14 @@ impl Teller {
                     tracing::debug!("watching {watched}: {error}; listing anew");
                     return None;
                 }
-                let reason = format!("watching {watched}: {error}. {}", remedy(&error));
-                self.complaints.failed(
-                    watched,
-                    SourceProblem::general(Severity::Error, None, reason),
-                    Instant::now(),
-                );
+                let (severity, remedy) = if watched == SERVICE_CIDRS && matches!(refusal(&error), Some(403 | 404)) {
+                    (Severity::Info, WITHOUT_SERVICE_CIDRS)
+                } else {
+                    (Severity::Error, remedy(&error))
+                };
+                let reason = format!("watching {watched}: {error}. {remedy}");
+                self.complaints
+                    .failed(watched, SourceProblem::general(severity, None, reason), Instant::now());
                 self.publish();
                 return None;
             }
@@ -267,11 +331,8 @@ impl Teller {
 }
 
 /// An event in the words of the fold; `None` for an object without a name, which no server sends.
-fn seen<K: Clone, T: Resource>(event: Event<T>, key: fn(&str, &str) -> K) -> Option<Seen<K, (K, T)>> {
-    let name = |object: &T| {
-        let meta = object.meta();
-        Some(key(meta.namespace.as_deref()?, meta.name.as_deref()?))
-    };
+fn seen<K: Clone, T: Resource>(event: Event<T>, key: fn(&ObjectMeta) -> Option<K>) -> Option<Seen<K, (K, T)>> {
+    let name = |object: &T| key(object.meta());
     Some(match event {
         Event::Init => Seen::ListStarts,
         Event::InitDone => Seen::ListEnds,
@@ -287,30 +348,49 @@ fn seen<K: Clone, T: Resource>(event: Event<T>, key: fn(&str, &str) -> K) -> Opt
     })
 }
 
-/// What a person can do about it.
-fn remedy(error: &watcher::Error) -> &'static str {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
-    let code = match error {
+/// The name of an object that lives in no namespace.
+fn name(meta: &ObjectMeta) -> Option<Box<str>> {
+    meta.name.as_deref().map(Into::into)
+}
+
+const WITHOUT_SERVICE_CIDRS: &str = "The agent does without them: packets to a ClusterIP that no Service has are not \
+     dropped. Kubernetes has them from 1.33 on, and the service account's ClusterRole needs get, list and watch on \
+     servicecidrs.networking.k8s.io";
+
+/// With which code the server refused, if it answered at all.
+fn refusal(error: &watcher::Error) -> Option<u16> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
         | WatchFailed(kube::Error::Api(status))
-        | WatchError(status) => status.code,
-        InitialListFailed(kube::Error::SerdeError(_)) => {
-            return "The server's answer was not understood; is its version supported?";
-        }
-        WatchFailed(_) => return "The connection broke; it is resumed where it broke off",
-        NoResourceVersion => return "The server does not support watching; is it an API server?",
-        InitialListFailed(_) | WatchStartFailed(_) => {
-            return "Is the API server running and its address right? The address must not be the ClusterIP of the Service \
-                    kubernetes, which this agent serves: in a pod, set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT \
-                    to the server itself";
-        }
+        | WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// What a person can do about it.
+fn remedy(error: &watcher::Error) -> &'static str {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchFailed};
+    let Some(code) = refusal(error) else {
+        return match error {
+            InitialListFailed(kube::Error::SerdeError(_)) => {
+                "The server's answer was not understood; is its version supported?"
+            }
+            WatchFailed(_) => "The connection broke; it is resumed where it broke off",
+            NoResourceVersion => "The server does not support watching; is it an API server?",
+            _ => {
+                "Is the API server running and its address right? The address must not be the ClusterIP of the Service \
+                 kubernetes, which this agent serves: in a pod, set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT \
+                 to the server itself"
+            }
+        };
     };
     match code {
         401 => "The credentials were refused; is the service account token or the kubeconfig out of date?",
         403 => {
-            "The service account needs a ClusterRole with list and watch on services, nodes and \
-             endpointslices.discovery.k8s.io"
+            "The service account needs a ClusterRole with get, list and watch on services, nodes, \
+             endpointslices.discovery.k8s.io and servicecidrs.networking.k8s.io"
         }
         404 => "The server does not know this kind; Kubernetes 1.21 or later is needed",
         429 | 500.. => "The server is overloaded or starting; it is asked again",

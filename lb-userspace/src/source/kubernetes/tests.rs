@@ -11,12 +11,13 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 
 use super::{KubernetesError, run};
-use crate::model::Change;
+use crate::model::{Change, Severity};
 use crate::source::SourceStatus;
 
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const NODES: &str = "/api/v1/nodes";
+const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 /// Longer than two rounds of kube's first back-offs.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -94,7 +95,7 @@ impl Lab {
             events: broadcast::channel(64).0,
             queries: Mutex::default(),
         });
-        for path in [SERVICES, SLICES, NODES] {
+        for path in [SERVICES, SLICES, NODES, RANGES] {
             server.set(path, &json!([]));
         }
         prepare(&server);
@@ -143,7 +144,19 @@ impl Lab {
                 Change::ServiceDelete(key) => format!("-{key}"),
                 Change::SliceApply(slice) => format!("~+{}", slice.key),
                 Change::SliceDelete(key) => format!("~-{key}"),
-                Change::NodeZone(zone) => format!("zone {}", zone.as_deref().unwrap_or("none")),
+                Change::Node(Some(facts)) => {
+                    let (zone, eligible) = (facts.zone.as_deref(), facts.eligible());
+                    format!(
+                        "node in zone {}{}",
+                        zone.unwrap_or("none"),
+                        if eligible { "" } else { ", leaving" }
+                    )
+                }
+                Change::Node(None) => "no node".to_owned(),
+                Change::ServiceCidrs(ranges) => {
+                    let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+                    format!("ranges {}", ranges.join(" "))
+                }
                 Change::Synced(kind) => format!("synced {kind:?}"),
             });
         }
@@ -183,8 +196,11 @@ fn slice(name: &str, addresses: &Value) -> Value {
 }
 
 fn node(zone: &str) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-        "metadata": {"name": "n1", "resourceVersion": "2", "labels": {"topology.kubernetes.io/zone": zone}}})
+    json!({"metadata": {"name": "n1", "resourceVersion": "2", "labels": {"topology.kubernetes.io/zone": zone}}})
+}
+
+fn service_cidr(name: &str, ranges: &Value) -> Value {
+    json!({"metadata": {"name": name, "resourceVersion": "2"}, "spec": {"cidrs": ranges}})
 }
 
 #[tokio::test]
@@ -197,9 +213,9 @@ async fn lists_and_watches_become_changes() {
     .await;
     let expected = [
         "+default/web",
+        "node in zone a",
         "synced EndpointSlices",
         "synced Services",
-        "zone a",
         "~+default/web-1",
     ];
     assert_eq!(lab.next(5).await, expected);
@@ -227,9 +243,61 @@ async fn lists_and_watches_become_changes() {
     lab.server.event(NODES, "MODIFIED", &node(""));
     assert_eq!(
         lab.next(1).await,
-        ["zone none"],
+        ["node in zone none"],
         "only what changed, and an empty label is none"
     );
+}
+
+#[tokio::test]
+async fn the_own_node_is_told_when_what_is_read_of_it_changes() {
+    let mut lab = Lab::start(|server| server.set(NODES, &json!([node("a")]))).await;
+    assert!(lab.next(3).await.contains(&"node in zone a".to_owned()));
+    lab.watched(NODES).await;
+    let mut heartbeat = node("a");
+    heartbeat["status"] = json!({"images": [{"names": ["x"], "sizeBytes": 1}]});
+    lab.server.event(NODES, "MODIFIED", &heartbeat);
+    let mut leaving = node("a");
+    leaving["spec"] = json!({"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]});
+    lab.server.event(NODES, "MODIFIED", &leaving);
+    assert_eq!(lab.next(1).await, ["node in zone a, leaving"], "not for the heartbeat");
+    lab.server.event(NODES, "DELETED", &leaving);
+    assert_eq!(lab.next(1).await, ["no node"]);
+    lab.server.event(NODES, "ADDED", &node("b"));
+    assert_eq!(lab.next(1).await, ["node in zone b"]);
+}
+
+#[tokio::test]
+async fn service_ranges_are_told_as_their_union() {
+    let first = service_cidr("kubernetes", &json!(["10.96.0.0/16", "fd00:96::/112"]));
+    let second = service_cidr("more", &json!(["10.97.0.0/16", "10.96.0.0/16"]));
+    let mut lab = Lab::start(|server| server.set(RANGES, &json!([first, second]))).await;
+    assert!(
+        lab.next(3)
+            .await
+            .contains(&"ranges 10.96.0.0/16 10.97.0.0/16 fd00:96::/112".to_owned())
+    );
+    lab.watched(RANGES).await;
+    lab.server.event(RANGES, "DELETED", &second);
+    assert_eq!(lab.next(1).await, ["ranges 10.96.0.0/16 fd00:96::/112"]);
+    lab.server.event(RANGES, "DELETED", &first);
+    assert_eq!(lab.next(1).await, ["ranges "]);
+}
+
+#[tokio::test]
+async fn without_service_ranges_the_source_is_synced_and_says_what_is_missing() {
+    for code in [403, 404] {
+        let mut lab = Lab::start(|server| server.refuse(RANGES, code)).await;
+        assert_eq!(lab.next(2).await, ["synced EndpointSlices", "synced Services"]);
+        let told = |status: &SourceStatus| status.synced && !status.problems.is_empty();
+        let status = timeout(SOON, lab.status.wait_for(told)).await.unwrap().unwrap().clone();
+        let [problem] = &*status.problems else {
+            panic!("{status:?}")
+        };
+        assert_eq!(problem.severity, Severity::Info, "{problem}");
+        let text = problem.to_string();
+        assert!(text.starts_with("watching ServiceCIDRs: "), "{text}");
+        assert!(text.contains("The agent does without them"), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -272,7 +340,10 @@ async fn a_refusal_is_reported_with_its_remedy_until_it_ends() {
     let mut lab = Lab::start(|server| server.refuse(SLICES, 403)).await;
     let problem = lab.problem().await;
     assert!(problem.starts_with("watching EndpointSlices: "), "{problem}");
-    assert!(problem.contains("needs a ClusterRole with list and watch"), "{problem}");
+    assert!(
+        problem.contains("needs a ClusterRole with get, list and watch"),
+        "{problem}"
+    );
     assert_eq!(lab.next(1).await, ["synced Services"]);
     assert!(!lab.status.borrow().synced);
     lab.server.set(SLICES, &json!([]));

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::decode::{Declared, FileObject};
 use super::limits::MAX_FILE_PROBLEMS;
-use crate::model::{Change, ObjectRef, Problem, Severity};
+use crate::model::{Change, Cidr, ObjectRef, Problem, Severity};
+use crate::source::convert::union;
 use crate::source::problem::{FilePlace, SourceProblem};
 
 /// What became of one file.
@@ -36,9 +37,21 @@ pub(super) struct Claims {
     /// Sorted by file name: the first one wins.
     by_object: BTreeMap<ObjectRef, Vec<Claim>>,
     by_file: HashMap<Arc<Path>, Vec<ObjectRef>>,
+    /// The Node that is told of; others are only kept.
+    own_node: Box<str>,
+    /// The union of all ServiceCIDRs that was last told.
+    ranges_told: Box<[Cidr]>,
 }
 
 impl Claims {
+    /// No claims yet, on the node of this name.
+    pub(super) fn on_node(name: &str) -> Self {
+        Self {
+            own_node: name.into(),
+            ..Self::default()
+        }
+    }
+
     /// Takes in what became of some files and says what changed on the whole.
     pub(super) fn update(&mut self, news: Vec<(Arc<Path>, FileNews)>) -> Vec<Change> {
         let mut before: BTreeMap<ObjectRef, Option<Declared>> = BTreeMap::new();
@@ -49,19 +62,40 @@ impl Claims {
             };
             self.update_file(&file, objects, incomplete, &mut before);
         }
-        in_safe_order(before.into_iter().filter_map(|(object, before)| {
+        let changed = before.into_iter().filter_map(|(object, before)| {
             let after = self.winner(&object);
             if after == before.as_ref() {
                 return None;
             }
-            Some(match after {
-                Some(Declared::Service(service)) => Change::ServiceApply(service.clone()),
-                Some(Declared::EndpointSlice(slice)) => Change::SliceApply(slice.clone()),
-                None => match object {
-                    ObjectRef::Service(key) => Change::ServiceDelete(key),
-                    ObjectRef::EndpointSlice(key) => Change::SliceDelete(key),
-                },
-            })
+            match (after, object) {
+                (Some(Declared::Service(service)), _) => Some(Change::ServiceApply(service.clone())),
+                (Some(Declared::EndpointSlice(slice)), _) => Some(Change::SliceApply(slice.clone())),
+                (None, ObjectRef::Service(key)) => Some(Change::ServiceDelete(key)),
+                (None, ObjectRef::EndpointSlice(key)) => Some(Change::SliceDelete(key)),
+                (Some(Declared::Node(facts)), ObjectRef::Node(name)) if name == self.own_node => {
+                    Some(Change::Node(Some((**facts).clone())))
+                }
+                (None, ObjectRef::Node(name)) if name == self.own_node => Some(Change::Node(None)),
+                // They are told together, below.
+                _ => None,
+            }
+        });
+        let mut changes: Vec<Change> = changed.collect();
+        let ranges = self.ranges();
+        if ranges != self.ranges_told {
+            self.ranges_told.clone_from(&ranges);
+            changes.push(Change::ServiceCidrs(ranges));
+        }
+        in_safe_order(changes)
+    }
+
+    /// The union of all ServiceCIDRs that are declared.
+    fn ranges(&self) -> Box<[Cidr]> {
+        let first = ObjectRef::ServiceCidr(Box::default());
+        let declared = self.by_object.range(first..).filter_map(|(_, claims)| claims.first());
+        union(declared.flat_map(|claim| match &claim.declared {
+            Declared::ServiceCidr(ranges) => &ranges[..],
+            _ => &[],
         }))
     }
 
@@ -177,15 +211,16 @@ impl Claims {
     }
 }
 
-/// Endpoints come before the Services that need them and go after them: in between, a Service never looks empty.
-fn in_safe_order(changes: impl Iterator<Item = Change>) -> Vec<Change> {
-    let mut changes: Vec<Change> = changes.collect();
+/// The place comes before what is planned for it. Endpoints come before the Services that need them and go after them: in
+/// between, a Service never looks empty.
+fn in_safe_order(mut changes: Vec<Change>) -> Vec<Change> {
     changes.sort_by_key(|change| match change {
-        Change::SliceApply(_) => 0,
-        Change::ServiceApply(_) => 1,
-        Change::ServiceDelete(_) => 2,
-        Change::SliceDelete(_) => 3,
-        Change::NodeZone(_) | Change::Synced(_) => 4,
+        Change::Node(_) | Change::ServiceCidrs(_) => 0,
+        Change::SliceApply(_) => 1,
+        Change::ServiceApply(_) => 2,
+        Change::ServiceDelete(_) => 3,
+        Change::SliceDelete(_) => 4,
+        Change::Synced(_) => 5,
     });
     changes
 }

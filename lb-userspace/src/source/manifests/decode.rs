@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::{core::v1::Service as ApiService, discovery::v1::EndpointSlice as ApiEndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node as ApiNode, Service as ApiService},
+    discovery::v1::EndpointSlice as ApiEndpointSlice,
+    networking::v1::ServiceCIDR as ApiServiceCidr,
+};
 use serde::Deserialize;
 
 use super::deserialise::Misfit;
@@ -16,7 +20,9 @@ use super::header::{Kind, kind, names, text_of};
 use super::limits::{MAX_FILE_OBJECTS, MAX_FILE_PROBLEMS, MAX_UNNAMED_VALUES};
 use super::tree::{Located, Piece, SyntaxError, Value};
 use super::{json, yaml};
-use crate::model::{EndpointSlice, Exclusion, ObjectRef, Problem, Service, ServiceKey, Severity, SliceKey};
+use crate::model::{
+    Cidr, EndpointSlice, Exclusion, NodeFacts, ObjectRef, Problem, Service, ServiceKey, Severity, SliceKey,
+};
 use crate::source::convert;
 use crate::source::problem::{FilePlace, SourceProblem};
 
@@ -25,6 +31,8 @@ use crate::source::problem::{FilePlace, SourceProblem};
 pub(super) enum Declared {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
+    Node(Arc<NodeFacts>),
+    ServiceCidr(Arc<[Cidr]>),
 }
 
 /// One object of a file.
@@ -130,12 +138,11 @@ impl Decoder<'_> {
     }
 
     fn object(&mut self, kind: Kind, tree: &Located) -> Result<(), SyntaxError> {
-        let is_service = match kind {
-            Kind::Service => true,
-            Kind::EndpointSlice => false,
+        match &kind {
+            Kind::Service | Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => {}
             Kind::Ignored(kind) => {
-                if self.ignored.len() < MAX_FILE_PROBLEMS || self.ignored.contains_key(&kind) {
-                    self.ignored.entry(kind).or_insert((tree.line, 0)).1 += 1;
+                if self.ignored.len() < MAX_FILE_PROBLEMS || self.ignored.contains_key(kind) {
+                    self.ignored.entry(kind.clone()).or_insert((tree.line, 0)).1 += 1;
                 }
                 return Ok(());
             }
@@ -144,20 +151,35 @@ impl Decoder<'_> {
                 return Ok(());
             }
             Kind::List { .. } => return Ok(()),
-        };
+        }
         self.check_count(tree.line)?;
-        match names(tree) {
-            Err(misfit) => self.broken(misfit.line, &format!("{}: {}", misfit.field, misfit.reason)),
-            Ok((namespace, name)) if is_service => {
+        let (namespace, name) = match names(tree) {
+            Ok(names) => names,
+            Err(misfit) => {
+                self.broken(misfit.line, &format!("{}: {}", misfit.field, misfit.reason));
+                return Ok(());
+            }
+        };
+        match kind {
+            Kind::Service => {
                 let key = ServiceKey::new(namespace, name);
                 let read = ApiService::deserialize(tree).map(|object| service(key.clone(), &object));
                 self.declare(ObjectRef::Service(key), tree, read);
             }
-            Ok((namespace, name)) => {
+            Kind::EndpointSlice => {
                 let key = SliceKey::new(namespace, name);
                 let read = ApiEndpointSlice::deserialize(tree).map(|object| endpoint_slice(key.clone(), object));
                 self.declare(ObjectRef::EndpointSlice(key), tree, read);
             }
+            Kind::Node => {
+                let read = ApiNode::deserialize(tree).map(|object| node(name, &object));
+                self.declare(ObjectRef::Node(name.into()), tree, read);
+            }
+            Kind::ServiceCidr => {
+                let read = ApiServiceCidr::deserialize(tree).map(|object| service_cidr(name, &object));
+                self.declare(ObjectRef::ServiceCidr(name.into()), tree, read);
+            }
+            Kind::List { .. } | Kind::Ignored(_) | Kind::Broken(_) => {}
         }
         Ok(())
     }
@@ -266,7 +288,8 @@ impl Decoder<'_> {
                 line: Some(line),
             };
             let reason = format!(
-                "{kind} is ignored{times}: only v1 Service, discovery.k8s.io/v1 EndpointSlice and lists of them are read"
+                "{kind} is ignored{times}: only v1 Service, discovery.k8s.io/v1 EndpointSlice, v1 Node, \
+                 networking.k8s.io/v1 ServiceCIDR and lists of them are read"
             );
             self.contents
                 .problems
@@ -301,4 +324,14 @@ fn endpoint_slice(key: SliceKey, mut object: ApiEndpointSlice) -> (Declared, Vec
     }
     let (slice, problems) = convert::endpoint_slice(key, &object);
     (Declared::EndpointSlice(Arc::new(slice)), problems)
+}
+
+fn node(name: &str, object: &ApiNode) -> (Declared, Vec<Problem>) {
+    let (facts, problems) = convert::node(name, object);
+    (Declared::Node(Arc::new(facts)), problems)
+}
+
+fn service_cidr(name: &str, object: &ApiServiceCidr) -> (Declared, Vec<Problem>) {
+    let (ranges, problems) = convert::service_cidr(name, object);
+    (Declared::ServiceCidr(ranges.into()), problems)
 }

@@ -95,11 +95,12 @@ impl Stamp {
 }
 
 impl Directory {
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// A directory not read yet, on the node of this name.
+    pub(super) fn new(path: PathBuf, node_name: &str) -> Self {
         Self {
             path,
             files: BTreeMap::new(),
-            claims: Claims::default(),
+            claims: Claims::on_node(node_name),
             unreadable: None,
         }
     }

@@ -10,6 +10,8 @@ use super::tree::{Located, Value};
 pub(super) enum Kind {
     Service,
     EndpointSlice,
+    Node,
+    ServiceCidr,
     /// A list; its elements may leave out their kind if the list's name says it.
     List {
         of: Option<(&'static str, &'static str)>,
@@ -26,9 +28,12 @@ pub(super) fn text_of<'t>(tree: &'t Located, field: &str) -> Option<&'t str> {
 /// Tells from `apiVersion` and `kind` what an object is.
 pub(super) fn kind(api_version: Option<&str>, kind: Option<&str>) -> Kind {
     const SLICE_VERSION: &str = "discovery.k8s.io/v1";
+    const CIDR_VERSION: &str = "networking.k8s.io/v1";
     match (api_version, kind) {
         (Some("v1"), Some("Service")) => Kind::Service,
         (Some(SLICE_VERSION), Some("EndpointSlice")) => Kind::EndpointSlice,
+        (Some("v1"), Some("Node")) => Kind::Node,
+        (Some(CIDR_VERSION), Some("ServiceCIDR")) => Kind::ServiceCidr,
         (Some("v1"), Some("List")) => Kind::List { of: None },
         (Some("v1"), Some("ServiceList")) => Kind::List {
             of: Some(("v1", "Service")),
@@ -36,12 +41,20 @@ pub(super) fn kind(api_version: Option<&str>, kind: Option<&str>) -> Kind {
         (Some(SLICE_VERSION), Some("EndpointSliceList")) => Kind::List {
             of: Some((SLICE_VERSION, "EndpointSlice")),
         },
+        (Some("v1"), Some("NodeList")) => Kind::List {
+            of: Some(("v1", "Node")),
+        },
+        (Some(CIDR_VERSION), Some("ServiceCIDRList")) => Kind::List {
+            of: Some((CIDR_VERSION, "ServiceCIDR")),
+        },
         (_, None) => Kind::Broken("kind is missing (such as Service or EndpointSlice)"),
         (None, Some(_)) => {
             Kind::Broken("apiVersion is missing (v1 for a Service, discovery.k8s.io/v1 for an EndpointSlice)")
         }
         (_, Some("Service")) => Kind::Broken("a Service has apiVersion v1"),
         (_, Some("EndpointSlice")) => Kind::Broken("an EndpointSlice has apiVersion discovery.k8s.io/v1"),
+        (_, Some("Node")) => Kind::Broken("a Node has apiVersion v1"),
+        (_, Some("ServiceCIDR")) => Kind::Broken("a ServiceCIDR has apiVersion networking.k8s.io/v1"),
         (Some(version), Some(kind)) => {
             let full: String = format!("{version} {kind}")
                 .chars()
@@ -53,7 +66,7 @@ pub(super) fn kind(api_version: Option<&str>, kind: Option<&str>) -> Kind {
     }
 }
 
-/// Namespace and name. They become part of keys, logs and metrics, so only the API's alphabet is let in.
+/// Namespace and name; the namespace of an object that lives in none means nothing. They become part of keys, logs and metrics, so only the API's alphabet is let in.
 pub(super) fn names(tree: &Located) -> Result<(&str, &str), Misfit> {
     let metadata = tree.get("metadata");
     let find = |name: &str| {

@@ -1,7 +1,7 @@
 //! A directory of manifests as source: the agent without Kubernetes.
 //!
 //! Every `*.yaml`, `*.yml` and `*.json` in the directory (not below it) is read: `v1 Service`, `discovery.k8s.io/v1
-//! EndpointSlice` and lists of them, several documents to a file. It is read strictly, as an API server would accept it;
+//! EndpointSlice`, `v1 Node` (the own one), `networking.k8s.io/v1 ServiceCIDR` and lists of them, several documents to a file. It is read strictly, as an API server would accept it;
 //! what is broken is reported with file, line and reason, and what was said before stays in force. Not here: what
 //! objects mean (`source::convert`). [`run`] is called by the agent's main loop; the rest serves it:
 //! `watch` (when to look) → `directory` (what changed) → `decode` (objects) over `yaml`/`json` → `tree` →

@@ -23,21 +23,24 @@ const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How long the first sync waits for files in motion.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Reads the manifests in `directory`, tells their objects as [`Change`]s and goes on to tell what changes, for ever.
+/// Reads the manifests in `directory`, tells their objects as [`Change`]s and goes on to tell what changes, for ever. Of
+/// the Nodes, only the one called `node_name` is told.
 ///
 /// After the first look both kinds are declared synced, whatever was wrong with the files: `status` says what was.
 /// It ends only when nobody receives changes any more. Drop the future to stop it.
 pub async fn run(
     directory: PathBuf,
+    node_name: String,
     changes: mpsc::Sender<Change>,
     status: watch::Sender<SourceStatus>,
 ) -> Result<(), Closed> {
-    follow(directory, changes, status, RESCAN).await
+    follow(directory, &node_name, changes, status, RESCAN).await
 }
 
 /// [`run`], looking without a sign this often.
 pub(super) async fn follow(
     directory: PathBuf,
+    node_name: &str,
     changes: mpsc::Sender<Change>,
     status: watch::Sender<SourceStatus>,
     rescan: Duration,
@@ -45,7 +48,7 @@ pub(super) async fn follow(
     status.send_modify(|status| status.origin = format!("manifests in {}", directory.display()).into());
     let (sign, mut signs) = mpsc::channel(1);
     let mut watcher = DirectoryWatcher::new(directory.clone(), sign);
-    let mut state = Directory::new(directory);
+    let mut state = Directory::new(directory, node_name);
     let mut synced = false;
     let started = Instant::now();
     loop {

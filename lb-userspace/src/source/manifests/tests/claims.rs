@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rstest::rstest;
 
-use super::{service, slice, words};
+use super::{node, service, service_cidr, slice, words};
 use crate::model::Change;
 use crate::source::manifests::claims::{Claims, FileNews};
 use crate::source::manifests::decode::decode;
@@ -148,6 +148,51 @@ fn endpoints_come_before_their_service_and_go_after_it() {
         words(&changes),
         ["~+default/api-1", "+default/api", "-default/web", "~-default/web-1"]
     );
+}
+
+#[test]
+fn only_the_own_node_is_told() {
+    let mut claims = Claims::on_node("n1");
+    let both = format!(
+        "{}---\n{}---\n{}",
+        service("web", "10.96.0.1"),
+        node("n1", "a"),
+        node("n2", "b")
+    );
+    let changes = update(&mut claims, &[("a.yaml", Some(&both))]);
+    assert_eq!(words(&changes), ["node a", "+default/web"], "the place comes first");
+    let text = format!("{}---\n{}", node("n1", "a"), node("n2", "c"));
+    assert_eq!(
+        words(&update(&mut claims, &[("a.yaml", Some(&text))])),
+        ["-default/web"]
+    );
+    let broken = "{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: x}}\n";
+    assert_eq!(
+        words(&update(&mut claims, &[("a.yaml", Some(broken))])),
+        [""; 0],
+        "its last good state stands"
+    );
+    assert_eq!(words(&update(&mut claims, &[("a.yaml", None)])), ["no node"]);
+}
+
+#[test]
+fn service_ranges_are_told_as_their_union() {
+    let first = service_cidr("kubernetes", "10.96.0.0/16, 'fd00:96::/112'");
+    let second = service_cidr("more", "10.97.0.0/16, 10.96.0.0/16");
+    let mut claims = Claims::default();
+    let changes = update(&mut claims, &[("a.yaml", Some(&first)), ("b.yaml", Some(&second))]);
+    assert_eq!(words(&changes), ["ranges 10.96.0.0/16,10.97.0.0/16,fd00:96::/112"]);
+    let same = service_cidr("more", "10.97.0.0/16");
+    assert_eq!(
+        words(&update(&mut claims, &[("b.yaml", Some(&same))])),
+        [""; 0],
+        "on the whole nothing changed"
+    );
+    assert_eq!(
+        words(&update(&mut claims, &[("a.yaml", None)])),
+        ["ranges 10.97.0.0/16"]
+    );
+    assert_eq!(words(&update(&mut claims, &[("b.yaml", None)])), ["ranges "]);
 }
 
 #[test]

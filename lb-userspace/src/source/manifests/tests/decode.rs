@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rstest::rstest;
 
-use super::{service, slice};
+use super::{node, service, service_cidr, slice};
 use crate::model::Severity;
 use crate::source::manifests::decode::{Contents, Declared, decode};
 
@@ -28,6 +28,11 @@ fn complaints(contents: &Contents) -> Vec<String> {
 #[rstest]
 #[case::a_service(service("web", "10.96.0.1"), &["Service default/web"])]
 #[case::a_slice(slice("web-1", "web", "10.0.0.1"), &["EndpointSlice default/web-1"])]
+#[case::a_node(node("n1", "a"), &["Node n1"])]
+#[case::service_ranges(service_cidr("kubernetes", "10.96.0.0/16"), &["ServiceCIDR kubernetes"])]
+#[case::node_list_without_kinds("{apiVersion: v1, items: [{metadata: {name: n1}}], kind: NodeList}".to_owned(), &["Node n1"])]
+#[case::service_cidr_list_without_kinds("{apiVersion: networking.k8s.io/v1, items: [{metadata: {name: a}}], kind: ServiceCIDRList}".to_owned(),
+    &["ServiceCIDR a"])]
 #[case::several_documents(format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2")),
     &["Service default/a", "Service default/b"])]
 #[case::namespace("{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}}".to_owned(), &["Service shop/web"])]
@@ -76,6 +81,12 @@ fn declared(#[case] text: String, #[case] expected: &[&str]) {
     &["EndpointSlice default/a!"], "m.yaml:7: EndpointSlice default/a: metadata.labels: the label kubernetes.io/service-name is missing")]
 #[case::no_cluster_ip("kind: Service\napiVersion: v1\nmetadata: {name: web}\nspec:\n  type: ClusterIP\n",
     &["Service default/web"], "m.yaml:5: Service default/web: spec.clusterIP: it is missing")]
+#[case::bad_node_address("kind: Node\napiVersion: v1\nmetadata: {name: n1}\nstatus:\n  addresses:\n  - type: InternalIP\n    address: n1\n",
+    &["Node n1!"], "m.yaml:7: Node n1: status.addresses[0].address: \"n1\" is not an IP address")]
+#[case::bad_service_range("kind: ServiceCIDR\napiVersion: networking.k8s.io/v1\nmetadata: {name: a}\nspec:\n  cidrs:\n  - 10.96.0.0\n",
+    &["ServiceCIDR a!"], "m.yaml:6: ServiceCIDR a: spec.cidrs[0]: \"10.96.0.0\" is not an address range")]
+#[case::old_service_range("kind: ServiceCIDR\napiVersion: networking.k8s.io/v1beta1\n", &[], "m.yaml:1: a ServiceCIDR has apiVersion networking.k8s.io/v1")]
+#[case::node_of_another_version("kind: Node\napiVersion: v2\n", &[], "m.yaml:1: a Node has apiVersion v1")]
 #[case::other_kind("kind: Deployment\napiVersion: apps/v1\nmetadata: {name: web}\n", &[], "m.yaml:1: apps/v1 Deployment is ignored: ")]
 #[case::no_kind("# a comment\napiVersion: v1\nmetadata: {name: web}\n", &[], "m.yaml:2: kind is missing")]
 #[case::no_version("kind: Service\nmetadata: {name: web}\n", &[], "m.yaml:1: apiVersion is missing")]

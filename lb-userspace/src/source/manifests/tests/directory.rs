@@ -21,7 +21,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let directory = Directory::new(temp.path().to_owned());
+        let directory = Directory::new(temp.path().to_owned(), "here");
         Self {
             temp,
             directory,

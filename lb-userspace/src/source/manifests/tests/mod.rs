@@ -22,6 +22,20 @@ fn slice(name: &str, service: &str, address: &str) -> String {
     )
 }
 
+/// A Node on one line of YAML.
+fn node(name: &str, zone: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Node, metadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}}}\n"
+    )
+}
+
+/// A ServiceCIDR on one line of YAML.
+fn service_cidr(name: &str, ranges: &str) -> String {
+    format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {{name: {name}}}, spec: {{cidrs: [{ranges}]}}}}\n"
+    )
+}
+
 /// Changes as short words: `+ns/name` for a Service applied, `-` for deleted, with `~` in front for slices.
 fn words(changes: &[crate::model::Change]) -> Vec<String> {
     use crate::model::Change;
@@ -30,7 +44,12 @@ fn words(changes: &[crate::model::Change]) -> Vec<String> {
         Change::ServiceDelete(key) => format!("-{key}"),
         Change::SliceApply(slice) => format!("~+{}", slice.key),
         Change::SliceDelete(key) => format!("~-{key}"),
-        Change::NodeZone(zone) => format!("zone {zone:?}"),
+        Change::Node(Some(facts)) => format!("node {}", facts.zone.as_deref().unwrap_or("without zone")),
+        Change::Node(None) => "no node".to_owned(),
+        Change::ServiceCidrs(ranges) => {
+            let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+            format!("ranges {}", ranges.join(","))
+        }
         Change::Synced(kind) => format!("synced {kind:?}"),
     };
     changes.iter().map(word).collect()

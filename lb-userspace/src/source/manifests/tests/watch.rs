@@ -36,7 +36,7 @@ impl Lab {
         }
         let (sender, changes) = mpsc::channel(16);
         let (status_sender, status) = watch::channel(SourceStatus::default());
-        let task = tokio::spawn(follow(temp.path().to_owned(), sender, status_sender, rescan));
+        let task = tokio::spawn(follow(temp.path().to_owned(), "here", sender, status_sender, rescan));
         let mut lab = Self {
             temp,
             changes,
