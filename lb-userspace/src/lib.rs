@@ -14,6 +14,10 @@ pub mod agent;
 pub mod cli;
 /// Ending flows.
 pub mod conntrack;
+/// What load balancers and probes ask: `/healthz`, `/livez`, health ports.
+pub mod health;
+/// A small HTTP server.
+pub mod http;
 /// The door to the kernel: loading, pinning, attaching.
 pub mod kernel;
 /// Services and EndpointSlices as values, and the fold that keeps them.
