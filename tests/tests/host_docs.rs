@@ -1,19 +1,22 @@
-//! The documents say what the code says: maps and programs, their sizes and places, drop reasons and counters; and the
-//! examples are sound.
+//! The documents say what the code says: maps and programs, their sizes and places, drop reasons, counters and metrics; and
+//! the examples are sound.
 //!
 //! Only tables are compared, by their cells. Whether the sentences around them are true is for people.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
     Label, Node, Service, TokenBucket, limits, names,
 };
-use lb_userspace::model::{Change, NodeView, Store};
-use lb_userspace::plan::{plan_problems, plan_service};
+use lb_userspace::metrics;
+use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
+use lb_userspace::plan::{PortId, plan_problems, plan_service};
 use lb_userspace::source::{SourceStatus, manifests};
 use tests::demo::grouped;
 use tokio::sync::{mpsc, watch};
@@ -212,6 +215,74 @@ fn counters_are_those_of_the_code() {
     assert_eq!(found, expected);
 }
 
+/// What `/metrics` says when there is something of everything: name, type and labels of each metric.
+fn metrics_written() -> Vec<[String; 3]> {
+    let port = || PortId {
+        service: ServiceKey::new("default", "web"),
+        port_name: "http".into(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+    };
+    let snapshot = metrics::Snapshot {
+        drops: vec![(DropReason::NoEndpoint, 1)],
+        events: vec![(Counter::FlowsCreated, 1)],
+        tables: vec![metrics::TableReading {
+            table: names::LB4_BACKENDS,
+            used: 1,
+            places: 2,
+        }],
+        ports: vec![metrics::PortReading {
+            port: port(),
+            connections: 1,
+            flows: 1,
+        }],
+        backends: vec![metrics::BackendReading {
+            port: port(),
+            backend: ([10, 0, 0, 1], 80).into(),
+            connections: 1,
+            flows: 1,
+        }],
+        source_ports: vec![metrics::SourcePorts {
+            family: Family::V4,
+            used_max: 1,
+            free_min: 1,
+        }],
+        ..metrics::Snapshot::default()
+    };
+    let (_, registry) = metrics::Recorder::new(SystemTime::now(), Arc::default());
+    let text = metrics::write(&registry, snapshot, metrics::SERIES_MAX);
+    let mut written = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').expect("a name and a type");
+        let suffix = if kind == "histogram" { "_count" } else { "" };
+        let series = |line: &str| line.strip_prefix(name)?.strip_prefix(suffix).map(str::to_owned);
+        let first = text.lines().filter(|line| !line.starts_with('#')).find_map(series);
+        let first = first.unwrap_or_else(|| panic!("{name} has no series"));
+        let labels = first.strip_prefix('{').and_then(|labels| labels.split_once('}'));
+        let labels = labels.map_or("none".to_owned(), |(labels, _)| {
+            let names = labels.split("\",").filter_map(|label| label.split_once('='));
+            names
+                .map(|(name, _)| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        });
+        written.push([format!("`{name}`"), kind.to_owned(), labels]);
+    }
+    written
+}
+
+#[test]
+fn metrics_are_those_of_the_code() {
+    // The document is ordered by theme.
+    let written = BTreeSet::from_iter(metrics_written().iter().map(|cells| cells.to_vec()));
+    let rows = table("docs/metrics.md", "| name | type | labels |");
+    let documented = BTreeSet::from_iter(rows.iter().map(|cells| cells[..3].to_vec()));
+    assert_eq!(documented, written);
+    assert_eq!(documented.len(), rows.len(), "one line for each metric");
+    let limit = format!("at most {} series", grouped(metrics::SERIES_MAX as u64));
+    assert!(read("docs/metrics.md").replace('\n', " ").contains(&limit), "{limit}");
+}
+
 #[test]
 fn examples_are_read_and_planned_without_a_complaint() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -222,7 +293,12 @@ fn examples_are_read_and_planned_without_a_complaint() {
     let status = runtime.block_on(async {
         let (sender, mut changes) = mpsc::channel::<Change>(64);
         let (status_sender, mut status) = watch::channel(SourceStatus::default());
-        let source = tokio::spawn(manifests::run(root().join("examples"), "node".to_owned(), sender, status_sender));
+        let source = tokio::spawn(manifests::run(
+            root().join("examples"),
+            "node".to_owned(),
+            sender,
+            status_sender,
+        ));
         while !store.is_synced() {
             drop(store.apply(changes.recv().await.expect("the source goes on")));
         }

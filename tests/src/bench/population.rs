@@ -106,6 +106,7 @@ impl Population {
             ports: self.protocols.iter().map(port).collect(),
             endpoints: endpoints.into_iter().map(endpoint).collect(),
             opt_out: OptOut::default(),
+            triggered: None,
         }
     }
 

@@ -49,7 +49,14 @@ async fn tell(script: &Script) -> Vec<Told> {
         put(folder.path(), &objects, &format!("step-{number}"));
         // What the first step says is there when the source starts.
         let path = folder.path().to_owned();
-        let run = || tokio::spawn(manifests::run(path, "node".to_owned(), sender.clone(), status_sender.clone()));
+        let run = || {
+            tokio::spawn(manifests::run(
+                path,
+                "node".to_owned(),
+                sender.clone(),
+                status_sender.clone(),
+            ))
+        };
         source.get_or_insert_with(run);
         let mut of_step = Vec::new();
         until(&mut changes, &format!("step-{number}"), &mut of_step).await;

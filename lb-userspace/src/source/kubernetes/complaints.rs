@@ -19,8 +19,8 @@ const MAX_OBJECTS: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     objects: BTreeMap<ObjectRef, Vec<SourceProblem>>,
-    /// By what is watched.
-    connections: BTreeMap<&'static str, (Instant, SourceProblem)>,
+    /// By what is watched; with the time of a failure that is expected to pass.
+    connections: BTreeMap<&'static str, (Option<Instant>, SourceProblem)>,
 }
 
 impl Complaints {
@@ -42,7 +42,12 @@ impl Complaints {
 
     /// A connection failed.
     pub(super) fn failed(&mut self, watched: &'static str, problem: SourceProblem, now: Instant) {
-        self.connections.insert(watched, (now, problem));
+        self.connections.insert(watched, (Some(now), problem));
+    }
+
+    /// A connection is done without. It is complained about until it works.
+    pub(super) fn done_without(&mut self, watched: &'static str, problem: SourceProblem) {
+        self.connections.insert(watched, (None, problem));
     }
 
     /// A connection works. Says whether it did not before.
@@ -54,7 +59,7 @@ impl Complaints {
     pub(super) fn forget_recovered(&mut self, now: Instant) -> bool {
         let before = self.connections.len();
         self.connections
-            .retain(|_, (failed, _)| now.duration_since(*failed) < RECOVERED_AFTER);
+            .retain(|_, (failed, _)| failed.is_none_or(|failed| now.duration_since(failed) < RECOVERED_AFTER));
         self.connections.len() < before
     }
 
@@ -111,6 +116,17 @@ mod tests {
         assert!(complaints.forget_recovered(start + Duration::from_secs(171)));
         complaints.failed("Services", failure, start);
         assert!(!complaints.works("EndpointSlices") && complaints.works("Services"));
+        assert_eq!(complaints.list(), []);
+    }
+
+    #[test]
+    fn what_is_done_without_is_complained_about_until_it_works() {
+        let failure = SourceProblem::general(Severity::Info, None, "refused");
+        let mut complaints = Complaints::default();
+        complaints.done_without("ServiceCIDRs", failure.clone());
+        assert!(!complaints.forget_recovered(Instant::now() + Duration::from_secs(3600)));
+        assert_eq!(complaints.list(), [failure]);
+        assert!(complaints.works("ServiceCIDRs"));
         assert_eq!(complaints.list(), []);
     }
 

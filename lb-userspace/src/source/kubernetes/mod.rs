@@ -38,6 +38,8 @@ use crate::model::{Change, Cidr, NodeFacts, ObjectRef, Problem, ServiceKey, Seve
 
 /// What the watch of ServiceCIDRs is called in complaints.
 const SERVICE_CIDRS: &str = "ServiceCIDRs";
+/// When a server that has no ServiceCIDRs, or does not show them, is asked again.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// How often problems of objects are published, and failures that did not recur forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,7 @@ pub async fn run(
             Some(event) = services.next() => teller.service_event(event).await?,
             Some(event) = slices.next() => teller.slice_event(event).await?,
             Some(event) = node.next() => teller.node_event(event).await?,
-            Some(event) = ranges.next() => teller.service_cidr_event(event).await?,
+            Some(event) = ranges.next(), if teller.asks_for_ranges() => teller.service_cidr_event(event).await?,
             _ = tidy.tick() => teller.tidy(),
             () = teller.changes.closed() => return Err(Closed.into()),
         }
@@ -147,6 +149,8 @@ struct Teller {
     ranges_by_name: BTreeMap<Box<str>, Box<[Cidr]>>,
     /// The union that was last told.
     ranges_told: Box<[Cidr]>,
+    /// When the server last refused to show them.
+    ranges_refused: Option<Instant>,
 }
 
 impl Teller {
@@ -163,7 +167,14 @@ impl Teller {
             ranges: Relist::default(),
             ranges_by_name: BTreeMap::new(),
             ranges_told: Box::default(),
+            ranges_refused: None,
         }
+    }
+
+    /// A server that refuses to show ServiceCIDRs is asked again after a while only: kube logs each refusal.
+    fn asks_for_ranges(&self) -> bool {
+        self.ranges_refused
+            .is_none_or(|refused| refused.elapsed() >= REFUSED_AGAIN_AFTER)
     }
 
     async fn service_event(&mut self, event: watcher::Result<Event<ApiService>>) -> Result<(), Closed> {
@@ -295,14 +306,17 @@ impl Teller {
                     tracing::debug!("watching {watched}: {error}; listing anew");
                     return None;
                 }
-                let (severity, remedy) = if watched == SERVICE_CIDRS && matches!(refusal(&error), Some(403 | 404)) {
-                    (Severity::Info, WITHOUT_SERVICE_CIDRS)
-                } else {
-                    (Severity::Error, remedy(&error))
+                let problem = |severity, remedy: &str| {
+                    SourceProblem::general(severity, None, format!("watching {watched}: {error}. {remedy}"))
                 };
-                let reason = format!("watching {watched}: {error}. {remedy}");
-                self.complaints
-                    .failed(watched, SourceProblem::general(severity, None, reason), Instant::now());
+                if watched == SERVICE_CIDRS && matches!(refusal(&error), Some(403 | 404)) {
+                    self.ranges_refused = Some(Instant::now());
+                    let problem = problem(Severity::Info, WITHOUT_SERVICE_CIDRS);
+                    self.complaints.done_without(watched, problem);
+                } else {
+                    let problem = problem(Severity::Error, remedy(&error));
+                    self.complaints.failed(watched, problem, Instant::now());
+                }
                 self.publish();
                 return None;
             }
