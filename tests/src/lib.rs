@@ -3,5 +3,6 @@
 pub mod bench;
 pub mod demo;
 pub mod lab;
+pub mod oracle;
 pub mod packet;
 pub mod traffic;
