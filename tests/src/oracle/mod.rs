@@ -14,14 +14,17 @@
 //! Start reading at [`decide`]. [`notation`] says worlds and flows in lines of text, which failures print and tests read.
 
 pub mod affinity;
+pub mod cast;
 pub mod categorise;
+pub mod contest;
 pub mod decide;
 pub mod frontend;
 pub mod node;
 pub mod notation;
 pub mod outcome;
-//pub mod random;
-//pub mod subject;
+pub mod random;
+pub mod shrink;
+pub mod subject;
 pub mod world;
 
 #[cfg(test)]
