@@ -12,7 +12,7 @@ use lb_common::datapath::{Hook, Verdict};
 use lb_common::layout::{DropReason, Ip4, Ip6, Service, V4, V6};
 use lb_userspace::model::{Change, EndpointSlice, Family, Protocol, Service as ModelService, SyncedKind};
 use lb_userspace::reconcile::Reconciler;
-use lb_userspace::tables::{Capacity, MemoryTables, Tables as _, Write};
+use lb_userspace::tables::{Capacity, MemoryTables, Write};
 
 use super::contest::Seen;
 use super::decide::Decision;
@@ -189,16 +189,6 @@ impl Sluice {
             ends(&left.outcome.frame).0.ip() != flow.source.ip()
         });
         Seen::Translated { to, masquerade }
-    }
-
-    /// What the agent's tables hold of a family, for a message.
-    #[must_use]
-    pub fn frontends(&self) -> usize {
-        let count = |v4: usize, v6: usize| v4 + v6;
-        count(
-            self.reconciler.v4().tables().frontends().map_or(0, |all| all.len()),
-            self.reconciler.v6().tables().frontends().map_or(0, |all| all.len()),
-        )
     }
 }
 
