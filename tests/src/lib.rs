@@ -1,7 +1,9 @@
 //! Test support for Sluice: what the packet tables, labs, scripts, benches and the demo have in common.
 
+pub mod behaviour;
 pub mod bench;
 pub mod demo;
 pub mod lab;
+pub mod oracle;
 pub mod packet;
 pub mod traffic;
