@@ -2,7 +2,7 @@
 //! entries are made for the packets to come.
 //!
 //! ```text
-//! address table ──> nobody's: not ours, or refused inside a ServiceCIDR
+//! address table ──> nobody's: not ours; dropped where it would leave, if it is inside a ServiceCIDR
 //!       │
 //!   frontends ────> other port of a ClusterIP: refused
 //!       │
@@ -205,11 +205,11 @@ fn refuse_or_drop<F: PathFamily, W: Opens<F>>(world: &W, reason: DropReason) -> 
 fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: Hook) -> Result<Frontend, Chosen> {
     let (address, port, proto) = (&desk.old.dst, desk.old.dport, desk.old.proto);
     let Some(is) = world.address(&address.looked_up()) else {
-        return if hook != Hook::Xdp && is_unallocated::<F, W>(world, address) {
-            Err(Chosen::End(End::Drop(DropReason::UnknownAddress)))
+        return Err(if hook.is_egress() && is_unallocated::<F, W>(world, address) {
+            dropped_for(DropReason::UnknownAddress)
         } else {
-            Err(Chosen::NotOurs)
-        };
+            Chosen::NotOurs
+        });
     };
     let from_device = !hook.is_egress();
     if from_device && is.has(AddressFlags::LOOPBACK) {
@@ -236,8 +236,10 @@ fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: H
     Err(if stray { Chosen::Stray } else { Chosen::NotOurs })
 }
 
+/// Whether an address is in a ServiceCIDR. Asked where packets leave, about addresses that nobody is known to have: another
+/// proxy of this node, which serves what is labelled for it, has translated its own by then.
 #[inline(always)]
-fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Addr) -> bool {
+pub(super) fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Addr) -> bool {
     let Some(node) = world.node() else { return false };
     let mut found = false;
     let mut index = 0;

@@ -7,7 +7,7 @@ use super::{
     error::{self, ErrorFamily},
     header::{Sctp, Tcp, Udp},
     packet::Packet,
-    open::{Chosen, Opened, choose, open},
+    open::{Chosen, Opened, choose, is_unallocated, open},
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
     reject::turn_into_port_unreachable,
     reset::turn_into_reset,
@@ -197,20 +197,21 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
         Followed::Elsewhere => Verdict::Pass,
         Followed::Reset if hook == Hook::Xdp => Verdict::Pass,
         Followed::Reset => {
-            if let Some(mut desk) = world.desk() {
-                desk.old = parsed.key;
-                desk.opening.service = u32::MAX;
-            }
-            dropped::<F, W>(world, DropReason::EndpointRemoved);
+            let verdict = drop_packet::<F, W>(world, &parsed, DropReason::EndpointRemoved);
             // A reset is not answered by a reset (RFC 9293 §3.5.2).
             if parsed.has_l4 && !parsed.tcp.has(TcpSeen::RST) {
                 Verdict::Reset
             } else {
-                Verdict::Drop(DropReason::EndpointRemoved)
+                verdict
             }
         }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
-        Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => Verdict::Pass,
+        Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => {
+            if !is_unallocated::<F, W>(world, &parsed.key.dst) || world.address(&parsed.key.dst).is_some() {
+                return Verdict::Pass;
+            }
+            drop_packet::<F, W>(world, &parsed, DropReason::UnknownAddress)
+        }
         _ if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) => Verdict::Pass,
         unknown => {
             if let Some(mut desk) = world.desk() {
@@ -379,12 +380,7 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
         Some(DropReason::RewriteFailed)
     };
     if let Some(reason) = failure {
-        if let Some(mut desk) = world.desk() {
-            desk.old = parsed.key;
-            desk.opening.service = u32::MAX;
-        }
-        dropped::<F, W>(world, reason);
-        return Verdict::Drop(reason);
+        return drop_packet::<F, W>(world, parsed, reason);
     }
     if let Some(id) = parsed.fragment
         && parsed.has_l4
@@ -392,6 +388,21 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
         remember::<F, W>(world, &parsed.key, id);
     }
     done
+}
+
+/// The end of a packet that no choice of a backend was made for.
+#[inline(always)]
+fn drop_packet<F: PathFamily, W: World + Tables<F>>(
+    world: &W,
+    parsed: &Parsed<F::Addr>,
+    reason: DropReason,
+) -> Verdict {
+    if let Some(mut desk) = world.desk() {
+        desk.old = parsed.key;
+        desk.opening.service = u32::MAX;
+    }
+    dropped::<F, W>(world, reason);
+    Verdict::Drop(reason)
 }
 
 /// SCTP's checksum covers the whole packet, of whose length its first fragment says nothing.

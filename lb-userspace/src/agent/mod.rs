@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-pub use node::NodeOptions;
+pub use node::{NodeOptions, device_records, host_addresses, node_record};
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 

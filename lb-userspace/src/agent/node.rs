@@ -17,7 +17,7 @@ use crate::{
     model::{Cidr, Family, NodeView},
     plan::{Detector, NodePortAddresses},
     source::devices::{Device, Devices, node_addresses},
-    tables::{NodeTable, TableError, TableFamily},
+    tables::{NodeTable, TableError, TableFamily, node_range},
 };
 
 /// How the node takes part in proxying, as it was told on the command line.
@@ -98,19 +98,9 @@ fn put<F: TableFamily>(
     Ok(true)
 }
 
-fn range<F: TableFamily>(range: Cidr) -> Option<Range<F::Addr>> {
-    let prefix_len = u32::from(range.prefix_len());
-    let free = match range.base() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX.checked_shr(prefix_len).unwrap_or(0))),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX.checked_shr(prefix_len).unwrap_or(0))),
-    };
-    Some(Range {
-        base: F::from_ip(range.base())?,
-        free: F::from_ip(free)?,
-    })
-}
-
-fn node_record<F: TableFamily>(
+/// What the kernel programs must know about the node, of one family; `address` is for masquerading.
+#[must_use]
+pub fn node_record<F: TableFamily>(
     address: Option<F::Addr>,
     options: &NodeOptions,
     node: &NodeView,
@@ -118,7 +108,7 @@ fn node_record<F: TableFamily>(
 ) -> Node<F::Addr> {
     let family = if F::NUMBER == 4 { Family::V4 } else { Family::V6 };
     let mut flags = NodeFlags::default();
-    let pods = options.detector.pods(family, node).and_then(range::<F>);
+    let pods = options.detector.pods(family, node).and_then(node_range::<F>);
     if pods.is_some() {
         flags = flags.with(NodeFlags::PODS_BY_ADDRESS);
     }
@@ -129,7 +119,7 @@ fn node_record<F: TableFamily>(
         flags = flags.with(NodeFlags::MASQUERADE_ALL);
     }
     let mut services = [Range::default(); SERVICE_RANGES];
-    let known = service_cidrs.iter().copied().filter_map(range::<F>);
+    let known = service_cidrs.iter().copied().filter_map(node_range::<F>);
     for (place, range) in services.iter_mut().zip(known) {
         *place = range;
     }
@@ -142,8 +132,9 @@ fn node_record<F: TableFamily>(
     }
 }
 
-/// All addresses of the host, those of loopback included.
-fn host_addresses<F: TableFamily>(
+/// All addresses of the host, those of loopback included, and what each is.
+#[must_use]
+pub fn host_addresses<F: TableFamily>(
     devices: &Devices,
     node_ports: &NodePortAddresses,
     node: &NodeView,
@@ -166,7 +157,8 @@ fn host_addresses<F: TableFamily>(
 }
 
 /// Each device's own addresses for masquerading, and whether pods are behind it.
-fn device_records(devices: &Devices, detector: &Detector) -> BTreeMap<u32, DeviceRecord> {
+#[must_use]
+pub fn device_records(devices: &Devices, detector: &Detector) -> BTreeMap<u32, DeviceRecord> {
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
         let mut record = DeviceRecord::default();

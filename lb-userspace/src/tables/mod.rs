@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
-pub use node::{DeviceTable, NodeTable};
+pub use node::{DeviceTable, NodeTable, node_range};
 pub use stats::{EventReader, Stats};
 
 /// Which of a service port's two lists of endpoints (kube-proxy-behaviour §3.1).

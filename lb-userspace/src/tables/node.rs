@@ -1,12 +1,33 @@
 //! What the kernel programs must know about the node and its devices.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::layout::{Device, Node, names};
+use lb_common::layout::{Device, Node, Range, names};
 
-use super::{TableError, kernel::{TableFamily, error}};
+use super::{
+    TableError,
+    kernel::{TableFamily, error},
+};
+use crate::model::Cidr;
+
+/// A range as the kernel programs compare it; nothing if it is of the other family.
+#[must_use]
+pub fn node_range<F: TableFamily>(range: Cidr) -> Option<Range<F::Addr>> {
+    let prefix_len = u32::from(range.prefix_len());
+    let free = match range.base() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX.checked_shr(prefix_len).unwrap_or(0))),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX.checked_shr(prefix_len).unwrap_or(0))),
+    };
+    Some(Range {
+        base: F::from_ip(range.base())?,
+        free: F::from_ip(free)?,
+    })
+}
 
 /// The record about the node of one family.
 pub struct NodeTable<F: TableFamily> {

@@ -76,6 +76,7 @@ impl Population {
             external_policy: TrafficPolicy::Cluster,
             affinity_timeout_s: None,
             health_check_node_port: None,
+            resets_removed: None,
             opt_out: OptOut::default(),
         }
     }

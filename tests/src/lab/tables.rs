@@ -29,11 +29,12 @@ impl Lab {
         let frontends = tables.frontends()?;
         for (number, label) in tables.labels()? {
             let mut lines = vec![format!("number {number}")];
-            let own = frontends.iter().filter(|(_, owner)| *owner == number);
+            let own = frontends.iter().filter(|(_, owner)| owner.number() == number);
             lines.extend(own.map(|(key, _)| format!("frontend {} {} {}", key.address, key.port.get(), key.proto)));
             lines[1..].sort();
-            let (internal, external) = tables.scopes(number);
-            for (name, scope) in [("internal", internal), ("external", external)] {
+            let service = tables.service(number);
+            lines.push(format!("{:?} {:?}", service.rules, service.sets));
+            for (name, scope) in [("cluster", service.cluster), ("local", service.local)] {
                 lines.push(format!("{name} {:#x}", scope.0));
                 if let Choice::Slots { base, len } = scope.choice() {
                     lines.extend((base..base + len).map(|place| {

@@ -107,8 +107,8 @@ fn node(text: &str) -> Node {
     };
     Node {
         view: NodeView {
-            name: line.words[0].into(),
             zone: line.after("zone").map(|words| name(words[0]).into()),
+            ..NodeView::named(line.words[0])
         },
         node_ips: line.list("ips", ip),
         local_addresses: line.list("local", ip),
@@ -182,6 +182,7 @@ fn service(text: &str) -> Service {
         external_policy: policy("etp"),
         affinity_timeout_s: line.after("affinity").map(|words| number(words[0])),
         health_check_node_port: None,
+        resets_removed: None,
         opt_out: opt_out(&line),
     }
 }
@@ -243,6 +244,7 @@ fn slice(text: &str) -> EndpointSlice {
             .into(),
         endpoints: endpoints.into(),
         opt_out: opt_out(&line),
+        triggered: None,
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use lb_common::datapath::{Hook, Verdict};
 use lb_common::layout::{DropReason, Ip4, Ip6, Service, V4, V6};
-use lb_userspace::model::{Change, EndpointSlice, Family, Protocol, Service as ModelService, SyncedKind};
+use lb_userspace::model::{Change, EndpointSlice, Family, NodeFacts, Protocol, Service as ModelService, SyncedKind};
 use lb_userspace::reconcile::Reconciler;
-use lb_userspace::tables::{Capacity, MemoryTables, Write};
+use lb_userspace::tables::{Capacity, List, MemoryTables, Write};
 
 use super::contest::Seen;
 use super::decide::Decision;
@@ -75,10 +75,14 @@ impl Sluice {
             copied: (0, 0),
             world: world.clone(),
         };
-        V4::put_node(&mut sluice.host, as_v4(world.node.local_addresses[0]));
+        sluice.host.v4.node.address = as_v4(world.node.local_addresses[0]);
         let v6 = world.node.local_addresses.iter().find_map(|address| as_v6(*address));
-        V6::put_node(&mut sluice.host, v6.expect("the node has an IPv6 address"));
-        let mut changes: Vec<Change> = vec![Change::NodeZone(world.node.view.zone.clone())];
+        sluice.host.v6.node.address = v6.expect("the node has an IPv6 address");
+        let facts = NodeFacts {
+            zone: world.node.view.zone.clone(),
+            ..NodeFacts::default()
+        };
+        let mut changes: Vec<Change> = vec![Change::Node(Some(facts))];
         changes.extend(
             world
                 .slices
@@ -173,7 +177,7 @@ impl Sluice {
         match got.verdict {
             Verdict::Refuse => return Seen::Refused,
             Verdict::Drop(reason) => return Seen::Dropped(why(reason), reason.name()),
-            Verdict::Pass | Verdict::Route | Verdict::Deliver => {}
+            Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Reset => {}
         }
         let frame = got.outcome.frame;
         let (_, to) = ends(&frame);
@@ -220,8 +224,14 @@ fn put<F: HostFamily>(host: &mut HostWorld, write: &Write<F::Addr>) {
     match *write {
         Write::PutFrontend(key, number) => drop(cabinet.frontends.insert(key, number)),
         Write::RemoveFrontend(key) => drop(cabinet.frontends.remove(&key)),
-        Write::InternalScope(number, scope) => service(cabinet, number).internal = scope,
-        Write::ExternalScope(number, scope) => service(cabinet, number).external = scope,
+        Write::PutAddress(address, flags) => drop(cabinet.addresses.insert(address, flags)),
+        Write::RemoveAddress(address) => drop(cabinet.addresses.remove(&address)),
+        Write::PutSource(range) => drop(cabinet.sources.insert(range)),
+        Write::RemoveSource(range) => drop(cabinet.sources.remove(&range)),
+        Write::Scope(number, List::Cluster, scope) => service(cabinet, number).cluster = scope,
+        Write::Scope(number, List::Local, scope) => service(cabinet, number).local = scope,
+        Write::Rules(number, rules) => service(cabinet, number).rules = rules,
+        Write::Sets(number, sets) => service(cabinet, number).sets = sets,
         Write::Slot(place, backend) => drop(cabinet.slots.insert(place, backend)),
         Write::Backend(number, backend) => drop(cabinet.backends.insert(number, backend)),
         Write::Grace => {}

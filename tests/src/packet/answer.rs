@@ -1,10 +1,13 @@
-//! What an ICMP or ICMPv6 port unreachable has to look like (RFC 792, RFC 4443 §3.1), made without the datapath.
+//! What the datapath's answers have to look like, made without it: ICMP and ICMPv6 port unreachable (RFC 792,
+//! RFC 4443 §3.1), and TCP resets.
 
 use std::net::IpAddr;
 
 use super::{
+    decode::read,
     encode::{Link, Variant},
     names::{Tuple, Version},
+    sketch::{ACK, FIN, RST, SYN},
     sums::{checksum, pseudo, sum},
 };
 
@@ -69,4 +72,50 @@ fn with_quote(kind_and_code: [u8; 2], quote: &[u8], head: u64) -> Vec<u8> {
     let right = checksum(head + sum(&message));
     message[2..4].copy_from_slice(&right.to_be_bytes());
     message
+}
+
+/// The reset with which a TCP segment is answered that belongs to no connection (RFC 9293 §3.10.7.1), as if the one it was
+/// sent to had made it.
+///
+/// # Panics
+/// If the frame is no TCP segment.
+#[must_use]
+pub fn tcp_reset(frame: &[u8], variant: Variant) -> Vec<u8> {
+    let seen = read(frame, variant.link).expect("a well-formed frame");
+    let tcp = seen.layer4;
+    let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|index| tcp[at + index]));
+    let (flags, data_len) = (tcp[13], tcp.len() - usize::from(tcp[12] >> 4) * 4);
+    let occupied = data_len as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+    let (seq, ack, answer_flags) = if flags & ACK != 0 {
+        (word(8), 0, RST)
+    } else {
+        (0, word(4).wrapping_add(occupied), RST | ACK)
+    };
+    let mut segment = [&tcp[2..4], &tcp[..2], &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
+    segment.extend([0x50, answer_flags, 0, 0, 0, 0, 0, 0]);
+    let right = checksum(pseudo(seen.dst, seen.src, 6, segment.len()) + sum(&segment));
+    segment[16..18].copy_from_slice(&right.to_be_bytes());
+    let link = &frame[..variant.link.len()];
+    let mut answer = match link {
+        [] => Vec::new(),
+        link => [&link[6..12], &link[..6], &link[12..]].concat(),
+    };
+    match (seen.dst, seen.src) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut header = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+            header.extend(src.octets());
+            header.extend(dst.octets());
+            let right = checksum(sum(&header));
+            header[10..12].copy_from_slice(&right.to_be_bytes());
+            answer.extend(header);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            answer.extend([0x60, 0, 0, 0, 0, 20, 6, 64]);
+            answer.extend(src.octets());
+            answer.extend(dst.octets());
+        }
+        _ => panic!("families are mixed"),
+    }
+    answer.extend(segment);
+    answer
 }

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use super::{
     encode::Link,
     names::{Tuple, Version, name_of},
-    sums::{fold, is_sound, pseudo, sum},
+    sums::{crc32c, fold, is_sound, pseudo, sum},
 };
 
 /// A well-formed IP packet.
@@ -124,6 +124,7 @@ impl Seen<'_> {
         let header_len = match self.proto {
             6 => 20,
             17 => 8,
+            132 => 12,
             _ => return None,
         };
         if self.layer4.len() < header_len || self.is_later_fragment() {
@@ -142,6 +143,15 @@ impl Seen<'_> {
     #[must_use]
     pub fn is_later_fragment(&self) -> bool {
         self.fragment.is_some_and(|(_, from, _)| from != 0)
+    }
+
+    /// Whether the checksum over an SCTP packet is right, or still to be made.
+    #[must_use]
+    pub fn sctp_is_sound(&self) -> bool {
+        let mut octets = self.layer4.to_vec();
+        let Some(field) = octets.get_mut(8..12) else { return true };
+        let found: [u8; 4] = std::array::from_fn(|at| std::mem::take(&mut field[at]));
+        found == [0; 4] || found == crc32c(&octets).to_le_bytes()
     }
 
     /// Folded sum over TCP or UDP and its pseudo header: 0xffff if the checksum is right. Nothing where there is no
@@ -178,6 +188,9 @@ pub fn verify(frame: &[u8], link: Link) -> Result<(), String> {
     }
     if seen.layer4_sum().is_some_and(|sum| sum != 0xffff) {
         return Err(format!("the checksum of protocol {} is wrong", seen.proto));
+    }
+    if seen.proto == 132 && seen.fragment.is_none() && !seen.sctp_is_sound() {
+        return Err("the checksum of SCTP is wrong".to_owned());
     }
     if seen.version == Version::V6 && seen.proto == 17 && seen.fragment.is_none() && seen.layer4_sum().is_none() {
         return Err("a UDP datagram over IPv6 has no checksum".to_owned());

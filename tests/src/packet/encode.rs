@@ -7,7 +7,7 @@ use lb_common::layout::Proto;
 use super::{
     names::{Tuple, Version},
     sketch::{Checksum, Extension, Layer4, Sketch},
-    sums::{checksum, fold, pseudo, sum},
+    sums::{checksum, crc32c, fold, pseudo, sum},
 };
 
 /// The destination MAC address of every frame.
@@ -60,6 +60,7 @@ impl Layer4 {
             Self::Any(_) => variant.proto.0,
             Self::Tcp(_) => Proto::TCP.0,
             Self::Udp => Proto::UDP.0,
+            Self::Sctp(_) => Proto::SCTP.0,
             Self::Icmp(..) if variant.version == Version::V4 => Proto::ICMP.0,
             Self::Icmp(..) => Proto::ICMPV6.0,
             Self::Other(proto) => proto,
@@ -163,6 +164,7 @@ fn layer4(sketch: &Sketch, tuple: &Tuple, proto: u8) -> Vec<u8> {
             header.extend([0, 0]);
             (header, 6)
         }
+        (132, Layer4::Sctp(chunk)) => return sctp_packet(sketch, ports, chunk),
         (_, Layer4::Icmp(kind, code)) => (vec![kind, code, 0, 0, 0x12, 0x34, 0x56, 0x78], 2),
         _ => (ports, usize::MAX),
     };
@@ -190,6 +192,23 @@ fn layer4(sketch: &Sketch, tuple: &Tuple, proto: u8) -> Vec<u8> {
         },
     };
     octets[checksum_at..checksum_at + 2].copy_from_slice(&field.to_be_bytes());
+    octets
+}
+
+/// A common header and one chunk.
+fn sctp_packet(sketch: &Sketch, ports: Vec<u8>, chunk: u8) -> Vec<u8> {
+    let mut octets = ports;
+    octets.extend([0x3a, 0x4b, 0x5c, 0x6d, 0, 0, 0, 0, chunk, 3]);
+    octets.extend((4 + sketch.payload.len() as u16).to_be_bytes());
+    octets.extend(&sketch.payload);
+    octets.resize(octets.len().next_multiple_of(4), 0);
+    let right = crc32c(&octets).to_le_bytes();
+    let field = match sketch.checksum {
+        Checksum::Right => right,
+        Checksum::None | Checksum::Partial => [0; 4],
+        Checksum::OffBy(error) => [right[0] ^ error as u8, right[1], right[2], right[3]],
+    };
+    octets[8..12].copy_from_slice(&field);
     octets
 }
 

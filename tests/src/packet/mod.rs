@@ -18,6 +18,7 @@ pub mod names;
 pub mod random;
 pub mod row;
 pub mod scene;
+pub mod service;
 pub mod side;
 pub mod sketch;
 pub mod story;

@@ -5,15 +5,18 @@
 //! | `client`, `client2` | pods or machines that dial a Service |
 //! | `web`, `api` | frontends |
 //! | `pod`, `pod2`, `pod3` | backends |
-//! | `node` | this node |
+//! | `node`, `node2` | addresses of this node |
+//! | `lo` | its loopback address |
+//! | `vip`, `eip` | a load-balancer address and an ExternalIP |
+//! | `unused` | a service address that nobody has |
 //! | `world` | somebody who has nothing to do with Services |
 
 use std::{net::IpAddr, sync::LazyLock};
 
 use lb_common::layout::{FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
-use lb_userspace::tables::TableFamily;
+use lb_userspace::{model::Cidr, tables::TableFamily};
 
-const CAST: [(&str, &str, &str); 9] = [
+const CAST: [(&str, &str, &str); 14] = [
     ("client", "10.1.0.9", "fd00:1::9"),
     ("client2", "10.1.255.254", "fd00:1:ffff::fffe"),
     ("web", "10.96.0.10", "fd00:96::a"),
@@ -23,7 +26,35 @@ const CAST: [(&str, &str, &str); 9] = [
     ("pod3", "10.244.255.255", "fd00:244:ffff:ffff:ffff:ffff:ffff:ffff"),
     ("node", "192.168.3.4", "fd00:192:168:3::4"),
     ("world", "203.0.113.80", "2001:db8::80"),
+    ("vip", "192.0.2.20", "2001:db8:192::20"),
+    ("eip", "192.0.2.30", "2001:db8:192::30"),
+    ("node2", "192.168.4.5", "fd00:192:168:4::5"),
+    ("lo", "127.0.0.1", "::1"),
+    ("unused", "10.96.200.200", "fd00:96::c8c8"),
 ];
+
+/// Ranges with names, IPv4 and IPv6.
+const RANGES: [(&str, &str, &str); 5] = [
+    ("pods", "10.244.0.0/16", "fd00:244::/32"),
+    ("clients", "10.1.0.0/16", "fd00:1::/32"),
+    ("services", "10.96.0.0/16", "fd00:96::/32"),
+    ("nodes", "192.168.0.0/16", "fd00:192:168::/48"),
+    ("vips", "192.0.2.0/24", "2001:db8:192::/64"),
+];
+
+/// The range of a name, or a literal range.
+///
+/// # Panics
+/// If it is neither.
+#[must_use]
+pub fn range(name: &str, version: Version) -> Cidr {
+    let text = match RANGES.iter().find(|(who, _, _)| *who == name) {
+        Some((_, v4, _)) if version == Version::V4 => v4,
+        Some((_, _, v6)) => v6,
+        None => name,
+    };
+    Cidr::parse_leniently(text).unwrap_or_else(|| panic!("{text} is no range"))
+}
 
 /// The cast with its addresses, IPv4 and IPv6.
 static ADDRESSES: LazyLock<[(&str, IpAddr, IpAddr); CAST.len()]> = LazyLock::new(|| {

@@ -9,6 +9,7 @@ use super::{
     encode::{Link, Variant, encode},
     names::Version,
     scene::Change,
+    service::ServiceSketch,
     sketch::{Checksum, Extension, Fragment, Layer4, Sketch, icmp, other, tcp, udp},
     tape::Tape,
 };
@@ -23,7 +24,11 @@ const BACKENDS: [&str; 7] = [
     "pod3:443",
     "node:8080 local",
 ];
-const CLIENTS: [&str; 7] = ["client", "client2", "pod", "pod3", "node", "world", "web"];
+const DIALLED: [&str; 14] = [
+    "web:80", "web:53", "api:80", "api:443", "node:30080", "node2:30443", "vip:80", "vip:443", "vip:9", "eip:80", "eip:443",
+    "lo:30080", "unused:80", "web:9",
+];
+const CLIENTS: [&str; 9] = ["client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip"];
 const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 8_080, 50_051, 80, 65_535];
 
 /// Something that happens.
@@ -73,29 +78,66 @@ pub fn next(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happe
     }
 }
 
+fn host(frontend: &str) -> &str {
+    frontend.split(':').next().unwrap_or(frontend)
+}
+
 fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
-    let frontend = frontend.to_owned();
-    match tape.below(16) {
-        15 => Change::NoScope(frontend),
-        14 => Change::Dangle(frontend),
-        13 => Change::Deny(frontend),
-        11 | 12 => Change::Reject(frontend),
-        _ => {
-            let count = 1 + tape.below(3);
-            Change::Serve(frontend, (0..count).map(|_| tape.pick(&BACKENDS).to_owned()).collect())
+    if tape.below(16) == 14 {
+        return Change::Dangle(frontend.to_owned());
+    }
+    let mut service = ServiceSketch::new(frontend);
+    if tape.once_in(2) {
+        service = match tape.below(3) {
+            0 => service.load_balancer(&frontend.replace(host(frontend), "vip")),
+            1 => service.external_ip(&frontend.replace(host(frontend), "eip")),
+            _ => service.node_port(if frontend.starts_with("web") { 30_080 } else { 30_443 }),
+        };
+    }
+    if tape.once_in(4) {
+        service = service.affinity(tape.pick(&[10, 30, 10_800]));
+    }
+    if tape.once_in(4) {
+        service = service.sources(&[tape.pick(&["clients", "pods", "10.0.0.0/8", "fd00::/16"])]);
+    }
+    if tape.once_in(4) {
+        service = service.external_local();
+    }
+    let backends = |tape: &mut Tape<'_>| -> Vec<&str> { (0..1 + tape.below(3)).map(|_| tape.pick(&BACKENDS)).collect() };
+    if tape.once_in(3) {
+        service = match tape.below(3) {
+            0 => service.nobody_here(),
+            _ => service.here(&backends(tape)),
+        };
+        if tape.once_in(2) {
+            service = service.internal_local();
         }
     }
+    Change::Service(Box::new(match tape.below(8) {
+        0 => service.nobody(),
+        1 => service.no_list(),
+        _ => service.to(&backends(tape)),
+    }))
 }
 
 fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
     let endpoint = |text: &str| text.split(' ').next().unwrap_or(text).to_owned();
     let flow = |tape: &mut Tape<'_>| flows(tape).unwrap_or_else(|| "client:40000 > web:80".to_owned());
-    match tape.below(8) {
+    match tape.below(12) {
         0 => Change::Withdraw(endpoint(tape.pick(&BACKENDS))),
         1 => Change::Reuse(endpoint(tape.pick(&BACKENDS)), endpoint(tape.pick(&BACKENDS))),
         2 => Change::Remove(tape.pick(&FRONTENDS).to_owned()),
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
+        6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
+        7 => match tape.below(5) {
+            0 => Change::DetectPods(tape.pick(&["pods", "clients"]).to_owned()),
+            1 => Change::DetectPodDevice,
+            2 => Change::MasqueradeAll,
+            3 => Change::ServiceCidr("services".to_owned()),
+            _ => Change::HostAddress(tape.pick(&["node", "node2", "lo", "vip"]).to_owned()),
+        },
+        8 => Change::Reset(flow(tape)),
         _ => {
             let frontend = tape.pick(&FRONTENDS);
             published(tape, frontend)
@@ -139,7 +181,7 @@ fn tuple(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> String {
     let server = if tape.once_in(8) {
         format!("{}:{}", tape.pick(&CLIENTS), tape.pick(&CLIENT_PORTS))
     } else {
-        tape.pick(&FRONTENDS).to_owned()
+        tape.pick(&DIALLED).to_owned()
     };
     if tape.once_in(16) {
         format!("{server} > {client}")

@@ -1,62 +1,110 @@
 //! What a row is given: Services, backends and the node, said in names, and turned into writes that a host world and a
-//! kernel world do alike.
+//! kernel world do alike. Services as rows say them are in `service`.
 
-use lb_common::layout::{Backend, BackendFlags, FrontendKey, Port, Proto, Scope, Service};
+use std::collections::BTreeMap;
 
-use super::names::{Named, endpoint};
+use lb_common::layout::{
+    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags, Port,
+    Proto, Rules, Scope, Service, ServiceFlags, Sets,
+};
+use lb_userspace::tables::{SourceRange, node_range};
+
+use super::{
+    names::{Named, endpoint, range},
+    service::{Kind, List, ServiceSketch},
+};
 
 /// One thing that happens to the tables between packets.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// The frontend is served by these backends, one slot each: `("web:80", ["pod:8080 local", "pod2:8080"])`.
-    Serve(String, Vec<String>),
-    /// Nobody in the whole cluster serves the frontend.
-    Reject(String),
-    /// Somebody serves the frontend, but nobody whom the policy allows here.
-    Deny(String),
-    /// The Service has no scope for cluster-internal frontends.
-    NoScope(String),
+    /// The Service is so from now on.
+    Service(Box<ServiceSketch>),
     /// The frontend's range names slots that were never written.
     Dangle(String),
-    /// The frontend is gone.
+    /// The frontend is gone, and its address if it was the last there.
     Remove(String),
     /// The backend's record is taken out of use.
     Withdraw(String),
+    /// The backend stops serving: it is still there, and terminating.
+    StopServing(String),
     /// The first backend's number stands for the second backend from now on.
     Reuse(String, String),
     /// The node has an address to masquerade with.
     Node,
+    /// NodePorts are served on this address of the host.
+    HostAddress(String),
+    /// An address of the host on which no NodePorts are served.
+    QuietHostAddress(String),
+    /// Pods are known by their addresses, in this range.
+    DetectPods(String),
+    /// Pods are known by the device that they come from; that of the rows is one.
+    DetectPodDevice,
+    /// Pods are known by the device that they come from; that of the rows is none.
+    DetectOtherDevice,
+    /// Every connection to a ClusterIP is masqueraded.
+    MasqueradeAll,
+    /// A ServiceCIDR is known.
+    ServiceCidr(String),
     /// A flow entry was evicted.
     Evict(String),
     /// The kernel recycled a flow entry while somebody reads it: what it says is not about its key.
     Garble(String),
+    /// The agent found that the flow's endpoint is gone for good.
+    Reset(String),
 }
 
 /// One write to the tables of a family.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<F: Named> {
+    /// What an address is, or that it is nothing any more.
+    Address(F::Addr, Option<AddressFlags>),
     /// A frontend of this service, or none any more.
-    Frontend(FrontendKey<F::Addr>, Option<u32>),
+    Frontend(FrontendKey<F::Addr>, Option<Frontend>),
     /// A service record.
     Service(u32, Service),
+    /// A source range.
+    Source(SourceRange<F::Addr>),
     /// A backend number in a slot.
     Slot(u32, u32),
     /// A backend record.
     Backend(u32, Backend<F::Addr>),
-    /// The node's address.
-    Node(F::Addr),
+    /// Facts about the node.
+    Node(Node<F::Addr>),
+    /// Facts about a device.
+    Device(u32, Device),
     /// A flow entry that goes.
     Evict(lb_common::layout::FlowKey<F::Addr>),
     /// A flow entry whose contents change under the reader.
     Garble(lb_common::layout::FlowKey<F::Addr>),
+    /// A flow entry whose endpoint is gone for good.
+    Reset(lb_common::layout::FlowKey<F::Addr>),
 }
 
-/// Who has which number. Frontends, backends and slots are numbered as they come; a range is never written twice.
+/// Device of every packet of a row.
+const DEVICE: u32 = 1;
+
+/// Who has which number. Services, backends and slots are numbered as they come; a range is never written twice.
 #[derive(Clone, Debug, Default)]
 pub struct Scene {
     services: Vec<String>,
-    backends: Vec<String>,
+    /// Service and backend; a number's place is its index.
+    backends: Vec<(u32, String)>,
     slots: u32,
+    sets: u32,
+    /// How often a service got affinity, and whether it has it.
+    affinities: BTreeMap<u32, (u32, bool)>,
+    /// Frontends, each as it was said, with the flags that its address has by it.
+    frontends: BTreeMap<String, AddressFlags>,
+    host: BTreeMap<String, AddressFlags>,
+    node: NodeSketch,
+}
+
+#[derive(Clone, Debug, Default)]
+struct NodeSketch {
+    has_address: bool,
+    pods: Option<String>,
+    service_cidrs: Vec<String>,
+    flags: NodeFlags,
 }
 
 impl Scene {
@@ -66,51 +114,180 @@ impl Scene {
     /// If the change names somebody whom nobody knows.
     pub fn writes<F: Named>(&mut self, change: &Change, proto: Proto) -> Vec<Write<F>> {
         match change {
-            Change::Serve(frontend, backends) => self.serve(frontend, backends, proto),
-            Change::Reject(frontend) => self.publish(frontend, Scope::REJECT, proto),
-            Change::Deny(frontend) => self.publish(frontend, Scope::DROP, proto),
-            Change::NoScope(frontend) => self.publish(frontend, Scope::ABSENT, proto),
+            Change::Service(service) => self.serve(service, proto),
             Change::Dangle(frontend) => {
                 self.slots += 1;
-                let scope = Scope::slots(self.slots - 1, 1);
-                self.publish(frontend, scope, proto)
+                let dangling = ServiceSketch::new(frontend).dangling(self.slots - 1);
+                self.serve(&dangling, proto)
             }
-            Change::Remove(frontend) => vec![Write::Frontend(frontend_key::<F>(frontend, proto), None)],
-            Change::Withdraw(backend) => {
-                let number = number_of(&mut self.backends, backend) + 1;
-                let (address, port) = backend_address::<F>(backend);
-                vec![Write::Backend(
-                    number,
-                    Backend {
-                        address,
-                        port,
-                        ..Backend::default()
-                    },
-                )]
+            Change::Remove(frontend) => {
+                self.frontends.remove(frontend);
+                let (key, _) = frontend_key::<F>(frontend, proto);
+                vec![Write::Frontend(key, None), self.address::<F>(frontend)]
             }
+            Change::Withdraw(backend) => self.backend_writes::<F>(backend, None),
+            Change::StopServing(backend) => self.backend_writes::<F>(backend, Some(BackendFlags::default())),
             Change::Reuse(old, new) => {
-                let number = number_of(&mut self.backends, old) + 1;
-                new.clone_into(&mut self.backends[number as usize - 1]);
-                let (address, port) = backend_address::<F>(new);
+                let place = self.backends.iter().position(|(_, known)| known == old);
+                let place = place.unwrap_or_else(|| panic!("nobody has {old}"));
+                new.clone_into(&mut self.backends[place].1);
+                let service = self.backends[place].0;
                 vec![Write::Backend(
-                    number,
-                    Backend {
-                        address,
-                        port,
-                        flags: BackendFlags::ACTIVE,
-                        ..Backend::default()
-                    },
+                    place as u32 + 1,
+                    backend_record::<F>(new, service, BackendFlags::ACTIVE),
                 )]
             }
-            Change::Node => vec![Write::Node(F::named("node"))],
+            Change::Node => {
+                self.node.has_address = true;
+                vec![self.node_record()]
+            }
+            Change::HostAddress(name) => {
+                let flags = AddressFlags::HOST.with(AddressFlags::NODE_PORTS);
+                self.host_address(name, flags)
+            }
+            Change::QuietHostAddress(name) => self.host_address(name, AddressFlags::HOST),
+            Change::DetectPods(name) => {
+                self.node.pods = Some(name.clone());
+                self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_ADDRESS);
+                vec![self.node_record()]
+            }
+            Change::DetectPodDevice => {
+                let device = Device {
+                    flags: DeviceFlags::PODS,
+                    ..Device::default()
+                };
+                self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
+                vec![self.node_record(), Write::Device(DEVICE, device)]
+            }
+            Change::DetectOtherDevice => {
+                self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
+                vec![self.node_record()]
+            }
+            Change::MasqueradeAll => {
+                self.node.flags = self.node.flags.with(NodeFlags::MASQUERADE_ALL);
+                vec![self.node_record()]
+            }
+            Change::ServiceCidr(name) => {
+                self.node.service_cidrs.push(name.clone());
+                vec![self.node_record()]
+            }
             Change::Evict(tuple) => vec![Write::Evict(F::key(tuple, proto))],
             Change::Garble(tuple) => vec![Write::Garble(F::key(tuple, proto))],
+            Change::Reset(tuple) => vec![Write::Reset(F::key(tuple, proto))],
         }
     }
 
-    fn serve<F: Named>(&mut self, frontend: &str, backends: &[String], proto: Proto) -> Vec<Write<F>> {
-        let base = self.slots;
+    /// All records of a backend with other flags, or out of use.
+    fn backend_writes<F: Named>(&self, backend: &str, flags: Option<BackendFlags>) -> Vec<Write<F>> {
+        let known = (1..).zip(&self.backends).filter(|(_, (_, name))| name == backend);
+        let write = |number, service| {
+            let record = flags.map(|flags| backend_record::<F>(backend, service, flags));
+            Write::Backend(number, record.unwrap_or_default())
+        };
+        known.map(|(number, (service, _))| write(number, *service)).collect()
+    }
+
+    fn node_record<F: Named>(&self) -> Write<F> {
+        let as_range = |name: &String| node_range::<F>(range(name, F::VERSION)).expect("a range of this family");
+        let mut node = Node {
+            pods: self.node.pods.as_ref().map(as_range).unwrap_or_default(),
+            flags: self.node.flags,
+            ..Node::default()
+        };
+        if self.node.has_address {
+            node.address = F::named("node");
+        }
+        for (place, name) in node.services.iter_mut().zip(&self.node.service_cidrs) {
+            *place = as_range(name);
+        }
+        Write::Node(node)
+    }
+
+    fn host_address<F: Named>(&mut self, name: &str, flags: AddressFlags) -> Vec<Write<F>> {
+        let flags = if name == "lo" { flags.with(AddressFlags::LOOPBACK) } else { flags };
+        self.host.insert(name.to_owned(), flags);
+        vec![self.address(name)]
+    }
+
+    /// What an address is by all that is said of it.
+    fn address<F: Named>(&self, text: &str) -> Write<F> {
+        let name = host_of(text);
+        let mut flags = self.host.get(name).copied().unwrap_or_default();
+        for (_, by_frontend) in self.frontends.iter().filter(|(frontend, _)| host_of(frontend) == name) {
+            flags = flags.with(*by_frontend);
+        }
+        let is_something = flags != AddressFlags::default();
+        Write::Address(F::named(name).looked_up(), is_something.then_some(flags))
+    }
+
+    fn serve<F: Named>(&mut self, sketch: &ServiceSketch, proto: Proto) -> Vec<Write<F>> {
+        let number = number_of(&mut self.services, &sketch.name);
         let mut writes = Vec::new();
+        let cluster = self.list::<F>(number, &sketch.cluster, &mut writes);
+        let local = self.list::<F>(number, &sketch.local, &mut writes);
+        let mut flags = ServiceFlags::default();
+        if sketch.internal_local {
+            flags = flags.with(ServiceFlags::INTERNAL_LOCAL);
+        }
+        if sketch.external_local {
+            flags = flags.with(ServiceFlags::EXTERNAL_LOCAL);
+        }
+        let sources = if sketch.sources.is_empty() {
+            0
+        } else {
+            self.sets += 1;
+            self.sets
+        };
+        writes.extend(sketch.sources.iter().map(|name| {
+            let cidr = range(name, F::VERSION);
+            Write::Source(SourceRange {
+                set: sources,
+                base: F::from_ip(cidr.base()).expect("a range of this family"),
+                prefix_len: cidr.prefix_len(),
+            })
+        }));
+        let (times, has_it) = self.affinities.entry(number).or_default();
+        *times += u32::from(sketch.affinity_s != 0 && !*has_it);
+        *has_it = sketch.affinity_s != 0;
+        let service = Service {
+            cluster,
+            local,
+            rules: Rules {
+                flags,
+                affinity_s: sketch.affinity_s,
+            },
+            sets: Sets {
+                sources,
+                affinity: *times << 16 | number,
+            },
+        };
+        writes.push(Write::Service(number, service));
+        for (frontend, kind) in &sketch.frontends {
+            let (key, flags) = frontend_key::<F>(frontend, proto);
+            let word = match kind {
+                Kind::ClusterIp => Frontend::internal(number),
+                Kind::External | Kind::NodePort => Frontend::external(number),
+                Kind::LoadBalancer => Frontend::filtered(number),
+            };
+            writes.push(Write::Frontend(key, Some(word)));
+            if *kind != Kind::NodePort {
+                let flags = if *kind == Kind::ClusterIp { AddressFlags::CLUSTER_IP } else { flags };
+                self.frontends.insert(frontend.clone(), flags);
+                writes.push(self.address(frontend));
+            }
+        }
+        writes
+    }
+
+    fn list<F: Named>(&mut self, service: u32, list: &List, writes: &mut Vec<Write<F>>) -> Scope {
+        let backends = match list {
+            List::Absent => return Scope::ABSENT,
+            List::Reject => return Scope::REJECT,
+            List::Drop => return Scope::DROP,
+            List::Dangling(slot) => return Scope::slots(*slot, 1),
+            List::Backends(backends) => backends,
+        };
+        let base = self.slots;
         for text in backends {
             let (backend, local) = text.split_once(' ').unwrap_or((text, ""));
             let flags = match local {
@@ -118,48 +295,47 @@ impl Scene {
                 "" => BackendFlags::ACTIVE,
                 other => panic!("a backend is not {other}"),
             };
-            let number = number_of(&mut self.backends, backend) + 1;
-            let (address, port) = backend_address::<F>(backend);
-            writes.push(Write::Backend(
-                number,
-                Backend {
-                    address,
-                    port,
-                    flags,
-                    ..Backend::default()
-                },
-            ));
+            let number = number_of(&mut self.backends, &(service, backend.to_owned())) + 1;
+            writes.push(Write::Backend(number, backend_record::<F>(backend, service, flags)));
             writes.push(Write::Slot(self.slots, number));
             self.slots += 1;
         }
-        writes.extend(self.publish::<F>(frontend, Scope::slots(base, backends.len() as u32), proto));
-        writes
-    }
-
-    fn publish<F: Named>(&mut self, frontend: &str, internal: Scope, proto: Proto) -> Vec<Write<F>> {
-        let number = number_of(&mut self.services, frontend);
-        let service = Service {
-            internal,
-            ..Service::default()
-        };
-        vec![
-            Write::Service(number, service),
-            Write::Frontend(frontend_key::<F>(frontend, proto), Some(number)),
-        ]
+        Scope::slots(base, backends.len() as u32)
     }
 }
 
-fn number_of(names: &mut Vec<String>, name: &str) -> u32 {
-    let at = names.iter().position(|known| known == name).unwrap_or_else(|| {
-        names.push(name.to_owned());
-        names.len() - 1
+fn number_of<T: Clone + PartialEq>(known: &mut Vec<T>, wanted: &T) -> u32 {
+    let at = known.iter().position(|known| known == wanted).unwrap_or_else(|| {
+        known.push(wanted.clone());
+        known.len() - 1
     });
     at as u32
 }
 
-fn frontend_key<F: Named>(text: &str, proto: Proto) -> FrontendKey<F::Addr> {
+fn host_of(text: &str) -> &str {
+    text.rsplit_once(':').map_or(text, |(host, _)| host)
+}
+
+/// The key of a frontend, and what it makes of its address. A NodePort is said as `*:30080`.
+fn frontend_key<F: Named>(text: &str, proto: Proto) -> (FrontendKey<F::Addr>, AddressFlags) {
+    if let Some(port) = text.strip_prefix("*:") {
+        let port = port.parse().unwrap_or_else(|_| panic!("{text} has no port"));
+        let key = FrontendKey::new(F::Addr::default(), Port::new(port), proto);
+        return (key, AddressFlags::default());
+    }
     let (address, port) = backend_address::<F>(text);
-    FrontendKey::new(address, port, proto)
+    (FrontendKey::new(address, port, proto), AddressFlags::EXTERNAL)
+}
+
+fn backend_record<F: Named>(text: &str, service: u32, flags: BackendFlags) -> Backend<F::Addr> {
+    let (address, port) = backend_address::<F>(text);
+    Backend {
+        address,
+        port,
+        flags,
+        service,
+        fill: Default::default(),
+    }
 }
 
 fn backend_address<F: Named>(text: &str) -> (F::Addr, Port) {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use lb_common::{
     datapath::{Hook, Verdict},
-    layout::{Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey, FragmentPorts},
+    layout::{
+        Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey, FragmentPorts,
+        ServiceStats,
+    },
 };
 
 use super::{
@@ -53,7 +56,7 @@ pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
         (Hook::Xdp, _) => XDP_PASS,
         // Test runs happen on the loopback device, where a packet for the host itself is there already.
         (_, Verdict::Pass | Verdict::Deliver) => TC_UNSPEC,
-        (_, Verdict::Route | Verdict::Refuse) => TC_REDIRECT,
+        (_, Verdict::Route | Verdict::Refuse | Verdict::Reset) => TC_REDIRECT,
         (_, Verdict::Drop(_)) => TC_SHOT,
     }
 }
@@ -72,6 +75,12 @@ pub struct State<F: Named> {
     pub counters: Vec<u64>,
     /// Counts by [`DropReason`].
     pub drops: Vec<u64>,
+    /// Clients that have a backend of their own. Instead of the time they hold how many seconds ago that was.
+    pub affinities: BTreeMap<AffinityKey<F::Addr>, Affinity>,
+    /// Connections by service number.
+    pub service_counts: BTreeMap<u32, ServiceStats>,
+    /// Connections by backend number.
+    pub backend_counts: BTreeMap<u32, u64>,
     /// Events in order, without their times.
     pub events: Vec<Event>,
 }
@@ -82,6 +91,9 @@ impl<F: Named> PartialEq for State<F> {
             && self.fragments == other.fragments
             && self.counters == other.counters
             && self.drops == other.drops
+            && self.affinities == other.affinities
+            && self.service_counts == other.service_counts
+            && self.backend_counts == other.backend_counts
             && self.events == other.events
     }
 }
@@ -135,6 +147,7 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
         (FlowFlags::HOST_CLIENT, "host"),
         (FlowFlags::LOCAL_BACKEND, "local"),
         (FlowFlags::MASQUERADE, "masq"),
+        (FlowFlags::RESET, "reset"),
         (FlowFlags::SEEN, "seen"),
     ];
     words.extend(
@@ -183,6 +196,20 @@ impl<F: Named> State<F> {
                 key.proto, ports.sport, ports.dport, key.id
             )
         }));
+        lines.extend(self.affinities.iter().map(|(key, affinity)| {
+            format!(
+                "affinity {} of {:#x} backend {} slot {} | {} s ago",
+                name_of(F::to_ip(key.client)),
+                key.affinity,
+                affinity.backend,
+                affinity.place,
+                affinity.seen_ns
+            )
+        }));
+        lines.extend(self.service_counts.iter().map(|(number, stats)| {
+            format!("service {number} opened {} refused {}", stats.opened, stats.refused)
+        }));
+        lines.extend(self.backend_counts.iter().map(|(number, opened)| format!("backend {number} opened {opened}")));
         let counted = Counter::ALL.iter().zip(&self.counters).filter(|(_, count)| **count > 0);
         lines.extend(counted.map(|(counter, count)| format!("counter {} {count}", counter.name())));
         let dropped = DropReason::ALL.iter().zip(&self.drops).filter(|(_, count)| **count > 0);

@@ -45,6 +45,8 @@ pub enum Layer4 {
     Udp,
     /// ICMP or ICMPv6 of this type and code.
     Icmp(u8, u8),
+    /// SCTP with a chunk of this type.
+    Sctp(u8),
     /// Another protocol, whose octets look like ports.
     Other(u8),
 }
@@ -142,7 +144,20 @@ pub fn icmp(tuple: &str, kind: u8, code: u8) -> Sketch {
     sketch(tuple, Layer4::Icmp(kind, code))
 }
 
-/// Another protocol than TCP, UDP and ICMP.
+/// SCTP's data chunk.
+pub const DATA: u8 = 0;
+/// SCTP's chunk that opens an association.
+pub const INIT: u8 = 1;
+/// SCTP's chunk that aborts an association.
+pub const ABORT: u8 = 6;
+
+/// An SCTP packet with a chunk of this type.
+#[must_use]
+pub fn sctp(tuple: &str, chunk: u8) -> Sketch {
+    sketch(tuple, Layer4::Sctp(chunk))
+}
+
+/// Another protocol than TCP, UDP, SCTP and ICMP.
 #[must_use]
 pub fn other(tuple: &str, proto: u8) -> Sketch {
     sketch(tuple, Layer4::Other(proto))
@@ -154,7 +169,7 @@ impl Sketch {
     pub fn flags(mut self, flags: u8) -> Self {
         match &mut self.layer4 {
             Layer4::Any(old) | Layer4::Tcp(old) => *old = flags,
-            Layer4::Udp | Layer4::Icmp(..) | Layer4::Other(_) => {}
+            Layer4::Udp | Layer4::Sctp(_) | Layer4::Icmp(..) | Layer4::Other(_) => {}
         }
         self
     }

@@ -59,3 +59,16 @@ mod tests {
         assert_eq!(sum(&[0x12, 0x34, 0x56]), 0x1234 + 0x5600);
     }
 }
+
+/// CRC32c, bit by bit (RFC 9260 appendix A).
+#[must_use]
+pub fn crc32c(octets: &[u8]) -> u32 {
+    let mut state = u32::MAX;
+    for octet in octets {
+        state ^= u32::from(*octet);
+        for _ in 0..8 {
+            state = (state >> 1) ^ if state & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !state
+}

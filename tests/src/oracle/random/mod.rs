@@ -101,8 +101,8 @@ fn world(tape: &mut Tape<'_>, casts: &[Cast; 2]) -> World {
 fn node(tape: &mut Tape<'_>, casts: &[Cast; 2]) -> Node {
     let mut node = Node {
         view: NodeView {
-            name: HERE.into(),
             zone: tape.pick(&[Some("a"), Some("a"), Some("b"), None]).map(Into::into),
+            ..NodeView::named(HERE)
         },
         node_ips: Vec::new(),
         local_addresses: Vec::new(),

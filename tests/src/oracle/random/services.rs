@@ -78,6 +78,7 @@ fn service(tape: &mut Tape<'_>, casts: &[Cast; 2], number: usize, claims: &Claim
         external_policy: policy(tape),
         affinity_timeout_s: tape.pick(&[None, None, None, Some(10), Some(30), Some(10_800)]),
         health_check_node_port: None,
+        resets_removed: None,
         opt_out: OptOut::default(),
     };
     let only = tape.pick(&[None, None, None, None, Some(Family::V4), Some(Family::V6)]);
@@ -158,6 +159,7 @@ fn slices(tape: &mut Tape<'_>, casts: &[Cast; 2], service: &Service) -> Vec<Endp
                     headless: tape.once_in(64),
                     ..service.opt_out
                 },
+                triggered: None,
             });
         }
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lb_common::{
-    datapath::{Bucket, Hook, Verdict, refuse, tc, xdp},
-    layout::{Address, Event, TokenBucket, V4, V6},
+    datapath::{Bucket, Hook, Verdict, refuse, reset, tc, xdp},
+    layout::{Address, Event, FlowFlags, TokenBucket, V4, V6},
 };
 
 use super::{Cabinet, Carrier, HostPacket, HostWorld};
@@ -34,7 +34,12 @@ impl HostWorld {
             tc(packet, self, hook)
         };
         let mut told = code(hook, verdict);
-        if verdict == Verdict::Refuse && hook != Hook::Xdp && !refuse(packet) {
+        let answered = match verdict {
+            Verdict::Refuse => refuse(packet),
+            Verdict::Reset => reset(packet),
+            _ => true,
+        };
+        if !answered {
             told = TC_SHOT;
         }
         HostOutcome {
@@ -66,12 +71,10 @@ pub trait HostFamily: Named {
     fn cabinet(world: &HostWorld) -> &Cabinet<Self::Addr>;
     /// The tables, to write to.
     fn cabinet_mut(world: &mut HostWorld) -> &mut Cabinet<Self::Addr>;
-    /// Gives the node an address.
-    fn put_node(world: &mut HostWorld, address: Self::Addr);
 }
 
 macro_rules! host_family {
-    ($family:ty, $cabinet:ident, $node:ident) => {
+    ($family:ty, $cabinet:ident) => {
         impl HostFamily for $family {
             fn cabinet(world: &HostWorld) -> &Cabinet<Self::Addr> {
                 &world.$cabinet
@@ -80,23 +83,18 @@ macro_rules! host_family {
             fn cabinet_mut(world: &mut HostWorld) -> &mut Cabinet<Self::Addr> {
                 &mut world.$cabinet
             }
-
-            fn put_node(world: &mut HostWorld, address: Self::Addr) {
-                world.node.$node = address;
-            }
         }
     };
 }
 
-host_family!(V4, v4, ipv4);
-host_family!(V6, v6, ipv6);
+host_family!(V4, v4);
+host_family!(V6, v6);
 
 impl<F: HostFamily> Side<F> for HostWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
-        if let Write::Node(address) = write {
-            F::put_node(self, *address);
-        } else {
-            put(F::cabinet_mut(self), write);
+        match write {
+            Write::Device(ifindex, device) => drop(self.devices.insert(*ifindex, *device)),
+            other => put(F::cabinet_mut(self), other),
         }
         Ok(())
     }
@@ -126,11 +124,18 @@ impl<F: HostFamily> Side<F> for HostWorld {
             flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
         }
         let fragments = cabinet.fragments.borrow().clone();
+        let mut affinities = cabinet.affinities.borrow().clone();
+        for affinity in affinities.values_mut() {
+            affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
+        }
         Ok(State {
             flows,
             fragments,
             counters: self.counters.borrow().to_vec(),
             drops: self.drops.borrow().to_vec(),
+            affinities,
+            service_counts: cabinet.service_counts.borrow().clone(),
+            backend_counts: cabinet.backend_counts.borrow().clone(),
             events: self
                 .events
                 .borrow()
@@ -143,8 +148,17 @@ impl<F: HostFamily> Side<F> for HostWorld {
 
 fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
     match *write {
-        Write::Frontend(key, Some(number)) => {
-            cabinet.frontends.insert(key, number);
+        Write::Address(address, Some(flags)) => {
+            cabinet.addresses.insert(address, flags);
+        }
+        Write::Address(address, None) => {
+            cabinet.addresses.remove(&address);
+        }
+        Write::Source(range) => {
+            cabinet.sources.insert(range);
+        }
+        Write::Frontend(key, Some(frontend)) => {
+            cabinet.frontends.insert(key, frontend);
         }
         Write::Frontend(key, None) => {
             cabinet.frontends.remove(&key);
@@ -166,7 +180,13 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
                 flow.check ^= 1;
             }
         }
-        Write::Node(_) => {}
+        Write::Reset(key) => {
+            if let Some(flow) = cabinet.flows.get_mut().get_mut(&key) {
+                flow.flags = flow.flags.with(FlowFlags::RESET);
+            }
+        }
+        Write::Node(node) => cabinet.node = node,
+        Write::Device(..) => {}
     }
 }
 

@@ -2,30 +2,49 @@
 
 use std::{
     cell::{Cell, RefCell, RefMut},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::{Deref, DerefMut},
 };
 
 use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, World},
     layout::{
-        Address, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-        Ip4, Ip6, Node, Service, TokenBucket, V4, V6,
+        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event,
+        Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats,
+        TokenBucket, V4, V6,
         limits::{BACKENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
+use lb_userspace::tables::SourceRange;
+
 /// The tables of one family. Arrays have all their elements from the start, as the kernel's have: what nobody wrote
 /// is zero.
 pub struct Cabinet<A: Address> {
-    /// Service number by frontend.
-    pub frontends: BTreeMap<FrontendKey<A>, u32>,
+    /// What each address is.
+    pub addresses: BTreeMap<A, AddressFlags>,
+    /// Service and kind by frontend.
+    pub frontends: BTreeMap<FrontendKey<A>, Frontend>,
     /// Services that are not zero.
     pub services: BTreeMap<u32, Service>,
     /// Slots that are not zero.
     pub slots: BTreeMap<u32, u32>,
     /// Backends that are not zero.
     pub backends: BTreeMap<u32, Backend<A>>,
+    /// Source ranges.
+    pub sources: BTreeSet<SourceRange<A>>,
+    /// Facts about the node.
+    pub node: Node<A>,
+    /// The devices by which packets to some addresses leave.
+    pub routes: BTreeMap<A, u32>,
+    /// Tuples for which the host has sockets.
+    pub sockets: BTreeSet<FlowKey<A>>,
+    /// Connections by service number.
+    pub service_counts: RefCell<BTreeMap<u32, ServiceStats>>,
+    /// Connections by backend number.
+    pub backend_counts: RefCell<BTreeMap<u32, u64>>,
+    /// Clients that have a backend of their own.
+    pub affinities: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Flow entries.
     pub flows: RefCell<BTreeMap<FlowKey<A>, Flow<A>>>,
     /// Datagrams in fragments.
@@ -36,10 +55,18 @@ pub struct Cabinet<A: Address> {
 impl<A: Address> Default for Cabinet<A> {
     fn default() -> Self {
         Self {
+            addresses: BTreeMap::new(),
             frontends: BTreeMap::new(),
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
+            sources: BTreeSet::new(),
+            node: Node::default(),
+            routes: BTreeMap::new(),
+            sockets: BTreeSet::new(),
+            service_counts: RefCell::default(),
+            backend_counts: RefCell::default(),
+            affinities: RefCell::default(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
             desk: RefCell::default(),
@@ -53,6 +80,9 @@ impl<A: Address> Cabinet<A> {
         for flow in self.flows.get_mut().values_mut() {
             flow.seen_ns = flow.seen_ns.saturating_sub(by_ns);
         }
+        for affinity in self.affinities.get_mut().values_mut() {
+            affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
+        }
     }
 }
 
@@ -62,8 +92,8 @@ pub struct HostWorld {
     pub v4: Cabinet<Ip4>,
     /// IPv6.
     pub v6: Cabinet<Ip6>,
-    /// The node's record.
-    pub node: Node,
+    /// Devices by index.
+    pub devices: BTreeMap<u32, Device>,
     /// The clock, turned by hand.
     pub now_ns: Cell<u64>,
     /// Device of every packet.
@@ -87,7 +117,7 @@ impl Default for HostWorld {
         Self {
             v4: Cabinet::default(),
             v6: Cabinet::default(),
-            node: Node::default(),
+            devices: BTreeMap::new(),
             // An hour after the machine came up.
             now_ns: Cell::new(3_600_000_000_000),
             ifindex: 1,
@@ -119,14 +149,33 @@ fn element<T: Copy + Default>(array: &BTreeMap<u32, T>, len: u32, index: u32) ->
 }
 
 macro_rules! tables {
-    ($family:ty, $addr:ty, $cabinet:ident, $node:ident) => {
+    ($family:ty, $addr:ty, $cabinet:ident, $device_field:ident) => {
         impl Tables<$family> for HostWorld {
-            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<u32> {
+            fn address(&self, address: &$addr) -> Option<AddressFlags> {
+                self.$cabinet.addresses.get(address).copied()
+            }
+
+            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<Frontend> {
                 self.$cabinet.frontends.get(key).copied()
             }
 
-            fn service(&self, number: u32) -> Option<Service> {
-                element(&self.$cabinet.services, SERVICES_MAX, number)
+            fn service(&self, number: u32) -> Option<impl Deref<Target = Service>> {
+                element(&self.$cabinet.services, SERVICES_MAX, number).map(Box::new)
+            }
+
+            fn allows(&self, set: u32, address: &$addr) -> bool {
+                let within = |range: &&SourceRange<$addr>| {
+                    let mask = |octets: &[u8]| -> Vec<bool> {
+                        let bits = octets.iter().flat_map(|octet| (0..8).map(move |bit| octet >> (7 - bit) & 1 == 1));
+                        bits.take(range.prefix_len.into()).collect()
+                    };
+                    range.set == set && mask(&range.base.octets) == mask(&address.octets)
+                };
+                self.$cabinet.sources.iter().any(|range| within(&range))
+            }
+
+            fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32> {
+                (base..base + len).find(|place| Tables::<$family>::slot(self, *place) == Some(backend))
             }
 
             fn slot(&self, place: u32) -> Option<u32> {
@@ -165,13 +214,43 @@ macro_rules! tables {
                 Some(self.$cabinet.desk.borrow_mut())
             }
 
-            fn node_address(&self) -> Option<impl Deref<Target = $addr>> {
-                let address = self.node.$node;
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<impl Deref<Target = Affinity>> {
+                self.$cabinet.affinities.borrow().get(key).copied().map(Box::new)
+            }
+
+            fn insert_affinity(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+                self.$cabinet.affinities.borrow_mut().insert(*key, *affinity);
+            }
+
+            fn node(&self) -> Option<impl Deref<Target = Node<$addr>>> {
+                Some(Box::new(self.$cabinet.node))
+            }
+
+            fn device_address(&self, ifindex: u32) -> Option<impl Deref<Target = $addr>> {
+                let address = self.devices.get(&ifindex)?.$device_field;
                 address.is_some().then(|| Box::new(address))
+            }
+
+            fn count_opened(&self, service: u32, backend: u32) {
+                self.$cabinet.service_counts.borrow_mut().entry(service).or_default().opened += 1;
+                *self.$cabinet.backend_counts.borrow_mut().entry(backend).or_default() += 1;
+            }
+
+            fn count_refused(&self, service: u32) {
+                self.$cabinet.service_counts.borrow_mut().entry(service).or_default().refused += 1;
             }
         }
 
-        impl Opens<$family> for HostWorld {}
+        impl Opens<$family> for HostWorld {
+            fn outgoing(&self, address: &$addr) -> Option<u32> {
+                self.$cabinet.routes.get(address).copied()
+            }
+
+            fn has_socket(&self, key: &FlowKey<$addr>) -> bool {
+                self.$cabinet.sockets.contains(key)
+            }
+        }
+
         impl<P: Packet> Errors<$family, P> for HostWorld {}
     };
 }
@@ -186,6 +265,10 @@ impl World for HostWorld {
 
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn is_pod_device(&self, ifindex: u32) -> bool {
+        self.devices.get(&ifindex).is_some_and(|device| device.flags.has(DeviceFlags::PODS))
     }
 
     fn count(&self, what: Counter) {

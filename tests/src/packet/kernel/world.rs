@@ -11,13 +11,15 @@ use aya::{
 use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
-        Backend, Counter, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Node, Scope,
-        TokenBucket, V4, V6, names,
+        Affinity, AffinityKey, Backend, Counter, DropReason, Event, Flow, FlowFlags, FlowKey, FragmentKey,
+        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, names,
     },
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
-    tables::{EventReader, FlowTable, KernelTables, NodeTable, Stats, Tables as _},
+    tables::{
+        DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _,
+    },
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -36,8 +38,7 @@ pub struct KernelWorld {
     datapath: Datapath,
     v4: Drawer<V4>,
     v6: Drawer<V6>,
-    node_table: NodeTable,
-    node: Node,
+    devices: DeviceTable,
     stats: Stats,
     counted_before: Vec<u64>,
     dropped_before: Vec<u64>,
@@ -51,6 +52,10 @@ pub struct Drawer<F: Named> {
     tables: KernelTables<F>,
     flows: FlowTable<F>,
     fragments: HashMap<MapData, FragmentKey<F::Addr>, FragmentPorts>,
+    affinities: HashMap<MapData, AffinityKey<F::Addr>, Affinity>,
+    node: NodeTable<F>,
+    addresses: Vec<F::Addr>,
+    sources: Vec<SourceRange<F::Addr>>,
     frontends: Vec<FrontendKey<F::Addr>>,
     services: Vec<u32>,
     slots: Vec<u32>,
@@ -61,40 +66,46 @@ pub struct Drawer<F: Named> {
 pub trait KernelFamily: Named {
     /// Name of the map of datagrams in fragments.
     const FRAGMENTS: &'static str;
+    /// Name of the map of session affinity.
+    const AFFINITY: &'static str;
     /// The tables.
     fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self>;
-    /// Gives the node an address.
-    fn put_node(node: &mut Node, address: Self::Addr);
 }
 
 macro_rules! kernel_family {
-    ($family:ty, $drawer:ident, $node:ident, $fragments:ident) => {
+    ($family:ty, $drawer:ident, $fragments:ident, $affinity:ident) => {
         impl KernelFamily for $family {
             const FRAGMENTS: &'static str = names::$fragments;
+            const AFFINITY: &'static str = names::$affinity;
 
             fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self> {
                 &mut world.$drawer
-            }
-
-            fn put_node(node: &mut Node, address: Self::Addr) {
-                node.$node = address;
             }
         }
     };
 }
 
-kernel_family!(V4, v4, ipv4, CT4_FRAGMENTS);
-kernel_family!(V6, v6, ipv6, CT6_FRAGMENTS);
+kernel_family!(V4, v4, CT4_FRAGMENTS, CT4_AFFINITY);
+kernel_family!(V6, v6, CT6_FRAGMENTS, CT6_AFFINITY);
+
+/// A table that evicts the oldest.
+fn lru<K: aya::Pod, V: aya::Pod>(datapath: &mut Datapath, name: &str) -> Result<HashMap<MapData, K, V>> {
+    let Map::LruHashMap(map) = datapath.take_map(name)? else {
+        bail!("{name} is no LRU hash table");
+    };
+    Ok(HashMap::try_from(Map::LruHashMap(map))?)
+}
 
 impl<F: KernelFamily> Drawer<F> {
     fn open(datapath: &mut Datapath) -> Result<Self> {
-        let Map::LruHashMap(fragments) = datapath.take_map(F::FRAGMENTS)? else {
-            bail!("{} is no LRU hash table", F::FRAGMENTS);
-        };
         Ok(Self {
             tables: KernelTables::open(|name| datapath.take_map(name))?,
             flows: FlowTable::open(datapath.take_map(F::FLOWS)?)?,
-            fragments: HashMap::try_from(Map::LruHashMap(fragments))?,
+            fragments: lru(datapath, F::FRAGMENTS)?,
+            affinities: lru(datapath, F::AFFINITY)?,
+            node: NodeTable::open(datapath.take_map(F::NODE)?)?,
+            addresses: Vec::new(),
+            sources: Vec::new(),
             frontends: Vec::new(),
             services: Vec::new(),
             slots: Vec::new(),
@@ -106,9 +117,26 @@ impl<F: KernelFamily> Drawer<F> {
         for key in self.frontends.drain(..) {
             self.tables.remove_frontend(&key)?;
         }
+        for address in self.addresses.drain(..) {
+            self.tables.remove_address(&address)?;
+        }
+        for range in self.sources.drain(..) {
+            self.tables.remove_source(&range)?;
+        }
         for number in self.services.drain(..) {
-            self.tables.put_internal_scope(number, Scope::ABSENT);
-            self.tables.put_external_scope(number, Scope::ABSENT);
+            put_service(&mut self.tables, number, &Service::default());
+            self.tables.forget_service_counts(number);
+        }
+        // Of services that no row gave a number, too.
+        for (number, _) in self.tables.counts()?.0 {
+            self.tables.forget_service_counts(number);
+        }
+        for (number, _) in self.tables.counts()?.1 {
+            self.tables.forget_backend_counts(number);
+        }
+        self.node.put(Node::default())?;
+        for key in self.affinities()?.into_keys() {
+            self.affinities.remove(&key).context(F::AFFINITY)?;
         }
         for place in self.slots.drain(..) {
             self.tables.put_slot(place, 0);
@@ -137,6 +165,10 @@ impl<F: KernelFamily> Drawer<F> {
         self.fragments.iter().map(|entry| entry.context(F::FRAGMENTS)).collect()
     }
 
+    fn affinities(&self) -> Result<BTreeMap<AffinityKey<F::Addr>, Affinity>> {
+        self.affinities.iter().map(|entry| entry.context(F::AFFINITY)).collect()
+    }
+
     fn change_flow(&mut self, key: &FlowKey<F::Addr>, change: impl FnOnce(&mut Flow<F::Addr>)) -> Result<()> {
         let Some(mut flow) = self.flows.get(key) else {
             return Ok(());
@@ -149,20 +181,32 @@ impl<F: KernelFamily> Drawer<F> {
         for key in self.flows()?.into_keys() {
             self.change_flow(&key, |flow| flow.seen_ns = flow.seen_ns.saturating_sub(by_ns))?;
         }
+        for (key, mut affinity) in self.affinities()? {
+            affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
+            self.affinities.insert(key, affinity, 0).context(F::AFFINITY)?;
+        }
         Ok(())
     }
 
     fn write(&mut self, write: &Write<F>) -> Result<()> {
         match *write {
-            Write::Frontend(key, Some(number)) => {
+            Write::Address(address, Some(flags)) => {
+                self.addresses.push(address);
+                self.tables.put_address(&address, flags)?;
+            }
+            Write::Address(address, None) => self.tables.remove_address(&address)?,
+            Write::Source(range) => {
+                self.sources.push(range);
+                self.tables.put_source(&range)?;
+            }
+            Write::Frontend(key, Some(frontend)) => {
                 self.frontends.push(key);
-                self.tables.put_frontend(&key, number)?;
+                self.tables.put_frontend(&key, frontend)?;
             }
             Write::Frontend(key, None) => self.tables.remove_frontend(&key)?,
             Write::Service(number, service) => {
                 self.services.push(number);
-                self.tables.put_internal_scope(number, service.internal);
-                self.tables.put_external_scope(number, service.external);
+                put_service(&mut self.tables, number, &service);
             }
             Write::Slot(place, backend) => {
                 self.slots.push(place);
@@ -174,10 +218,19 @@ impl<F: KernelFamily> Drawer<F> {
             }
             Write::Evict(key) => drop(self.flows.remove(&key)),
             Write::Garble(key) => self.change_flow(&key, |flow| flow.check ^= 1)?,
-            Write::Node(_) => {}
+            Write::Reset(key) => self.change_flow(&key, |flow| flow.flags = flow.flags.with(FlowFlags::RESET))?,
+            Write::Node(node) => self.node.put(node)?,
+            Write::Device(..) => {}
         }
         Ok(())
     }
+}
+
+fn put_service<F: KernelFamily>(tables: &mut KernelTables<F>, number: u32, service: &Service) {
+    tables.put_scope(number, List::Cluster, service.cluster);
+    tables.put_scope(number, List::Local, service.local);
+    tables.put_rules(number, service.rules);
+    tables.put_sets(number, service.sets);
 }
 
 impl KernelWorld {
@@ -195,8 +248,7 @@ impl KernelWorld {
         Ok(Self {
             v4: Drawer::open(&mut datapath)?,
             v6: Drawer::open(&mut datapath)?,
-            node_table: NodeTable::open(datapath.take_map(names::NODE)?)?,
-            node: Node::default(),
+            devices: DeviceTable::open(datapath.take_map(names::DEVICES)?)?,
             stats: Stats::open(|name| datapath.take_map(name))?,
             counted_before: Vec::new(),
             dropped_before: Vec::new(),
@@ -221,9 +273,8 @@ impl KernelWorld {
     pub fn reset(&mut self) -> Result<()> {
         self.v4.reset()?;
         self.v6.reset()?;
-        self.node = Node::default();
-        self.node_table.put(self.node)?;
-        for bucket in [Bucket::Reject, Bucket::Event] {
+        self.devices.put_all(&BTreeMap::new())?;
+        for bucket in [Bucket::Reject, Bucket::Event, Bucket::Search] {
             self.put_bucket(bucket, TokenBucket::default())?;
         }
         while self.event_reader.next_event().is_some() {}
@@ -295,9 +346,8 @@ fn program(hook: Hook, link: Link) -> &'static str {
 
 impl<F: KernelFamily> Side<F> for KernelWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
-        if let Write::Node(address) = write {
-            F::put_node(&mut self.node, *address);
-            return Ok(self.node_table.put(self.node)?);
+        if let Write::Device(ifindex, device) = write {
+            return Ok(self.devices.put_all(&BTreeMap::from([(*ifindex, *device)]))?);
         }
         F::drawer(self).write(write)
     }
@@ -373,7 +423,15 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         for flow in flows.values_mut() {
             flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
         }
+        let mut affinities = drawer.affinities()?;
+        for affinity in affinities.values_mut() {
+            affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
+        }
+        let (service_counts, backend_counts) = drawer.tables.counts()?;
         Ok(State {
+            affinities,
+            service_counts: service_counts.into_iter().collect(),
+            backend_counts: backend_counts.into_iter().collect(),
             flows,
             fragments: drawer.fragments()?,
             counters,

@@ -34,6 +34,7 @@ use super::{
     encode::{Link, Variant},
     names::Version,
     scene::Change,
+    service::ServiceSketch,
     sketch::{Layer4, Sketch},
 };
 
@@ -88,7 +89,9 @@ enum Expected {
     /// Gone.
     Dropped(DropReason),
     /// Turned into an ICMP error to its sender.
-    Answered,
+    Answered(DropReason),
+    /// Turned into a TCP reset to its sender, with this acknowledgement number or sequence number.
+    Reset,
 }
 
 /// The beginning of a row, for IPv4 and IPv6, with and without link header.
@@ -152,29 +155,34 @@ impl Row {
         self
     }
 
-    /// The frontend is served by these backends from now on: `"pod:8080"`, or `"pod:8080 local"` for one on this node.
+    /// The Service is so from now on.
     #[must_use]
-    pub fn serve(self, frontend: &str, backends: &[&str]) -> Self {
-        let backends = backends.iter().map(|backend| (*backend).to_owned()).collect();
-        self.change(Change::Serve(frontend.to_owned(), backends))
+    pub fn given(self, service: ServiceSketch) -> Self {
+        self.change(Change::Service(Box::new(service)))
     }
 
-    /// From now on nobody in the whole cluster serves the frontend.
+    /// The ClusterIP is served by these backends from now on: `"pod:8080"`, or `"pod:8080 local"` for one on this node.
+    #[must_use]
+    pub fn serve(self, frontend: &str, backends: &[&str]) -> Self {
+        self.given(ServiceSketch::new(frontend).to(backends))
+    }
+
+    /// From now on nobody in the whole cluster serves the ClusterIP.
     #[must_use]
     pub fn reject(self, frontend: &str) -> Self {
-        self.change(Change::Reject(frontend.to_owned()))
+        self.given(ServiceSketch::new(frontend).nobody())
     }
 
     /// From now on the policy allows none of the backends here.
     #[must_use]
     pub fn deny(self, frontend: &str) -> Self {
-        self.change(Change::Deny(frontend.to_owned()))
+        self.given(ServiceSketch::new(frontend).internal_local().nobody_here())
     }
 
     /// The frontend is there, but its Service says nothing about it.
     #[must_use]
     pub fn no_scope(self, frontend: &str) -> Self {
-        self.change(Change::NoScope(frontend.to_owned()))
+        self.given(ServiceSketch::new(frontend).no_list())
     }
 
     /// The frontend's range names a slot that was never written.
@@ -205,6 +213,60 @@ impl Row {
     #[must_use]
     pub fn node(self) -> Self {
         self.change(Change::Node)
+    }
+
+    /// An address of the host, on which NodePorts are served.
+    #[must_use]
+    pub fn host_address(self, name: &str) -> Self {
+        self.change(Change::HostAddress(name.to_owned()))
+    }
+
+    /// An address of the host, on which no NodePorts are served.
+    #[must_use]
+    pub fn quiet_host_address(self, name: &str) -> Self {
+        self.change(Change::QuietHostAddress(name.to_owned()))
+    }
+
+    /// Pods are known by their addresses.
+    #[must_use]
+    pub fn detect_pods(self, range: &str) -> Self {
+        self.change(Change::DetectPods(range.to_owned()))
+    }
+
+    /// Pods are known by their devices, and packets of this row come from one.
+    #[must_use]
+    pub fn detect_pod_device(self) -> Self {
+        self.change(Change::DetectPodDevice)
+    }
+
+    /// Pods are known by their devices, and packets of this row come from another.
+    #[must_use]
+    pub fn detect_other_device(self) -> Self {
+        self.change(Change::DetectOtherDevice)
+    }
+
+    /// Every connection to a ClusterIP is masqueraded.
+    #[must_use]
+    pub fn masquerade_all(self) -> Self {
+        self.change(Change::MasqueradeAll)
+    }
+
+    /// A ServiceCIDR is known.
+    #[must_use]
+    pub fn service_cidr(self, range: &str) -> Self {
+        self.change(Change::ServiceCidr(range.to_owned()))
+    }
+
+    /// The backend is there and no longer serves.
+    #[must_use]
+    pub fn stop_serving(self, backend: &str) -> Self {
+        self.change(Change::StopServing(backend.to_owned()))
+    }
+
+    /// The agent found that the endpoint of this flow is gone for good.
+    #[must_use]
+    pub fn endpoint_gone(self, tuple: &str) -> Self {
+        self.change(Change::Reset(tuple.to_owned()))
     }
 
     /// The flow entry of this tuple was evicted.
@@ -337,7 +399,19 @@ impl Row {
     /// Its sender is told by ICMP that nobody listens; that is counted and reported, too.
     #[must_use]
     pub fn gets_answered(self) -> Self {
-        self.expect(Expected::Answered)
+        self.gets_refused(DropReason::NoEndpoint)
+    }
+
+    /// The same for another reason.
+    #[must_use]
+    pub fn gets_refused(self, reason: DropReason) -> Self {
+        self.expect(Expected::Answered(reason))
+    }
+
+    /// Its sender is told by a TCP reset that the connection is over; that is counted and reported, too.
+    #[must_use]
+    pub fn gets_reset(self) -> Self {
+        self.expect(Expected::Reset)
     }
 
     /// What it quotes is between these, and the same otherwise.
@@ -408,6 +482,9 @@ impl Row {
             })
             .collect();
         let has = |wanted: fn(&Layer4) -> bool| layers.iter().any(wanted);
+        if has(|layer4| matches!(layer4, Layer4::Sctp(_))) {
+            return vec![Proto::SCTP];
+        }
         match (
             has(|layer4| matches!(layer4, Layer4::Tcp(_))),
             has(|layer4| *layer4 == Layer4::Udp),

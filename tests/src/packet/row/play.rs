@@ -8,7 +8,7 @@ use lb_common::{
 
 use super::{Expected, Packet, Row, Step};
 use crate::packet::{
-    answer::port_unreachable,
+    answer::{port_unreachable, tcp_reset},
     decode::{dump, read, show, verify},
     encode::{Link, Variant, encode},
     host::{Carrier, HostFamily, HostOutcome, HostPacket, HostWorld},
@@ -121,7 +121,7 @@ impl Packet {
         );
         let in_kernel = Side::<F>::run(kernel, shot)?;
         // A test run always has a link header, so an answer without one can't be made there.
-        let no_answer = variant.link == Link::Bare && got.verdict == Verdict::Refuse;
+        let no_answer = variant.link == Link::Bare && matches!(got.verdict, Verdict::Refuse | Verdict::Reset);
         if !no_answer {
             compare(&got.outcome, &in_kernel, variant.link, "host", "kernel")?;
         }
@@ -171,13 +171,20 @@ impl Packet {
             Expected::Rerouted(tuple) => (Verdict::Route, between(tuple)),
             Expected::Delivered(tuple) => (Verdict::Deliver, between(tuple)),
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
-            Expected::Answered => {
+            Expected::Answered(_) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
                 let answer = port_unreachable(frame, &tuple, variant);
                 if let Err(why) = verify(&answer, variant.link) {
                     bail!("the expected answer is wrong itself: {why}");
                 }
                 (Verdict::Refuse, answer)
+            }
+            Expected::Reset => {
+                let answer = tcp_reset(frame, variant);
+                if let Err(why) = verify(&answer, variant.link) {
+                    bail!("the expected answer is wrong itself: {why}");
+                }
+                (Verdict::Reset, answer)
             }
         };
         ensure!(
@@ -297,7 +304,8 @@ impl Chosen {
 fn expected_reason(expected: &Expected) -> Option<DropReason> {
     match expected {
         Expected::Dropped(reason) => Some(*reason),
-        Expected::Answered => Some(DropReason::NoEndpoint),
+        Expected::Answered(reason) => Some(*reason),
+        Expected::Reset => Some(DropReason::EndpointRemoved),
         _ => None,
     }
 }
