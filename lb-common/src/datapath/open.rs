@@ -388,10 +388,10 @@ fn source<F: PathFamily, W: Opens<F>>(world: &W, desk: &mut Desk<F::Addr>) -> bo
 fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) -> Result<Opened, End> {
     let mut in_two_steps = false;
     if masqueraded {
-        world.count(Counter::FlowsMasqueraded);
         let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
         let desk = &mut *desk;
         if source::<F, W>(world, desk) {
+            world.count(Counter::FlowsMasqueraded);
             if hook.is_egress() {
                 // One entry says all: it is applied where the packet leaves.
                 desk.new.src = desk.source;

@@ -177,7 +177,7 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     match write_entry::<F, W>(world, Side::Reply, Insert::New) {
         Ok(()) => Claim::Got,
         Err(Refused::Full) => Claim::Full,
-        Err(Refused::Exists) if reply_is_free::<F, W>(world) => {
+        Err(Refused::Exists) if reply_is_free::<F, W>(world, attempt >= CLOSED_FROM_ATTEMPT) => {
             match write_entry::<F, W>(world, Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
                 Err(_) => Claim::Full,
@@ -187,10 +187,14 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     }
 }
 
+/// From this attempt on the tuple of a connection that both sides have closed may be taken. The server may still remember it
+/// (TIME-WAIT, RFC 9293 §3.6.1) and answer a new one late: better a port that nobody had, while there are any.
+const CLOSED_FROM_ATTEMPT: u32 = 16;
+
 /// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
-/// to a flow that is over or closed. The desk has the wanted entry and its key.
+/// to a flow that is over, aborted or, where that is good enough, closed. The desk has the wanted entry and its key.
 #[inline(never)]
-fn reply_is_free<F: Family, W: Tables<F>>(world: &W) -> bool {
+fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bool {
     let Some(desk) = world.desk() else { return false };
     let (forward, tcp) = {
         let Some(held) = world.flow(&desk.key) else { return true };
@@ -201,7 +205,7 @@ fn reply_is_free<F: Family, W: Tables<F>>(world: &W) -> bool {
         if own || is_over(&desk.key, &held, None, desk.opening.now_ns) || held.tcp.has(TcpSeen::RST) {
             return true;
         }
-        if !is_closed(held.tcp) {
+        if !closed_is_free || !is_closed(held.tcp) {
             return false;
         }
         (FlowKey::new(held.dst, held.dport, held.src, held.sport, desk.key.proto), held.tcp)

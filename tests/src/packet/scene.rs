@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::layout::{
-    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags, Port,
-    Proto, Rules, Scope, Service, ServiceFlags, Sets,
+    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags,
+    Port, Proto, Rules, Scope, Service, ServiceFlags, Sets,
 };
 use lb_userspace::tables::{SourceRange, node_range};
 
@@ -204,7 +204,11 @@ impl Scene {
     }
 
     fn host_address<F: Named>(&mut self, name: &str, flags: AddressFlags) -> Vec<Write<F>> {
-        let flags = if name == "lo" { flags.with(AddressFlags::LOOPBACK) } else { flags };
+        let flags = if name == "lo" {
+            flags.with(AddressFlags::LOOPBACK)
+        } else {
+            flags
+        };
         self.host.insert(name.to_owned(), flags);
         vec![self.address(name)]
     }
@@ -271,7 +275,11 @@ impl Scene {
             };
             writes.push(Write::Frontend(key, Some(word)));
             if *kind != Kind::NodePort {
-                let flags = if *kind == Kind::ClusterIp { AddressFlags::CLUSTER_IP } else { flags };
+                let flags = if *kind == Kind::ClusterIp {
+                    AddressFlags::CLUSTER_IP
+                } else {
+                    flags
+                };
                 self.frontends.insert(frontend.clone(), flags);
                 writes.push(self.address(frontend));
             }

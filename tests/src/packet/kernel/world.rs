@@ -17,9 +17,7 @@ use lb_common::{
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
-    tables::{
-        DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _,
-    },
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _},
 };
 use rustix::time::{ClockId, clock_gettime};
 
