@@ -279,7 +279,7 @@ fn the_source_port_of_a_connection_that_both_have_closed_is_free_after_ten_secon
             .later(Duration::from_secs(seconds))
             .ingress(tcp("client:40000 > api:443").syn())
     };
-    row(3_601)
+    row(11)
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .run();

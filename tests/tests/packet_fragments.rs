@@ -1,6 +1,9 @@
 //! Rows: datagrams in fragments. Only the first has ports; the others follow it by the datagram's identification.
 
-use lb_common::layout::{Counter::FlowsCreated, DropReason::NoEndpoint};
+use lb_common::layout::{
+    Counter::FlowsCreated,
+    DropReason::{NoEndpoint, UnknownPort},
+};
 use tests::packet::{
     row::row,
     sketch::{Checksum, Extension, Sketch, any, tcp, udp},

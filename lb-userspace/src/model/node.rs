@@ -84,7 +84,9 @@ impl NodeView {
 
     /// The node's address of a family, as it was told or as its object says.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        let told = self.bind_address.filter(|told| Family::of(*told) == family && !told.is_unspecified());
+        let told = self
+            .bind_address
+            .filter(|told| Family::of(*told) == family && !told.is_unspecified());
         told.or_else(|| self.facts.as_ref()?.address(family))
     }
 

@@ -250,7 +250,12 @@ impl Store {
 
     fn every_with_sources(&self) -> Dirty {
         let with_sources = |service: &&Arc<Service>| !service.source_ranges.is_empty() && service.exclusion().is_none();
-        Dirty(self.services().filter(with_sources).map(|service| service.key.clone()).collect())
+        Dirty(
+            self.services()
+                .filter(with_sources)
+                .map(|service| service.key.clone())
+                .collect(),
+        )
     }
 
     fn every_served(&self) -> Dirty {
