@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::Value;
-use tests::lab::{Capture, Host, Lab, LabBuilder, leftovers, remove_stale};
+use tests::lab::{Capture, Host, Lab, LabBuilder, leftovers, plan, remove_stale};
+use tests::traffic::{Over, Serve, Server};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -53,6 +54,11 @@ fn ping(from: &Host, to: &Host, address: IpAddr) -> SocketAddr {
 #[case::routed_over_a_wire(Lab::one_node().over_a_wire())]
 #[case::bridge_over_a_wire(Lab::bridge_node().over_a_wire())]
 #[case::small_mtu(Lab::one_node().outward_mtu(1400).pod_mtu(1300).backends(2))]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes())]
+#[case::two_nodes_strict_with_arp_and_nd(Lab::two_nodes().rp_filter(1).learn_neighbours())]
+#[case::two_nodes_over_a_wire(Lab::two_nodes().over_a_wire())]
+#[case::two_nodes_behind_a_narrow_way(Lab::two_bridge_nodes().way_mtu(1280).outward_mtu(1400).backends(1))]
 fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");
     let hosts: Vec<_> = lab.hosts().collect();
@@ -60,9 +66,10 @@ fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
         for to in hosts.iter().filter(|to| to.name != from.name) {
             for address in to.addresses() {
                 let seen = ping(from, to, address).ip();
-                // A node speaks from the address next to the pod where it has one.
+                // Nodes and routers speak from the address on the side of whom they speak to.
                 let own = from.addresses().contains(&seen);
-                assert!(own || from.name == "node", "{} came from {seen}", from.name);
+                let has_more = ["node", "node2", "router"].contains(&from.name.as_str());
+                assert!(own || has_more, "{} came from {seen}", from.name);
             }
         }
     }
@@ -71,6 +78,8 @@ fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
 #[rstest]
 #[case::routed(Lab::one_node())]
 #[case::bridge(Lab::bridge_node())]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes())]
 fn nothing_leads_out(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");
     for host in lab.hosts() {
@@ -78,7 +87,7 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
         let links = ip_json(&["-n", name, "link", "show"]);
         for link in links.as_array().expect("a list of links") {
             if link.get("link").is_none() && link.get("link_index").is_none() {
-                continue; // lo and cni0 have no other end
+                continue; // lo and bridges have no other end
             }
             let peer = link["link_netnsid"]
                 .as_i64()
@@ -98,10 +107,12 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
             );
         }
     }
-    // Whatever the node does not translate ends at the client: it forwards nothing and knows no way on.
+    // Whatever the node does not translate ends at the client, which forwards nothing, or at the router: they know no way on.
     for family in ["-4", "-6"] {
-        let routes = ip_json(&["-n", lab.client().namespace.name(), family, "route", "show", "default"]);
-        assert_eq!(routes, Value::Array(Vec::new()), "the client has a default route");
+        for host in [lab.client()].into_iter().chain(lab.router()) {
+            let routes = ip_json(&["-n", host.namespace.name(), family, "route", "show", "default"]);
+            assert_eq!(routes, Value::Array(Vec::new()), "{} has a default route", host.name);
+        }
     }
     let read = |path: &str| {
         lab.client()
@@ -112,9 +123,11 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
     assert_eq!(read("/proc/sys/net/ipv6/conf/all/forwarding").trim(), "0");
 }
 
-#[test]
-fn no_address_is_ever_tentative() {
-    let lab = Lab::one_node().build().expect("the lab can be built");
+#[rstest]
+#[case::one_node(Lab::one_node())]
+#[case::two_nodes(Lab::two_nodes())]
+fn no_address_is_ever_tentative(#[case] builder: LabBuilder) {
+    let lab = builder.build().expect("the lab can be built");
     for host in lab.hosts() {
         let addresses = ip_json(&["-n", host.namespace.name(), "address", "show", "tentative"]);
         let found = addresses
@@ -187,6 +200,73 @@ fn services_are_routed_to_the_node() {
     assert!(counted.rx.packets >= 4, "{counted:?}");
 }
 
+/// The services that reach a node's `eth0` while the client asks for all of them.
+#[test]
+fn the_router_leads_services_to_the_node_of_choice() {
+    let lab = Lab::two_nodes().backends(1).build().expect("the lab can be built");
+    for (chosen, other) in [(1, 0), (0, 1), (1, 0)] {
+        lab.lead_services_to(chosen + 1).expect("the router has other routes");
+        let nodes = [chosen, other].map(|index| &lab.nodes()[usize::from(index)]);
+        let captures = nodes.map(|node| {
+            let file = lab.directory().join(format!("{}.pcap", node.name));
+            let filter = "ether dst ".to_owned() + &plan::node_mac(if node.name == "node" { 1 } else { 2 });
+            Capture::start(node, "eth0", &filter, &file).expect("tcpdump runs")
+        });
+        lab.client().run(|| {
+            for target in [
+                "10.96.0.10:80",
+                "192.0.2.1:80",
+                "[fd00:10:96::a]:80",
+                "[2001:db8:192::1]:80",
+            ] {
+                let target: SocketAddr = target.parse().expect("an address");
+                let outcome = TcpStream::connect_timeout(&target, Duration::from_millis(50));
+                assert!(outcome.is_err(), "nobody serves {target} without an agent");
+            }
+        });
+        let [at_chosen, at_other] = captures.map(|capture| capture.stop().expect("tcpdump ends").join("\n"));
+        for target in [
+            "10.96.0.10.80",
+            "192.0.2.1.80",
+            "fd00:10:96::a.80",
+            "2001:db8:192::1.80",
+        ] {
+            let to = format!("> {target}");
+            assert!(
+                at_chosen.contains(&to) && !at_other.contains(&to),
+                "{target}:\n{at_chosen}\n{at_other}"
+            );
+        }
+    }
+}
+
+/// Between client and node is a link narrower than theirs. Who sends learns that by ICMP from the router.
+#[rstest]
+#[case::slightly(1400)]
+#[case::as_narrow_as_ipv6_allows(1280)]
+fn a_narrow_way_is_found_out(#[case] mtu: u32) {
+    let lab = Lab::two_nodes().way_mtu(mtu).build().expect("the lab can be built");
+    let pods = [lab.backend(1), lab.backend(3)];
+    let _servers = Server::start_on(pods, &Serve::default()).expect("the servers start");
+    for pod in pods {
+        for address in pod.addresses() {
+            let target = SocketAddr::new(address, 7000);
+            let exchange = || Over::Tcp.exchange(target, 1_000_000, PATIENCE);
+            let answer = lab.client().run(exchange).expect("every byte arrives");
+            assert_eq!((&answer.backend, answer.seen), (&pod.name, answer.own));
+            let client = lab.client().addresses()[usize::from(address.is_ipv6())];
+            for (at, toward) in [(lab.client(), address), (pod, client)] {
+                let route = ip_json(&["-n", at.namespace.name(), "route", "get", &toward.to_string()]);
+                let learnt = &route[0]["metrics"][0]["mtu"];
+                assert_eq!(*learnt, mtu, "{} to {toward}: {route}", at.name);
+            }
+            // The first datagrams of IPv6 are those that the way is learnt by.
+            let ask = || Over::Udp.exchange(SocketAddr::new(address, 5353), 4_000, PATIENCE);
+            lab.client().run(ask).expect("fragments arrive");
+        }
+    }
+}
+
 #[test]
 fn threads_of_node_and_pods_are_in_the_lab_cgroup_and_the_client_is_not() {
     let lab = Lab::one_node().backends(1).build().expect("the lab can be built");
@@ -215,8 +295,30 @@ fn threads_of_node_and_pods_are_in_the_lab_cgroup_and_the_client_is_not() {
 }
 
 #[test]
-fn a_removed_lab_leaves_nothing() {
-    let lab = Lab::one_node().build().expect("the lab can be built");
+fn another_node_is_outside_the_lab_cgroup() {
+    let lab = Lab::two_nodes().backends(1).build().expect("the lab can be built");
+    let cgroup = lab.cgroup().expect("cgroup2 is mounted").display().to_string();
+    let inside = |host: &Host| {
+        let group = host
+            .run(|| std::fs::read_to_string("/proc/thread-self/cgroup"))
+            .expect("readable");
+        group
+            .lines()
+            .any(|line| line.strip_prefix("0::").is_some_and(|path| cgroup.ends_with(path)))
+    };
+    let hosts: Vec<_> = lab
+        .hosts()
+        .filter(|host| inside(host))
+        .map(|host| &*host.name)
+        .collect();
+    assert_eq!(hosts, ["node", "backend-1"]);
+}
+
+#[rstest]
+#[case::one_node(Lab::one_node())]
+#[case::two_nodes(Lab::two_nodes())]
+fn a_removed_lab_leaves_nothing(#[case] builder: LabBuilder) {
+    let lab = builder.build().expect("the lab can be built");
     let name = lab.name().to_owned();
     let mut sleeper = lab.node().command("sleep").arg("60").spawn().expect("sleep runs");
     assert!(!leftovers(&name).is_empty());
