@@ -32,10 +32,6 @@ pub const FAR_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x198, 0, 0, 0,
 pub const FAR_CLIENT_OTHER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 209);
 /// The same, IPv6.
 pub const FAR_CLIENT_OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x198, 0, 0x8000, 0, 0, 0x209);
-/// The far client's network.
-pub const OUTSIDE_V4: &str = "198.51.100.0/24";
-/// The same, IPv6.
-pub const OUTSIDE_V6: &str = "2001:db8:198::/64";
 /// The router, as the far client sees it.
 pub const ROUTER_FAR_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The same, IPv6.

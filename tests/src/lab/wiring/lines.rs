@@ -10,10 +10,10 @@ use crate::lab::host::Host;
 use crate::lab::options::{LabBuilder, Topology};
 use crate::lab::plan::{
     ALL_PODS_V4, ALL_PODS_V6, CLIENT_MAC, CLIENT_V4, CLIENT_V6, FAR_CLIENT_OTHER_V4, FAR_CLIENT_OTHER_V6,
-    FAR_CLIENT_V4, FAR_CLIENT_V6, NODE_MAC, NODE_V4, NODE_V6, NODES_V4, NODES_V6, OUTSIDE_V4, OUTSIDE_V6,
-    POD_GATEWAY_MAC, PODS_V4, PODS_V6, ROUTER_FAR_MAC, ROUTER_FAR_V4, ROUTER_FAR_V6, ROUTER_MAC, ROUTER_V4, ROUTER_V6,
-    SERVICES_V4, SERVICES_V6, VIPS_V4, VIPS_V6, backend_mac, bridge_mac, bridge_v4, bridge_v6, lan_device, lan_mac,
-    node_mac, node_v4, node_v6, pod_device, pods_v4, pods_v6,
+    FAR_CLIENT_V4, FAR_CLIENT_V6, NODE_MAC, NODE_V4, NODE_V6, NODES_V4, NODES_V6, POD_GATEWAY_MAC, PODS_V4, PODS_V6,
+    ROUTER_FAR_MAC, ROUTER_FAR_V4, ROUTER_FAR_V6, ROUTER_MAC, ROUTER_V4, ROUTER_V6, SERVICES_V4, SERVICES_V6, VIPS_V4,
+    VIPS_V6, backend_mac, bridge_mac, bridge_v4, bridge_v6, lan_device, lan_mac, node_mac, node_v4, node_v6,
+    pod_device, pods_v4, pods_v6,
 };
 
 /// What the router says of its ways on: the largest packet that it forwards, if that is less than its devices take.
@@ -28,7 +28,7 @@ impl Display for Way {
 }
 
 /// The router's table for what comes from the client.
-const CLIENTS_TABLE: u8 = 100;
+pub(super) const CLIENTS_TABLE: &str = "100";
 
 /// Where a host's default route leads.
 struct Gateway {
@@ -173,9 +173,6 @@ pub(super) fn router(options: &LabBuilder, lab: &Lab) -> Result<String> {
     }
     for range in [SERVICES_V4, VIPS_V4, SERVICES_V6, VIPS_V6] {
         writeln!(lines, "route add blackhole {range}")?;
-    }
-    for network in [OUTSIDE_V4, OUTSIDE_V6] {
-        writeln!(lines, "rule add from {network} iif client0 lookup {CLIENTS_TABLE}")?;
     }
     lines.push_str(&services(way, 1)?);
     Ok(lines)

@@ -7,6 +7,7 @@ mod cards;
 mod lines;
 
 use std::fmt::Write;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -58,6 +59,12 @@ pub(super) fn build(options: &LabBuilder, lab: &Lab) -> Result<()> {
     if let Some(router) = &lab.router {
         sysctls(router, &forwarding("0"))?;
         exec::ip_batch(Some(router.namespace.name()), &lines::router(options, lab)?)?;
+        // A batch of `ip rule` is of one family.
+        for family in ["-4", "-6"] {
+            let mut rule = Command::new("ip");
+            rule.args([family, "-n", router.namespace.name(), "rule", "add", "iif", "client0"]);
+            exec::output(rule.args(["lookup", lines::CLIENTS_TABLE]))?;
+        }
     }
     exec::ip_batch(Some(lab.client.namespace.name()), &lines::client(options, lab)?)?;
     for (node, _, pod) in lab.pods() {
