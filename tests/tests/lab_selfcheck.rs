@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::Value;
-use tests::lab::{Capture, Host, Lab, LabBuilder, leftovers, plan, remove_stale};
-use tests::traffic::{Over, Serve, Server};
+use tests::lab::{Capture, Host, Lab, LabBuilder, leftovers, remove_stale};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -200,73 +199,6 @@ fn services_are_routed_to_the_node() {
     assert!(counted.rx.packets >= 4, "{counted:?}");
 }
 
-/// The services that reach a node's `eth0` while the client asks for all of them.
-#[test]
-fn the_router_leads_services_to_the_node_of_choice() {
-    let lab = Lab::two_nodes().backends(1).build().expect("the lab can be built");
-    for (chosen, other) in [(1, 0), (0, 1), (1, 0)] {
-        lab.lead_services_to(chosen + 1).expect("the router has other routes");
-        let nodes = [chosen, other].map(|index| &lab.nodes()[usize::from(index)]);
-        let captures = nodes.map(|node| {
-            let file = lab.directory().join(format!("{}.pcap", node.name));
-            let filter = "ether dst ".to_owned() + &plan::node_mac(if node.name == "node" { 1 } else { 2 });
-            Capture::start(node, "eth0", &filter, &file).expect("tcpdump runs")
-        });
-        lab.client().run(|| {
-            for target in [
-                "10.96.0.10:80",
-                "192.0.2.1:80",
-                "[fd00:10:96::a]:80",
-                "[2001:db8:192::1]:80",
-            ] {
-                let target: SocketAddr = target.parse().expect("an address");
-                let outcome = TcpStream::connect_timeout(&target, Duration::from_millis(50));
-                assert!(outcome.is_err(), "nobody serves {target} without an agent");
-            }
-        });
-        let [at_chosen, at_other] = captures.map(|capture| capture.stop().expect("tcpdump ends").join("\n"));
-        for target in [
-            "10.96.0.10.80",
-            "192.0.2.1.80",
-            "fd00:10:96::a.80",
-            "2001:db8:192::1.80",
-        ] {
-            let to = format!("> {target}");
-            assert!(
-                at_chosen.contains(&to) && !at_other.contains(&to),
-                "{target}:\n{at_chosen}\n{at_other}"
-            );
-        }
-    }
-}
-
-/// Between client and node is a link narrower than theirs. Who sends learns that by ICMP from the router.
-#[rstest]
-#[case::slightly(1400)]
-#[case::as_narrow_as_ipv6_allows(1280)]
-fn a_narrow_way_is_found_out(#[case] mtu: u32) {
-    let lab = Lab::two_nodes().way_mtu(mtu).build().expect("the lab can be built");
-    let pods = [lab.backend(1), lab.backend(3)];
-    let _servers = Server::start_on(pods, &Serve::default()).expect("the servers start");
-    for pod in pods {
-        for address in pod.addresses() {
-            let target = SocketAddr::new(address, 7000);
-            let exchange = || Over::Tcp.exchange(target, 1_000_000, PATIENCE);
-            let answer = lab.client().run(exchange).expect("every byte arrives");
-            assert_eq!((&answer.backend, answer.seen), (&pod.name, answer.own));
-            let client = lab.client().addresses()[usize::from(address.is_ipv6())];
-            for (at, toward) in [(lab.client(), address), (pod, client)] {
-                let route = ip_json(&["-n", at.namespace.name(), "route", "get", &toward.to_string()]);
-                let learnt = &route[0]["metrics"][0]["mtu"];
-                assert_eq!(*learnt, mtu, "{} to {toward}: {route}", at.name);
-            }
-            // The first datagrams of IPv6 are those that the way is learnt by.
-            let ask = || Over::Udp.exchange(SocketAddr::new(address, 5353), 4_000, PATIENCE);
-            lab.client().run(ask).expect("fragments arrive");
-        }
-    }
-}
-
 #[test]
 fn threads_of_node_and_pods_are_in_the_lab_cgroup_and_the_client_is_not() {
     let lab = Lab::one_node().backends(1).build().expect("the lab can be built");
@@ -292,26 +224,6 @@ fn threads_of_node_and_pods_are_in_the_lab_cgroup_and_the_client_is_not() {
     assert_eq!(inside(lab.node()), (true, true));
     assert_eq!(inside(lab.backend(1)), (true, true));
     assert_eq!(inside(lab.client()), (false, false));
-}
-
-#[test]
-fn another_node_is_outside_the_lab_cgroup() {
-    let lab = Lab::two_nodes().backends(1).build().expect("the lab can be built");
-    let cgroup = lab.cgroup().expect("cgroup2 is mounted").display().to_string();
-    let inside = |host: &Host| {
-        let group = host
-            .run(|| std::fs::read_to_string("/proc/thread-self/cgroup"))
-            .expect("readable");
-        group
-            .lines()
-            .any(|line| line.strip_prefix("0::").is_some_and(|path| cgroup.ends_with(path)))
-    };
-    let hosts: Vec<_> = lab
-        .hosts()
-        .filter(|host| inside(host))
-        .map(|host| &*host.name)
-        .collect();
-    assert_eq!(hosts, ["node", "backend-1"]);
 }
 
 #[rstest]
