@@ -2,7 +2,6 @@
 //!
 //! The numbers are those of kube-proxy's `TestLoadBalancer`.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
@@ -10,7 +9,9 @@ use tests::lab::{Lab, plan};
 use tests::traffic::{Cluster, Over};
 
 use crate::rows::{Who, client};
-use crate::scene::{Frontend, PATIENCE, SILENCE, cluster_cidr, combinations, expect_none, ip, service, start};
+use crate::scene::{
+    Frontend, PATIENCE, SILENCE, cluster_cidr, combinations, expect_none, ip, is_silence, service, start,
+};
 
 use Frontend::{ClusterIp, ExternalIp, NodePort, Vip};
 use Who::{Node, Outside, Pod};
@@ -84,9 +85,11 @@ fn a_family_without_ranges_is_open() {
 fn rows_29_and_30_from_the_vip_itself() {
     let cluster = begin();
     let (lab, node) = (&cluster.lab, cluster.lab.node());
+    ip(node, "link add name vips type bridge");
+    ip(node, "link set vips up");
     for (over, v6) in combinations() {
         let target = Vip.of(RANGED, node, over, v6);
-        let rest = if v6 { "128 dev lo nodad" } else { "32 dev lo" };
+        let rest = if v6 { "128 dev vips nodad" } else { "32 dev vips" };
         ip(node, &format!("addr replace {}/{rest}", target.ip()));
         let from = SocketAddr::new(target.ip(), 0);
         let answer = node.run(|| over.exchange_from(from, target, 16, PATIENCE));
@@ -115,7 +118,7 @@ fn dial(
     };
     match from.run(exchange) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => Ok(false),
+        Err(error) if is_silence(&error) => Ok(false),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -1,6 +1,6 @@
 //! What all stories here share: addresses of Services, the Services, who asks.
 
-use std::io::Result;
+use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -109,6 +109,14 @@ pub(crate) fn combinations() -> [(Over, bool); 4] {
 /// Asks once.
 pub(crate) fn ask(from: &Host, target: SocketAddr, over: Over, patience: Duration) -> Result<Answer> {
     from.run(|| over.ask(target, patience))
+}
+
+/// Whether nothing came back. What a host's own kernel drops on its way out may be said to the sender at once (netfilter does so).
+pub(crate) fn is_silence(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::PermissionDenied
+    )
 }
 
 /// Changes something in a host's network.

@@ -1,11 +1,11 @@
 //! Sizes across nodes: megabytes both ways and datagrams in fragments both ways, masqueraded and not, where the way between router
 //! and client takes less than all who send believe. Every byte is checked.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rstest::rstest;
 use serde_json::json;
-use tests::lab::{Lab, LabBuilder};
+use tests::lab::{Host, Lab, LabBuilder};
 use tests::traffic::{Cluster, Over};
 
 use crate::rows::{Who, client};
@@ -53,18 +53,33 @@ fn every_byte_arrives(#[case] builder: LabBuilder) {
     expect_none(&failures(&cluster.lab, 0));
 }
 
-/// Neither client nor backends know how narrow it is between them: the router says so by ICMP, to whom it takes for the sender. Where
+/// Neither client nor pods know how narrow it is between them: the router says so by ICMP, to whom it takes for the sender. Where
 /// it is the client's own link, the client knows, and its TCP peers by it.
 #[rstest]
-#[case::slightly(Lab::two_nodes().way_mtu(1400))]
-#[case::slightly_on_bridges(Lab::two_bridge_nodes().way_mtu(1400).over_a_wire())]
-#[case::as_narrow_as_ipv6_allows(Lab::two_nodes().way_mtu(1280))]
-#[case::with_small_pods(Lab::two_nodes().way_mtu(1400).pod_mtu(1450))]
-#[case::a_link_of_the_clients(Lab::two_nodes().outward_mtu(1400))]
-#[case::the_narrowest_link_of_the_clients(Lab::two_bridge_nodes().outward_mtu(1280))]
-fn a_narrow_way_is_found_out_through_the_translation(#[case] builder: LabBuilder) {
+#[case::slightly(Lab::two_nodes().way_mtu(1400), Some(1400))]
+#[case::slightly_on_bridges(Lab::two_bridge_nodes().way_mtu(1400).over_a_wire(), Some(1400))]
+#[case::as_narrow_as_ipv6_allows(Lab::two_nodes().way_mtu(1280), Some(1280))]
+#[case::with_small_pods(Lab::two_nodes().way_mtu(1400).pod_mtu(1450), None)]
+#[case::a_link_of_the_clients(Lab::two_nodes().outward_mtu(1400), Some(1400))]
+#[case::the_narrowest_link_of_the_clients(Lab::two_bridge_nodes().outward_mtu(1280), Some(1280))]
+fn a_narrow_way_is_found_out_through_the_translation(#[case] builder: LabBuilder, #[case] learnt: Option<u32>) {
     let cluster = begin(builder);
-    expect_none(&failures(&cluster.lab, LOST_MAX));
+    let lab = &cluster.lab;
+    let mut wrong = failures(lab, LOST_MAX);
+    // Small pods cut their datagrams themselves: for what they send over TCP, the client has learnt it in time.
+    let [client, entry] = [lab.client(), lab.node()].map(Host::addresses);
+    for (mtu, v6) in learnt.into_iter().flat_map(|mtu| [(mtu, 0), (mtu, 1)]) {
+        // Whom pods see asking: those of the entry node the client itself, the others the entry node. Which are asked is chance.
+        for (node, address) in [(1, client[v6]), (2, entry[v6])] {
+            let known = lab.backends_of(node).any(|pod| knows(pod, address, mtu));
+            if !known {
+                wrong.push(format!(
+                    "no pod of node {node} has learnt that {mtu} octets fit on the way to {address}"
+                ));
+            }
+        }
+    }
+    expect_none(&wrong);
 }
 
 /// Partial checksums, completed where the translated packets leave the nodes.
@@ -121,4 +136,15 @@ fn exchanges(target: SocketAddr, over: Over, octets: usize, lost_max: u32) -> st
         }
     }
     Ok(())
+}
+
+/// Whether a pod knows how narrow it is on the way to an address.
+fn knows(pod: &Host, address: IpAddr, mtu: u32) -> bool {
+    let mut ip = pod.command("ip");
+    let said = ip
+        .args(["route", "get", &address.to_string()])
+        .output()
+        .expect("ip runs")
+        .stdout;
+    String::from_utf8_lossy(&said).contains(&format!("mtu {mtu}"))
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::Value;
-use tests::lab::{Capture, Host, Lab, plan};
+use tests::lab::{Capture, Host, Lab, LabBuilder, plan};
 use tests::traffic::{Over, Serve, Server};
 
-use crate::scene::PATIENCE;
+use crate::scene::{PATIENCE, SILENCE};
 
 /// The services that reach a node's `eth0` while the client asks for all of them.
 #[test]
@@ -55,17 +55,31 @@ fn the_router_leads_services_to_the_node_of_choice() {
 
 /// Between client and node is a link narrower than theirs. Who sends learns that by ICMP from the router.
 #[rstest]
-#[case::slightly(1400)]
-#[case::as_narrow_as_ipv6_allows(1280)]
-fn a_narrow_way_is_found_out(#[case] mtu: u32) {
-    let lab = Lab::two_nodes().way_mtu(mtu).build().expect("the lab can be built");
+#[case::slightly(Lab::two_nodes(), 1400)]
+#[case::slightly_on_bridges(Lab::two_bridge_nodes(), 1400)]
+#[case::as_narrow_as_ipv6_allows(Lab::two_nodes(), 1280)]
+#[case::as_narrow_as_ipv6_allows_on_bridges(Lab::two_bridge_nodes(), 1280)]
+fn a_narrow_way_is_found_out(
+    #[case] builder: LabBuilder,
+    #[case] mtu: u32,
+    #[values(Over::Tcp, Over::Udp)] over: Over,
+) {
+    let lab = builder.way_mtu(mtu).build().expect("the lab can be built");
     let pods = [lab.backend(1), lab.backend(3)];
     let _servers = Server::start_on(pods, &Serve::default()).expect("the servers start");
     for pod in pods {
         for address in pod.addresses() {
-            let target = SocketAddr::new(address, 7000);
-            let exchange = || Over::Tcp.exchange(target, 1_000_000, PATIENCE);
-            let answer = lab.client().run(exchange).expect("every byte arrives");
+            let (port, octets) = if over == Over::Tcp {
+                (7000, 1_000_000)
+            } else {
+                (5353, 1_380)
+            };
+            let exchange = |patience| over.exchange(SocketAddr::new(address, port), octets, patience);
+            if over == Over::Udp {
+                // The question teaches the client, its next one brings an answer that teaches the pod.
+                lab.client().run(|| (0..2).for_each(|_| drop(exchange(SILENCE))));
+            }
+            let answer = lab.client().run(|| exchange(PATIENCE)).expect("every byte arrives");
             assert_eq!((&answer.backend, answer.seen), (&pod.name, answer.own));
             let client = lab.client().addresses()[usize::from(address.is_ipv6())];
             for (at, toward) in [(lab.client(), address), (pod, client)] {
@@ -73,9 +87,6 @@ fn a_narrow_way_is_found_out(#[case] mtu: u32) {
                 let learnt = &route[0]["metrics"][0]["mtu"];
                 assert_eq!(*learnt, mtu, "{} to {toward}: {route}", at.name);
             }
-            // The first datagrams of IPv6 are those that the way is learnt by.
-            let ask = || Over::Udp.exchange(SocketAddr::new(address, 5353), 4_000, PATIENCE);
-            lab.client().run(ask).expect("fragments arrive");
         }
     }
 }

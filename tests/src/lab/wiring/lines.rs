@@ -27,7 +27,7 @@ impl Display for Way {
     }
 }
 
-/// The router's table for what comes from the client.
+/// The router's table for what comes from the client and from itself.
 pub(super) const CLIENTS_TABLE: &str = "100";
 
 /// Where a host's default route leads.
@@ -178,7 +178,8 @@ pub(super) fn router(options: &LabBuilder, lab: &Lab) -> Result<String> {
     Ok(lines)
 }
 
-/// The router's ways to Services, by a node. They are the client's: what a node did not translate ends at the router, unheard.
+/// The router's ways to Services, by a node. What comes from a node has none: what it did
+/// not translate ends at the router, unheard.
 pub(super) fn services(way: Way, node: u8) -> Result<String> {
     let mut lines = String::new();
     for range in [SERVICES_V4, VIPS_V4] {

@@ -59,10 +59,10 @@ pub(super) fn build(options: &LabBuilder, lab: &Lab) -> Result<()> {
     if let Some(router) = &lab.router {
         sysctls(router, &forwarding("0"))?;
         exec::ip_batch(Some(router.namespace.name()), &lines::router(options, lab)?)?;
-        // A batch of `ip rule` is of one family.
-        for family in ["-4", "-6"] {
+        // A batch of `ip rule` is of one family. What the router sends itself are errors about what Services have sent.
+        for (family, from) in [("-4", "client0"), ("-4", "lo"), ("-6", "client0"), ("-6", "lo")] {
             let mut rule = Command::new("ip");
-            rule.args([family, "-n", router.namespace.name(), "rule", "add", "iif", "client0"]);
+            rule.args([family, "-n", router.namespace.name(), "rule", "add", "iif", from]);
             exec::output(rule.args(["lookup", lines::CLIENTS_TABLE]))?;
         }
     }
