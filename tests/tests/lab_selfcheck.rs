@@ -3,7 +3,7 @@
 //! No agent runs here. Needs root, as all labs do; without it the tests fail and say so.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -120,6 +120,31 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
     };
     assert_eq!(read("/proc/sys/net/ipv4/ip_forward").trim(), "0");
     assert_eq!(read("/proc/sys/net/ipv6/conf/all/forwarding").trim(), "0");
+}
+
+/// A device may be up for a while before the kernel lets it send.
+#[rstest]
+#[case::routed(Lab::one_node())]
+#[case::bridge(Lab::bridge_node())]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes().over_a_wire())]
+fn the_first_datagram_arrives(#[case] builder: LabBuilder) {
+    for turn in 0..8 {
+        let lab = builder.clone().build().expect("the lab can be built");
+        let pod = lab.backends().last().expect("it has pods");
+        let address = pod.addresses()[turn % 2];
+        let socket = pod
+            .run(|| UdpSocket::bind((address, 0)))
+            .expect("the address is the pod's own");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out is allowed");
+        let target = socket.local_addr().expect("it is bound");
+        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        lab.client()
+            .run(|| UdpSocket::bind(any).and_then(|own| own.send_to(b"hello", target)))
+            .expect("it goes");
+        let mut buffer = [0; 16];
+        assert_eq!(socket.recv(&mut buffer).expect("it arrives"), 5, "turn {turn}");
+    }
 }
 
 #[rstest]

@@ -2,6 +2,7 @@
 //! and client takes less than all who send believe. Every byte is checked.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::json;
@@ -9,7 +10,7 @@ use tests::lab::{Host, Lab, LabBuilder};
 use tests::traffic::{Cluster, Over};
 
 use crate::rows::{Who, client};
-use crate::scene::{Frontend, PATIENCE, SILENCE, cluster_cidr, expect_none, service, start};
+use crate::scene::{Frontend, cluster_cidr, expect_none, service, start};
 
 const PLAIN: u16 = 81;
 const LOCAL: u16 = 82;
@@ -37,10 +38,14 @@ const WAYS: &[(Who, Frontend, u16)] = &[
     (Who::Node, Frontend::NodePort, PLAIN),
 ];
 
+/// How long an exchange may wait for its next bytes: megabytes take their time on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// A datagram that may be lost has been when there is no answer after this.
+const LOST_AFTER: Duration = Duration::from_millis(80);
 /// So often a row is played: each time to a backend of chance.
 const TIMES: u32 = 4;
 /// Datagrams that may be lost before all who answer know how narrow the way is: some for each of four backends and the client.
-const LOST_MAX: u32 = 16;
+const LOST_MAX: u32 = 24;
 
 #[rstest]
 #[case::as_between_containers(Lab::two_nodes())]
@@ -128,7 +133,7 @@ fn failures(lab: &Lab, lost_max: u32) -> Vec<String> {
 fn exchanges(target: SocketAddr, over: Over, octets: usize, lost_max: u32) -> std::io::Result<()> {
     let (mut in_a_row, mut lost) = (0, 0);
     while in_a_row < TIMES {
-        let patience = if lost < lost_max { SILENCE } else { PATIENCE };
+        let patience = if lost < lost_max { LOST_AFTER } else { PATIENCE };
         match over.exchange(target, octets, patience) {
             Ok(_) => in_a_row += 1,
             Err(_) if lost < lost_max => (in_a_row, lost) = (0, lost + 1),

@@ -8,8 +8,9 @@ mod lines;
 
 use std::fmt::Write;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::host::Host;
 use super::options::{LabBuilder, Topology};
@@ -35,6 +36,9 @@ const CLIENT: &[(&str, &str)] = &[
     ("net/ipv4/ip_local_port_range", "10000 65000"),
     ("net/ipv4/tcp_tw_reuse", "1"),
 ];
+
+/// How long the devices of a host may take to be up.
+const UP_WAIT: Duration = Duration::from_secs(5);
 
 /// Makes the namespaces and everything in them.
 pub(super) fn build(options: &LabBuilder, lab: &Lab) -> Result<()> {
@@ -85,12 +89,41 @@ pub(super) fn build(options: &LabBuilder, lab: &Lab) -> Result<()> {
         }
         cards::receive_in_a_thread(&lab.client)?;
     }
-    Ok(())
+    for host in lab.nodes.iter().chain(&lab.router) {
+        wait_until_up(host, &host.devices()?)?;
+    }
+    let only = ["eth0".to_owned()];
+    std::iter::once(&lab.client)
+        .chain(&lab.backends)
+        .try_for_each(|host| wait_until_up(host, &only))
+}
+
+/// A device whose other end has just come up sends nothing before the kernel's link watch has looked at it, which may take a second
+/// where it has looked at another one before. Asking for the one device makes it look at once (Linux 6.12).
+fn wait_until_up(host: &Host, devices: &[String]) -> Result<()> {
+    let questions: String = devices
+        .iter()
+        .map(|device| format!("link show dev {device}\n"))
+        .collect();
+    let start = Instant::now();
+    loop {
+        let said = exec::ip_batch(Some(host.namespace.name()), &questions)?;
+        if said.matches(" state UP ").count() == devices.len() {
+            return Ok(());
+        }
+        if start.elapsed() > UP_WAIT {
+            bail!(
+                "devices of {} are not up after {UP_WAIT:?}:\n{said}",
+                host.namespace.name()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Leads ClusterIPs, VIPs and ExternalIPs to one of the nodes, from the router on.
 pub(super) fn lead_services(router: &Host, way: Way, node: u8) -> Result<()> {
-    exec::ip_batch(Some(router.namespace.name()), &lines::services(way, node)?)
+    exec::ip_batch(Some(router.namespace.name()), &lines::services(way, node)?).map(drop)
 }
 
 /// Settings of a host that forwards.
