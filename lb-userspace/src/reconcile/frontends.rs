@@ -137,9 +137,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             self.leave_address(key, word);
         }
         self.freed = true;
-        // The address alone does no harm; it goes with the next change of it.
         if let Err(error) = self.write_address(key.address) {
-            warn!(%error, address = %key.address, "an address without Service is still known to the kernel");
+            warn!(%error, address = %key.address, "an address without Service is still known to the kernel; tried again soon");
+            self.addresses_are_late = true;
         }
         Ok(())
     }
@@ -212,8 +212,18 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         Ok(changes)
     }
 
+    /// Whether the kernel knows an address that no frontend has any more: what is sent to other ports of a ClusterIP is
+    /// refused, so that it must not stay.
+    #[must_use]
+    pub fn has_late_addresses(&self) -> bool {
+        self.addresses_are_late
+    }
+
     /// Writes what could not be written before.
-    pub(super) fn settle_addresses(&mut self) -> Result<(), TableError> {
+    ///
+    /// # Errors
+    /// If the kernel refuses; the rest is tried with the next call.
+    pub fn settle_addresses(&mut self) -> Result<(), TableError> {
         let late: Vec<F::Addr> = self
             .addresses
             .iter()
@@ -223,6 +233,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         for address in late {
             self.write_address(address)?;
         }
+        self.addresses_are_late = false;
         Ok(())
     }
 }

@@ -217,7 +217,11 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     /// Whether everything is in the tables as it should be, and nothing else.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.problems.is_empty() && !self.v4.has_unclaimed() && !self.v6.has_unclaimed()
+        self.problems.is_empty()
+            && !self.v4.has_unclaimed()
+            && !self.v6.has_unclaimed()
+            && !self.v4.has_late_addresses()
+            && !self.v6.has_late_addresses()
     }
 
     /// Tries again what failed. True if nothing is left to be tried.
@@ -230,8 +234,19 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         }
         // What an earlier agent left may have been held until now.
         self.withdraw_unclaimed();
+        self.settle_addresses();
         self.order_grace();
         self.is_settled()
+    }
+
+    fn settle_addresses(&mut self) {
+        let late = [
+            self.v4.has_late_addresses().then(|| self.v4.settle_addresses()),
+            self.v6.has_late_addresses().then(|| self.v6.settle_addresses()),
+        ];
+        for error in late.into_iter().flatten().filter_map(Result::err) {
+            warn!(%error, "addresses without Service are still known to the kernel; tried again soon");
+        }
     }
 
     /// Brings one Service's ports into the tables. True if anything was taken away.

@@ -121,15 +121,20 @@ fn an_address_that_is_refused_is_all_that_is_tried_again() {
 }
 
 #[test]
-fn an_address_that_cannot_be_removed_goes_with_the_next_look_at_the_host() {
+fn an_address_that_cannot_be_removed_is_tried_again() {
     let mut bench = Bench::new();
     bench.given("web", &at(&[(FrontendKind::ClusterIp, "10.96.0.1", 80)]));
     bench.fail_after(1);
     bench.withdraw("web");
     assert_eq!(bench.writes(), ["frontend 10.96.0.1:80 gone"], "the address stays");
     assert!(bench.publisher.tables().inner.address(&ip4("10.96.0.1")).is_some());
-    assert!(bench.host(&[]));
+    assert!(bench.publisher.has_late_addresses());
+    bench.fail_after(0);
+    bench.publisher.settle_addresses().expect_err("it fails once more");
+    assert!(bench.publisher.has_late_addresses());
+    bench.publisher.settle_addresses().expect("nothing fails now");
     assert_eq!(bench.writes(), ["address 10.96.0.1 gone"]);
+    assert!(!bench.publisher.has_late_addresses());
 }
 
 #[test]
