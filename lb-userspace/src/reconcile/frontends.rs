@@ -107,27 +107,54 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 Err(error) => problem = Some(error.into()),
             }
         }
+        // What another port is about to take over, or what could not be removed.
+        let left = std::mem::take(&mut port.frontends).into_iter();
+        let left: Vec<_> = left.filter(|key| !keep.contains(key) && self.owns(port.number, key)).collect();
+        keep.extend(left);
+        port.frontends = keep;
+        (wrote, problem)
+    }
+
+    /// Takes away the frontends of a port that are not wanted any more. That comes before its new rules, which need not be
+    /// what clients of those frontends may see: without a NodePort no policy is for clients outside.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what could not be removed stays in the books.
+    pub(super) fn drop_frontends(
+        &mut self,
+        proto: Proto,
+        port: &mut Published<F::Addr>,
+        wanted: &[Frontend],
+        siblings: &Siblings<'_>,
+    ) -> Result<bool, TableError> {
+        let key = |frontend: &Frontend| {
+            Some(FrontendKey::new(F::from_ip(frontend.address)?, Port::new(frontend.port), proto))
+        };
+        let wanted: Vec<_> = wanted.iter().filter_map(key).collect();
+        let (mut wrote, mut result) = (false, Ok(()));
         for key in std::mem::take(&mut port.frontends) {
             // Another port of the Service may have taken it over, or is about to.
-            let is_own = self.owners.get(&key).is_some_and(|owner| owner.number() == port.number);
-            if keep.contains(&key) || !is_own {
+            if !self.owns(port.number, &key) {
                 continue;
             }
-            if siblings.claim::<F>(&key) {
-                keep.push(key);
+            if wanted.contains(&key) || siblings.claim::<F>(&key) {
+                port.frontends.push(key);
                 continue;
             }
             match self.remove_frontend(&key) {
                 Ok(()) => wrote = true,
                 // Still there: keep it in the books, so that the next attempt removes it.
                 Err(error) => {
-                    keep.push(key);
-                    problem = Some(error.into());
+                    port.frontends.push(key);
+                    result = Err(error);
                 }
             }
         }
-        port.frontends = keep;
-        (wrote, problem)
+        result.map(|()| wrote)
+    }
+
+    fn owns(&self, number: u32, key: &FrontendKey<F::Addr>) -> bool {
+        self.owners.get(key).is_some_and(|owner| owner.number() == number)
     }
 
     /// Takes a frontend out of the table, and its address if it was the last there.

@@ -116,6 +116,14 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         wrote
     }
 
+    /// Gives up what was laid out.
+    pub(super) fn discard_lists(&mut self, prepared: Prepared) {
+        for scope in [prepared.cluster, prepared.local].into_iter().flatten() {
+            self.retire_scope(scope);
+        }
+        self.release(prepared.others);
+    }
+
     /// Whether all new backends and slots have a place.
     fn check_room(&self, port: &Published<F::Addr>, wanted: &Wanted<F::Addr>) -> Result<(), PublishError> {
         let mut fresh: Vec<_> = wanted

@@ -1,7 +1,7 @@
 //! Publishing: from "this port should look so" to writes in an order that no reader can trip over.
 //!
 //! ```text
-//! change    source ranges -> backends -> fresh ranges of slots -> words of both lists -> rules
+//! change    source ranges -> backends -> fresh ranges of slots -> frontends that go -> words of both lists -> rules
 //!               -> … grace … -> what nobody asks for any more
 //! arrival   the same -> label -> frontends -> addresses
 //! departure frontends, addresses -> label -> … grace … -> words, slots, backends, source ranges, number
@@ -290,7 +290,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             }
         };
         let before = desired.resets.then(|| self.endpoints(port));
-        let mut wrote = self.commit_lists(port, lists);
+        let mut wrote = match self.drop_frontends(proto(id.protocol), port, &desired.frontends, siblings) {
+            Ok(wrote) => wrote,
+            Err(error) => {
+                self.discard_lists(lists);
+                if let Some(unused) = sources {
+                    self.free_set(unused.set, &unused.ranges);
+                }
+                return Err(error.into());
+            }
+        };
+        wrote |= self.commit_lists(port, lists);
         if let Some(before) = before {
             let gone = before.into_iter().filter(|gone| !self.has_backend(gone.service, gone.address, gone.port));
             let gone: Vec<_> = gone.collect();

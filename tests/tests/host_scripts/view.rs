@@ -240,8 +240,7 @@ fn port<F: TableFamily>(tables: &impl Tables<F::Addr>, number: u32) -> String {
         }
     }
     if service.rules.affinity_s != 0 {
-        let which = service.sets.affinity >> 16;
-        write!(text, "\n  clients keep their endpoint for {} s (affinity {which})", service.rules.affinity_s)
+        write!(text, "\n  clients keep their endpoint for {} s", service.rules.affinity_s)
             .expect("a String takes everything");
     }
     if service.sets.sources != 0 {

@@ -137,6 +137,30 @@ fn an_address_that_cannot_be_removed_is_tried_again() {
     assert!(!bench.publisher.has_late_addresses());
 }
 
+/// Without a NodePort no policy is for clients outside: they must not see that, and get an endpoint elsewhere.
+#[test]
+fn frontends_that_go_do_so_before_the_rules_that_are_not_for_them() {
+    let mut bench = Bench::new();
+    let local = with(at(&[(FrontendKind::NodePort, "0.0.0.0", 30_080)]), |desired| {
+        desired.local = super::list("");
+        desired.external_local = true;
+    });
+    bench.given("web", &local);
+    let plain = at(&[(FrontendKind::ClusterIp, "10.96.0.1", 80)]);
+    bench.fail_after(0);
+    bench.publish("web", &plain).expect_err("the NodePort stays");
+    assert_eq!(bench.writes(), [""; 0], "and so do the rules");
+    bench.publish("web", &plain).expect("nothing fails now");
+    let expected = [
+        "frontend 0.0.0.0:30080 gone",
+        "0.sets = sources 0, affinity 0",
+        "0.rules = 0 s",
+        "frontend 10.96.0.1:80 = internal 0",
+        "address 10.96.0.1 = cluster",
+    ];
+    assert_eq!(bench.writes(), expected);
+}
+
 #[test]
 fn a_frontend_that_cannot_be_removed_keeps_its_address_and_is_removed_later() {
     let mut bench = Bench::new();
