@@ -11,7 +11,7 @@
 //! are used anew only after every program that ran has ended (see [`Retired`]). A port that does not fit keeps its old
 //! state whole. What is laid out for the lists is in `lists`, the rest of each step beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::layout::{
     Address, Backend, Frontend as FrontendWord, FrontendKey, Label, Port, Proto, Rules, Scope as ScopeWord,
@@ -77,6 +77,10 @@ pub struct Fill {
     pub backends: u32,
     /// Slots in use.
     pub slots: u32,
+    /// Addresses that are known: of frontends and of the host.
+    pub addresses: usize,
+    /// Source ranges in use.
+    pub sources: usize,
 }
 
 /// A port as it is in the tables.
@@ -215,7 +219,24 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             services: services - self.free_numbers.free(),
             backends: backends.saturating_sub(1) - self.free_backends.free(),
             slots: slots - self.free_slots.free(),
+            addresses: self.addresses.len(),
+            sources: self.ports.values().map(|port| port.sources.ranges.len()).sum(),
         }
+    }
+
+    /// Service numbers with the port that has each.
+    pub fn numbers(&self) -> impl Iterator<Item = (u32, &PortId)> {
+        self.ports.iter().map(|(id, port)| (port.number, id))
+    }
+
+    /// All backend numbers of the ports that are published, each with its port and its record.
+    pub fn backends(&self) -> impl Iterator<Item = (u32, &PortId, &Backend<F::Addr>)> {
+        self.ports.iter().flat_map(move |(id, port)| {
+            let lists = [&port.cluster.backends, &port.local.backends, &port.others];
+            let numbers: BTreeSet<u32> = lists.into_iter().flatten().copied().collect();
+            let record = move |number: u32| Some((number, id, &self.backends.get(&number)?.record));
+            numbers.into_iter().filter_map(record)
+        })
     }
 
     /// The name of a service number.

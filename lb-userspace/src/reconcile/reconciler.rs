@@ -48,6 +48,8 @@ pub struct Reconciler<T4, T6> {
     left_out: BTreeMap<ServiceKey, Vec<Problem>>,
     /// Services for which the kernel refused a write at the last attempt.
     refused: BTreeSet<ServiceKey>,
+    /// Ports for which the kernel refused one.
+    refused_ports: BTreeSet<PortId>,
     first_sync_done: bool,
     grace: Option<GraceThread<BothRetired>>,
 }
@@ -72,6 +74,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             problems: BTreeMap::new(),
             left_out: BTreeMap::new(),
             refused: BTreeSet::new(),
+            refused_ports: BTreeSet::new(),
             first_sync_done: false,
             grace,
         })
@@ -224,6 +227,17 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             && !self.v6.has_late_addresses()
     }
 
+    /// Whether the kernel has taken all that a family's tables should say. Ports that don't fit or whose frontend is
+    /// another's don't count: no new attempt changes that, and it is no reason to call the node unhealthy.
+    #[must_use]
+    pub fn is_written(&self, family: Family) -> bool {
+        let waits = match family {
+            Family::V4 => self.v4.has_unclaimed() || self.v4.has_late_addresses(),
+            Family::V6 => self.v6.has_unclaimed() || self.v6.has_late_addresses(),
+        };
+        !waits && !self.refused_ports.iter().any(|id| id.family == family)
+    }
+
     /// Tries again what failed. True if nothing is left to be tried.
     pub fn retry(&mut self) -> bool {
         self.collect();
@@ -318,6 +332,11 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     }
 
     fn note(&mut self, id: &PortId, result: Result<bool, PublishError>) {
+        if matches!(result, Err(PublishError::Table(_))) {
+            self.refused_ports.insert(id.clone());
+        } else {
+            self.refused_ports.remove(id);
+        }
         match result {
             Ok(_) => {
                 if self.problems.remove(id).is_some() {

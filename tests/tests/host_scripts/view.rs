@@ -197,6 +197,7 @@ fn dump_family<F: TableFamily>(tables: &impl Tables<F::Addr>, fill: Fill, text: 
         services,
         backends,
         slots,
+        ..
     } = fill;
     let family = F::NUMBER;
     line(
