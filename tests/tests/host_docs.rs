@@ -139,12 +139,7 @@ fn rows() -> Vec<Row> {
             number,
             grouped(limits::SOURCES_MAX.into()),
         ),
-        row(
-            &[LB4_NODE, LB6_NODE],
-            "",
-            octets::<Node<Ip4>, Node<Ip6>>(),
-            "1",
-        ),
+        row(&[LB4_NODE, LB6_NODE], "", octets::<Node<Ip4>, Node<Ip6>>(), "1"),
         row(
             &[DEVICES],
             "",

@@ -24,9 +24,7 @@ use tracing::warn;
 use super::KernelReconciler;
 use crate::{
     conntrack::{FlowCounts, Swept},
-    health::{
-        Health, HealthPortServers, ListenOn, Moment, ProbeCounts, UnknownNode, health_ports, serve_probes,
-    },
+    health::{Health, HealthPortServers, ListenOn, Moment, ProbeCounts, UnknownNode, health_ports, serve_probes},
     http::ListenError,
     metrics::{
         BackendReading, MetricsServer, PortReading, Recorder, SERIES_MAX, ScrapeRequest, Snapshot, SourcePorts,
@@ -133,7 +131,8 @@ impl Observer {
         if is_ready {
             let now = Instant::now();
             let families = Family::BOTH.into_iter().filter(|family| touched[place(*family)]);
-            self.health.send_modify(|health| families.for_each(|family| health.queued(family, now)));
+            self.health
+                .send_modify(|health| families.for_each(|family| health.queued(family, now)));
         }
         touched
     }
@@ -162,17 +161,13 @@ impl Observer {
         if self.written == [true; 2] {
             self.recorder.settled();
         }
-        self.health.send_modify(|health| health.see_node(reconciler.store().node()));
+        self.health
+            .send_modify(|health| health.see_node(reconciler.store().node()));
         self.ports_seen = None;
     }
 
     /// Opens and closes health ports, if something has changed or it is time to try again.
-    pub(super) async fn follow_ports(
-        &mut self,
-        store: &Store,
-        devices: &Devices,
-        node_ports: &NodePortAddresses,
-    ) {
+    pub(super) async fn follow_ports(&mut self, store: &Store, devices: &Devices, node_ports: &NodePortAddresses) {
         if self.ports_seen.is_some_and(|seen| seen.elapsed() < PORTS_EVERY) {
             return;
         }
@@ -270,7 +265,10 @@ fn read<F: TableFamily>(publisher: &Publisher<F, KernelTables<F>>, flows: &FlowC
             Default::default()
         }
     };
-    let services: HashMap<u32, u64> = services.into_iter().map(|(number, stats)| (number, stats.opened)).collect();
+    let services: HashMap<u32, u64> = services
+        .into_iter()
+        .map(|(number, stats)| (number, stats.opened))
+        .collect();
     let backends: HashMap<u32, u64> = backends.into_iter().collect();
     let of = |counts: &HashMap<u32, u64>, number: u32| counts.get(&number).copied().unwrap_or(0);
     into.ports.extend(publisher.numbers().map(|(number, port)| PortReading {
@@ -278,18 +276,22 @@ fn read<F: TableFamily>(publisher: &Publisher<F, KernelTables<F>>, flows: &FlowC
         connections: of(&services, number),
         flows: of(&flows.services, number),
     }));
-    into.backends.extend(publisher.backends().map(|(number, port, record)| BackendReading {
-        port: port.clone(),
-        backend: SocketAddr::new(F::to_ip(record.address), record.port.get()),
-        connections: of(&backends, number),
-        flows: of(&flows.backends, number),
-    }));
+    into.backends
+        .extend(publisher.backends().map(|(number, port, record)| BackendReading {
+            port: port.clone(),
+            backend: SocketAddr::new(F::to_ip(record.address), record.port.get()),
+            connections: of(&backends, number),
+            flows: of(&flows.backends, number),
+        }));
 }
 
 /// Where health ports are open: where NodePorts are (behaviour reference §2.6, §6.2). NodePorts on loopback alone are for this
 /// node's own processes; a health port there would tell no load balancer anything.
 fn listen_on(devices: &Devices, node_ports: &NodePortAddresses, node: &NodeView) -> ListenOn {
-    if Family::BOTH.into_iter().all(|family| node_ports.match_all(family, node)) {
+    if Family::BOTH
+        .into_iter()
+        .all(|family| node_ports.match_all(family, node))
+    {
         return ListenOn::EveryAddress;
     }
     let served = |address: &IpAddr| !address.is_loopback() && node_ports.serve_on(*address, node);
@@ -324,7 +326,9 @@ mod tests {
             mtu: 1500,
             controller: None,
             has_default_route: true,
-            addresses: ["127.0.0.1", "192.168.0.2", "100.64.0.1", "2001:db8::2"].map(address).into(),
+            addresses: ["127.0.0.1", "192.168.0.2", "100.64.0.1", "2001:db8::2"]
+                .map(address)
+                .into(),
         };
         let node_ports = list.parse().expect("a list");
         let found = listen_on(&Devices::from([(2, device)]), &node_ports, &NodeView::named("here"));

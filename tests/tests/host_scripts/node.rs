@@ -79,7 +79,10 @@ impl World {
 
     pub(crate) fn list(&self) -> Vec<Change> {
         let cluster = self.node.iter().chain(&self.service_cidrs);
-        let objects = cluster.chain(self.slices.values()).chain(self.services.values()).cloned();
+        let objects = cluster
+            .chain(self.slices.values())
+            .chain(self.services.values())
+            .cloned();
         let synced = [SyncedKind::EndpointSlices, SyncedKind::Services].map(Change::Synced);
         objects.chain(synced).collect()
     }
@@ -273,10 +276,19 @@ fn between(now: &View, before: &View, after: &View, is_v6: bool) -> Result<(), S
             ));
         }
         if !states.iter().any(|state| state.sources == found.sources) {
-            return Err(format!("at {dialled:?} only {:?} may come, which is not of {states:?}", found.sources));
+            return Err(format!(
+                "at {dialled:?} only {:?} may come, which is not of {states:?}",
+                found.sources
+            ));
         }
-        if !states.iter().any(|state| state.affinity.is_some() == found.affinity.is_some()) {
-            return Err(format!("at {dialled:?} the affinity {:?}, which is not of {states:?}", found.affinity));
+        if !states
+            .iter()
+            .any(|state| state.affinity.is_some() == found.affinity.is_some())
+        {
+            return Err(format!(
+                "at {dialled:?} the affinity {:?}, which is not of {states:?}",
+                found.affinity
+            ));
         }
     }
     // Between two Services a frontend passes through nobody's hands, for the time of two writes.

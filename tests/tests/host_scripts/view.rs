@@ -81,18 +81,16 @@ fn scope(service: &Service, frontend: Frontend, client: Client) -> Scope {
 fn ranges<F: TableFamily>(tables: &impl Tables<F::Addr>, set: u32) -> BTreeSet<String> {
     let all = tables.sources().expect("memory tables can be read");
     let of_set = all.into_iter().filter(|range| range.set == set);
-    of_set.map(|range| format!("{}/{}", F::to_ip(range.base), range.prefix_len)).collect()
+    of_set
+        .map(|range| format!("{}/{}", F::to_ip(range.base), range.prefix_len))
+        .collect()
 }
 
 /// Reads one frontend as a program in the kernel does.
 ///
 /// # Errors
 /// What is missing on the way, in words.
-fn follow<F: TableFamily>(
-    tables: &impl Tables<F::Addr>,
-    frontend: Frontend,
-    client: Client,
-) -> Result<Found, String> {
+fn follow<F: TableFamily>(tables: &impl Tables<F::Addr>, frontend: Frontend, client: Client) -> Result<Found, String> {
     let number = frontend.number();
     let service = tables.service(number);
     let scope = scope(&service, frontend, client);
@@ -106,11 +104,17 @@ fn follow<F: TableFamily>(
         let place = tables.slot(slot);
         let backend = tables.backend(place);
         if place == 0 || !backend.flags.has(BackendFlags::ACTIVE) || backend.service != number {
-            return Err(format!("slot {slot} leads to backend {place}, which is not there: {backend:?}"));
+            return Err(format!(
+                "slot {slot} leads to backend {place}, which is not there: {backend:?}"
+            ));
         }
         backends.push((backend_socket::<F>(&backend), backend.flags));
     }
-    let set = if frontend.is_filtered() { service.sets.sources } else { 0 };
+    let set = if frontend.is_filtered() {
+        service.sets.sources
+    } else {
+        0
+    };
     let sources = (set != 0).then(|| ranges::<F>(tables, set));
     if sources.as_ref().is_some_and(BTreeSet::is_empty) {
         return Err(format!("the set of source ranges {set} is empty: nobody could come"));
@@ -131,10 +135,17 @@ fn follow<F: TableFamily>(
 /// # Errors
 /// Which frontend leads nowhere.
 pub(crate) fn look<F: TableFamily>(tables: &impl Tables<F::Addr>, into: &mut View) -> Result<(), String> {
-    let addresses: BTreeMap<_, _> =
-        tables.addresses().expect("memory tables can be read").into_iter().collect();
+    let addresses: BTreeMap<_, _> = tables
+        .addresses()
+        .expect("memory tables can be read")
+        .into_iter()
+        .collect();
     for (key, frontend) in tables.frontends().expect("memory tables can be read") {
-        let flag = if frontend.is_external() { AddressFlags::EXTERNAL } else { AddressFlags::CLUSTER_IP };
+        let flag = if frontend.is_external() {
+            AddressFlags::EXTERNAL
+        } else {
+            AddressFlags::CLUSTER_IP
+        };
         let known = addresses.get(&key.address).is_some_and(|flags| flags.has(flag));
         // A packet to an address that is nobody's goes its way. NodePorts are on addresses of the host.
         if key.address.is_some() && !known {
@@ -174,13 +185,20 @@ fn dump_family<F: TableFamily>(tables: &impl Tables<F::Addr>, fill: Fill, text: 
         .collect();
     let mut frontends: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for (key, frontend) in tables.frontends().expect("memory tables can be read") {
-        labels.entry(frontend.number()).or_insert_with(|| "(no name)".to_owned());
-        frontends.entry(frontend.number()).or_default().push(frontend_text::<F>(&key, frontend));
+        labels
+            .entry(frontend.number())
+            .or_insert_with(|| "(no name)".to_owned());
+        frontends
+            .entry(frontend.number())
+            .or_default()
+            .push(frontend_text::<F>(&key, frontend));
     }
     let mut entries: Vec<String> = labels
         .iter()
         .map(|(number, label)| {
-            let at = frontends.remove(number).map_or("no frontend".to_owned(), |at| at.join(", "));
+            let at = frontends
+                .remove(number)
+                .map_or("no frontend".to_owned(), |at| at.join(", "));
             format!("{label}  {at}{}", port::<F>(tables, *number))
         })
         .collect();
@@ -225,7 +243,11 @@ fn address_text(flags: AddressFlags) -> String {
         (AddressFlags::HOST, " host"),
         (AddressFlags::LOOPBACK, " loopback"),
     ];
-    words.into_iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, word)| word).collect()
+    words
+        .into_iter()
+        .filter(|(flag, _)| flags.has(*flag))
+        .map(|(_, word)| word)
+        .collect()
 }
 
 /// The rules of a port and its endpoints.
@@ -241,8 +263,12 @@ fn port<F: TableFamily>(tables: &impl Tables<F::Addr>, number: u32) -> String {
         }
     }
     if service.rules.affinity_s != 0 {
-        write!(text, "\n  clients keep their endpoint for {} s", service.rules.affinity_s)
-            .expect("a String takes everything");
+        write!(
+            text,
+            "\n  clients keep their endpoint for {} s",
+            service.rules.affinity_s
+        )
+        .expect("a String takes everything");
     }
     if service.sets.sources != 0 {
         let ranges = ranges::<F>(tables, service.sets.sources);

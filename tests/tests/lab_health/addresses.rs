@@ -36,8 +36,15 @@ fn an_address_that_is_taken_is_said_and_tried_again() {
     let scene = Scene::start_in(lab, manifests, &[]);
     scene.apply(&web(vec![endpoint(tests::lab::plan::backend_v4(1), true)]));
     wait_for_problems(&scene, |problems| {
-        let parts = ["for /healthz and /livez", "for metrics", "Service default/web: spec.healthCheckNodePort"];
-        problems.len() == 3 && parts.iter().all(|part| problems.iter().any(|problem| problem.contains(part)))
+        let parts = [
+            "for /healthz and /livez",
+            "for metrics",
+            "Service default/web: spec.healthCheckNodePort",
+        ];
+        problems.len() == 3
+            && parts
+                .iter()
+                .all(|part| problems.iter().any(|problem| problem.contains(part)))
     });
     let status = scene.agent.cli(["status"]).expect("a node that serves is healthy");
     assert!(status.contains("  HEALTH:  cannot listen on 0.0.0.0:10256"), "{status}");

@@ -22,7 +22,11 @@ fn rows_118_and_119_a_scrape_says_what_is_and_what_happened() {
     let mut web = web(vec![endpoint(plan::backend_v4(1), false)]);
     web.spec["internalTrafficPolicy"] = json!("Local");
     scene.apply(&web);
-    scene.apply(&Service::new("api", [API.ip()]).port("TCP", API.port(), 7000).backends(scene.lab.backends()));
+    scene.apply(
+        &Service::new("api", [API.ip()])
+            .port("TCP", API.port(), 7000)
+            .backends(scene.lab.backends()),
+    );
 
     let node = scene.lab.node();
     let answer = scene.wait_for(node, METRICS, "/metrics", |answer| {
@@ -30,7 +34,13 @@ fn rows_118_and_119_a_scrape_says_what_is_and_what_happened() {
         has(text, "sluice_table_entries{table=\"LB4_SERVICES\"} 3")
     });
     let answer = answer.expect("an answer");
-    assert!(answer.headers.iter().any(|line| line.starts_with("content-type: text/plain; version=0.0.4")), "{answer:?}");
+    assert!(
+        answer
+            .headers
+            .iter()
+            .any(|line| line.starts_with("content-type: text/plain; version=0.0.4")),
+        "{answer:?}"
+    );
     for policy in ["internal", "external"] {
         let line = format!(
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{{ip_family=\"IPv4\",traffic_policy=\"{policy}\"}} 2"
@@ -59,11 +69,19 @@ fn rows_118_and_119_a_scrape_says_what_is_and_what_happened() {
     // Flows are counted by the sweep, every 10 s.
     let flows = |text: &str| {
         let prefix = format!("sluice_backend_flows{{{port},backend=\"{backend}:7000\"}} ");
-        text.lines().find_map(|line| line.strip_prefix(&prefix)?.parse::<u64>().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix(&prefix)?.parse::<u64>().ok())
     };
     scene.wait_for(node, METRICS, "/metrics", |answer| {
         let text = answer.as_ref().map_or("", |answer| &answer.body);
         lines.iter().all(|line| has(text, line)) && flows(text).is_some_and(|flows| (1..=3).contains(&flows))
     });
-    assert_eq!(get(scene.lab.client(), SocketAddr::new(plan::NODE_V4.into(), METRICS.port()), "/metrics"), None);
+    assert_eq!(
+        get(
+            scene.lab.client(),
+            SocketAddr::new(plan::NODE_V4.into(), METRICS.port()),
+            "/metrics"
+        ),
+        None
+    );
 }

@@ -14,7 +14,9 @@ const AT_V6: SocketAddr = SocketAddr::new(IpAddr::V6(plan::NODE_V6), HEALTH_PORT
 fn check(scene: &Scene, at: SocketAddr, code: u16, local_endpoints: u64) {
     let weight = format!("x-load-balancing-endpoint-weight: {local_endpoints}");
     let answer = scene.wait_for(scene.lab.client(), at, "/whatever", |answer| {
-        answer.as_ref().is_some_and(|answer| answer.code == code && answer.has_header(&weight))
+        answer
+            .as_ref()
+            .is_some_and(|answer| answer.code == code && answer.has_header(&weight))
     });
     let body = answer.expect("an answer").json();
     let expected = json!({

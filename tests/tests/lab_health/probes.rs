@@ -32,11 +32,19 @@ fn row_141_a_node_that_is_about_to_go_gets_no_new_connections_and_is_alive() {
     }));
     let answer = scene.wait_for_code(client, PROBES, "/healthz", 503);
     let body = answer.json();
-    assert_eq!((&body["healthy"], &body["nodeEligible"]), (&json!(true), &json!(false)), "{body}");
+    assert_eq!(
+        (&body["healthy"], &body["nodeEligible"]),
+        (&json!(true), &json!(false)),
+        "{body}"
+    );
     assert_eq!(get(client, PROBES, "/livez").expect("somebody listens").code, 200);
 
     scene.write_node(&json!({"taints": [{"key": "another", "effect": "NoSchedule"}]}));
     scene.wait_for_code(client, PROBES, "/healthz", 200);
     let metrics = get(scene.lab.node(), crate::scene::METRICS, "/metrics").expect("somebody listens");
-    assert!(metrics.body.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1"), "{}", metrics.body);
+    assert!(
+        metrics.body.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1"),
+        "{}",
+        metrics.body
+    );
 }

@@ -112,7 +112,11 @@ impl Scene {
                 return answer;
             }
             let log = || self.agent.log_tail();
-            assert!(began.elapsed() < PATIENCE, "{at}{path} still says {answer:?}\n{}", log());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{at}{path} still says {answer:?}\n{}",
+                log()
+            );
             std::thread::sleep(POLL);
         }
     }
@@ -132,7 +136,9 @@ impl Scene {
             "spec": spec,
             "status": {"addresses": [{"type": "InternalIP", "address": plan::NODE_V4}]},
         });
-        self.manifests.write("node.yaml", &node.to_string()).expect("the folder can be written to");
+        self.manifests
+            .write("node.yaml", &node.to_string())
+            .expect("the folder can be written to");
     }
 
     pub(crate) fn apply(&self, service: &Service) {

@@ -3,11 +3,11 @@
 
 use rstest::rstest;
 
+use super::internal;
 use crate::model::sample::{
     NODE, apply_service, apply_slice, endpoints, ip, key, port, service, slice, slice_port, synced_store,
 };
 use crate::model::{Change, Family, NodeView, Protocol, Service, ServiceType, Store, TrafficPolicy};
-use super::internal;
 use crate::plan::{Backend, BackendState, plan_problems, plan_service};
 use Protocol::{Sctp, Tcp, Udp};
 
@@ -190,7 +190,12 @@ fn ports_that_cannot_be_served(
 fn rows_5_to_7_one_number_serves_three_protocols_from_different_endpoints() {
     let mut store = synced_store();
     let mut web = service("web");
-    web.ports = [port("dns", Udp, 53), port("dns-tcp", Tcp, 53), port("dns-sctp", Sctp, 53)].into();
+    web.ports = [
+        port("dns", Udp, 53),
+        port("dns-tcp", Tcp, 53),
+        port("dns-sctp", Sctp, 53),
+    ]
+    .into();
     store.apply(apply_service(web));
     let mut both = slice("web-1", "web", &endpoints("10.0.0.1"));
     both.ports = [
@@ -201,7 +206,10 @@ fn rows_5_to_7_one_number_serves_three_protocols_from_different_endpoints() {
     .into();
     store.apply(apply_slice(both));
     let planned = plan_service(&store, store.node(), &key("web"));
-    let targets: Vec<_> = planned.iter().map(|(_, port)| internal(port).backends[0].port).collect();
+    let targets: Vec<_> = planned
+        .iter()
+        .map(|(_, port)| internal(port).backends[0].port)
+        .collect();
     assert_eq!(targets, [53, 5353, 54], "by name, not by number");
 }
 

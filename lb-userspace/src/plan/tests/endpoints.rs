@@ -56,11 +56,17 @@ fn endpoints_in_no_list(
     let mut web = service("web");
     change(&mut web);
     let port = only_port_of(web, slice("web-1", "web", &endpoints(lines)));
-    let mut in_lists: Vec<Backend> =
-        [&port.cluster, &port.local].into_iter().flatten().flat_map(|scope| scope.backends.clone()).collect();
+    let mut in_lists: Vec<Backend> = [&port.cluster, &port.local]
+        .into_iter()
+        .flatten()
+        .flat_map(|scope| scope.backends.clone())
+        .collect();
     in_lists.sort_unstable();
     in_lists.dedup();
-    assert_eq!((states(&in_lists).as_str(), states(&port.others).as_str()), (listed, others));
+    assert_eq!(
+        (states(&in_lists).as_str(), states(&port.others).as_str()),
+        (listed, others)
+    );
 }
 
 /// The lists fall back independently (row 104): the fall-back of one is no reason for the other to forget an endpoint.

@@ -15,14 +15,23 @@ use crate::model::{Change, EndpointSlice, NodeView, Service};
 
 /// The list for clients of the ClusterIP (§3.2).
 fn internal(port: &DesiredPort) -> Scope {
-    let list = if port.internal_local { &port.local } else { &port.cluster };
+    let list = if port.internal_local {
+        &port.local
+    } else {
+        &port.cluster
+    };
     list.clone().expect("every Service has a list for its ClusterIP")
 }
 
 /// The list for clients outside, whichever external address they dial.
 fn external(port: &DesiredPort) -> Scope {
-    let list = if port.external_local { &port.local } else { &port.cluster };
-    list.clone().expect("a Service with external addresses has a list for them")
+    let list = if port.external_local {
+        &port.local
+    } else {
+        &port.cluster
+    };
+    list.clone()
+        .expect("a Service with external addresses has a list for them")
 }
 
 /// The plan of a Service with one port and one family, without endpoints.

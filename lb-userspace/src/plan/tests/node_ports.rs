@@ -38,9 +38,7 @@ fn list(text: &str) -> NodePortAddresses {
 #[case::row_40_loopback_of_ipv6_by_default("", "::1", true)]
 #[case::row_40_loopback_of_ipv6_unless_listed("2001:db8::/64", "::1", false)]
 #[case::row_41_another_address_of_ipv6_by_default("", "2001:db8:1::2", true)]
-#[case::row_42_another_address_of_ipv6_is_outside(
-    "192.168.0.0/24,100.64.0.0/24,2001:db8::/64", "2001:db8:1::2", false
-)]
+#[case::row_42_another_address_of_ipv6_is_outside("192.168.0.0/24,100.64.0.0/24,2001:db8::/64", "2001:db8:1::2", false)]
 #[case::row_43_primary_is_one_address("primary", "100.64.0.1", false)]
 #[case::row_43_primary_is_one_address_of_ipv6("primary", "2001:db8:1::2", false)]
 #[case::row_44_a_list_that_has_another_address("primary,100.64.0.0/24", "100.64.0.1", true)]
@@ -66,7 +64,10 @@ fn served_on(#[case] addresses: &str, #[case] address: &str, #[case] served: boo
 #[case::zero_range_of_one("0.0.0.0/0,2001:db8::/64", [true, false])]
 #[case::localhost("localhost", [false, false])]
 fn match_all(#[case] addresses: &str, #[case] expected: [bool; 2]) {
-    assert_eq!(Family::BOTH.map(|family| list(addresses).match_all(family, &node())), expected);
+    assert_eq!(
+        Family::BOTH.map(|family| list(addresses).match_all(family, &node())),
+        expected
+    );
 }
 
 #[test]
@@ -80,10 +81,16 @@ fn rule_1_primary_of_a_family_that_the_node_has_no_address_of_is_everything() {
     assert!(primary.serve_on(ip("2001:db8:1::2"), &only_v4));
     assert!(!primary.serve_on(ip("100.64.0.1"), &only_v4));
     let unknown = NodeView::named(NODE);
-    assert!(primary.serve_on(ip("100.64.0.1"), &unknown), "while the Node is unknown");
+    assert!(
+        primary.serve_on(ip("100.64.0.1"), &unknown),
+        "while the Node is unknown"
+    );
     let mut told = unknown;
     told.bind_address = Some(ip("127.0.0.1"));
-    assert!(primary.serve_on(ip("100.64.0.1"), &told), "a loopback address is no primary one");
+    assert!(
+        primary.serve_on(ip("100.64.0.1"), &told),
+        "a loopback address is no primary one"
+    );
 }
 
 #[test]
@@ -99,6 +106,8 @@ fn the_bind_address_is_the_primary_one() {
 #[case::address_without_length("192.168.0.2")]
 #[case::too_long("192.168.0.0/33")]
 fn entries_that_say_nothing_are_refused(#[case] entry: &str) {
-    let error: BadEntry = format!("primary,{entry}").parse::<NodePortAddresses>().expect_err("no entry");
+    let error: BadEntry = format!("primary,{entry}")
+        .parse::<NodePortAddresses>()
+        .expect_err("no entry");
     assert!(error.to_string().contains(entry), "{error}");
 }

@@ -38,11 +38,19 @@ fn by_the_clusters_ranges(#[case] ranges: &[&str], #[case] v4: &str, #[case] v6:
 #[case::none_yet(&[], "-", "-")]
 fn by_the_nodes_ranges(#[case] ranges: &[&str], #[case] v4: &str, #[case] v6: &str) {
     assert_eq!(pods(&Detector::NodeCidr, &node(ranges)), [v4, v6]);
-    assert_eq!(pods(&Detector::NodeCidr, &NodeView::named(NODE)), ["-", "-"], "unknown node");
+    assert_eq!(
+        pods(&Detector::NodeCidr, &NodeView::named(NODE)),
+        ["-", "-"],
+        "unknown node"
+    );
 }
 
 fn pods(detector: &Detector, node: &NodeView) -> [String; 2] {
-    Family::BOTH.map(|family| detector.pods(family, node).map_or("-".to_owned(), |range| range.to_string()))
+    Family::BOTH.map(|family| {
+        detector
+            .pods(family, node)
+            .map_or("-".to_owned(), |range| range.to_string())
+    })
 }
 
 #[rstest]

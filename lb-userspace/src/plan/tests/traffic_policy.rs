@@ -2,9 +2,9 @@
 
 use rstest::rstest;
 
+use super::{external, internal};
 use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, ip, key, service, slice, synced_store};
 use crate::model::{Change, NodeView, ServiceType, SliceKey, Store, TrafficPolicy};
-use super::{external, internal};
 use crate::plan::{DesiredPort, Scope, WhenEmpty, plan_service};
 use TrafficPolicy::{Cluster, Local};
 
@@ -37,7 +37,7 @@ fn only_port(store: &Store) -> DesiredPort {
 #[case::row_074_local_two_local(Local, "10.0.0.1 L; 10.0.0.2 L; 10.0.0.3 R", "1+2")]
 #[case::row_075_local_none_local(Local, "10.0.0.1 R; 10.0.0.2 R; 10.0.0.3 R", "DROP")]
 #[case::local_nobody_anywhere(Local, "10.0.0.1 R x", "REJECT")]
-fn pod_dials_cluster_ip(#[case] policy: TrafficPolicy, #[case] lines: &str, #[case] expected: &str) {
+fn rows_72_to_76_pod_dials_cluster_ip(#[case] policy: TrafficPolicy, #[case] lines: &str, #[case] expected: &str) {
     let mut store = synced_store();
     let mut web = service("web");
     web.internal_policy = policy;
@@ -83,7 +83,7 @@ fn pod_dials_cluster_ip(#[case] policy: TrafficPolicy, #[case] lines: &str, #[ca
 )]
 #[case::row_083_cluster_only_terminating_elsewhere(Cluster, "10.0.0.5 R t", "5", "5")]
 #[case::row_084_cluster_nobody_serves(Cluster, "10.0.0.1 L x; 10.0.0.5 R x", "REJECT", "REJECT")]
-fn terminating_endpoints(
+fn rows_77_to_85_terminating_endpoints(
     #[case] policy: TrafficPolicy,
     #[case] lines: &str,
     #[case] pod_to_cluster_ip: &str,

@@ -39,13 +39,27 @@ fn row_123_a_second_agent_writes_nothing() {
     let mut next = with_everything().successor();
     assert_eq!(next.writes(), NONE, "to know the tables");
     assert!(!next.host(&[("192.168.0.2", HOST), ("203.0.113.9", AddressFlags::HOST)]));
-    assert!(!next.publish("web", &everything()).expect("it fits"), "nothing was written");
-    assert_eq!(next.publisher.withdraw_unclaimed(&[]).expect("nothing fails"), Vec::<String>::new());
+    assert!(
+        !next.publish("web", &everything()).expect("it fits"),
+        "nothing was written"
+    );
+    assert_eq!(
+        next.publisher.withdraw_unclaimed(&[]).expect("nothing fails"),
+        Vec::<String>::new()
+    );
     assert!(!next.publisher.has_unclaimed());
     assert_eq!(next.publisher.take_gone(), []);
     next.grace();
     assert_eq!(next.writes(), NONE, "nor is anything taken away later");
     assert_eq!(next.publisher.fill(), with_everything().publisher.fill());
+}
+
+#[test]
+fn row_121_what_has_not_changed_is_not_written_again() {
+    let mut bench = with_everything();
+    assert!(!bench.publish("web", &everything()).expect("it fits"));
+    bench.grace();
+    assert_eq!(bench.writes(), NONE);
 }
 
 #[test]
@@ -84,7 +98,13 @@ fn what_waited_for_a_grace_period_is_ended_by_the_second_agent() {
     next.publish("web", &less).expect("it fits");
     next.grace();
     let writes = next.writes();
-    for expected in ["0.local = absent", "backend 1 gone", "backend 2 gone", "set 1 - 10.0.0.0/8", "set 1 - 203.0.113.0/24"] {
+    for expected in [
+        "0.local = absent",
+        "backend 1 gone",
+        "backend 2 gone",
+        "set 1 - 10.0.0.0/8",
+        "set 1 - 203.0.113.0/24",
+    ] {
         assert!(writes.contains(&expected.to_owned()), "{expected} in {writes:?}");
     }
     bench.grace();
@@ -128,11 +148,22 @@ fn an_address_without_frontend_is_forgotten() {
 #[test]
 fn a_set_that_no_port_names_is_emptied_after_the_grace_period() {
     let mut bench = Bench::new();
-    bench.given("web", &with(desired("1"), |desired| desired.sources = ranges(&["10.0.0.0/8"])));
+    bench.given(
+        "web",
+        &with(desired("1"), |desired| desired.sources = ranges(&["10.0.0.0/8"])),
+    );
     bench.given("web", &desired("1"));
     let mut next = bench.successor();
-    next.publish("web", &with(desired("1"), |desired| desired.sources = ranges(&["172.16.0.0/12"]))).expect("it fits");
-    assert_eq!(next.writes()[0], "set 2 + 172.16.0.0/12", "the first one's number is taken until then");
+    next.publish(
+        "web",
+        &with(desired("1"), |desired| desired.sources = ranges(&["172.16.0.0/12"])),
+    )
+    .expect("it fits");
+    assert_eq!(
+        next.writes()[0],
+        "set 2 + 172.16.0.0/12",
+        "the first one's number is taken until then"
+    );
     next.grace();
     assert_eq!(next.writes(), ["set 1 - 10.0.0.0/8"]);
 }

@@ -18,9 +18,17 @@ fn what_clients_had_before_it_was_switched_on_does_not_count() {
     bench.given("web", &sticky(None));
     assert_eq!(affinity(&bench, 0), 0);
     bench.publish("web", &sticky(Some(10))).expect("it fits");
-    assert_eq!(bench.writes(), ["0.sets = sources 0, affinity 10000", "0.rules = 10 s"], "first whose, then that");
+    assert_eq!(
+        bench.writes(),
+        ["0.sets = sources 0, affinity 10000", "0.rules = 10 s"],
+        "first whose, then that"
+    );
     bench.publish("web", &sticky(Some(20))).expect("it fits");
-    assert_eq!(bench.writes()[0], "0.sets = sources 0, affinity 10000", "another time, the same clients");
+    assert_eq!(
+        bench.writes()[0],
+        "0.sets = sources 0, affinity 10000",
+        "another time, the same clients"
+    );
 
     bench.given("web", &sticky(None));
     bench.given("web", &sticky(Some(20)));

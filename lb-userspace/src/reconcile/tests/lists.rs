@@ -9,7 +9,9 @@ const NONE: [&str; 0] = [];
 /// A port with `externalTrafficPolicy: Local`.
 fn external_local(cluster: &str, local: &str) -> DesiredPort {
     with(desired(cluster), |desired| {
-        desired.frontends.push(frontend(FrontendKind::NodePort, "0.0.0.0", 30_080));
+        desired
+            .frontends
+            .push(frontend(FrontendKind::NodePort, "0.0.0.0", 30_080));
         desired.local = list(local);
         desired.external_local = true;
     })
@@ -17,7 +19,9 @@ fn external_local(cluster: &str, local: &str) -> DesiredPort {
 
 /// The same port with `externalTrafficPolicy: Cluster`.
 fn external_cluster(cluster: &str) -> DesiredPort {
-    with(external_local(cluster, ""), |desired| (desired.local, desired.external_local) = (None, false))
+    with(external_local(cluster, ""), |desired| {
+        (desired.local, desired.external_local) = (None, false);
+    })
 }
 
 #[test]
@@ -25,12 +29,20 @@ fn a_list_is_there_before_the_policy_that_asks_for_it_and_goes_after_the_grace_p
     let mut bench = Bench::new();
     bench.given("web", &external_cluster("1L 2"));
     bench.publish("web", &external_local("1L 2", "1L")).expect("it fits");
-    let expected =
-        ["slot 2 = 1", "0.local = slots 2 to 2", "0.sets = sources 0, affinity 0", "0.rules = external-local 0 s"];
+    let expected = [
+        "slot 2 = 1",
+        "0.local = slots 2 to 2",
+        "0.sets = sources 0, affinity 0",
+        "0.rules = external-local 0 s",
+    ];
     assert_eq!(bench.writes(), expected);
 
     bench.publish("web", &external_cluster("1L 2")).expect("it fits");
-    assert_eq!(bench.writes(), ["0.sets = sources 0, affinity 0", "0.rules = 0 s"], "the list is still there");
+    assert_eq!(
+        bench.writes(),
+        ["0.sets = sources 0, affinity 0", "0.rules = 0 s"],
+        "the list is still there"
+    );
     bench.grace();
     assert_eq!(bench.writes(), ["0.local = absent"]);
     bench.publish("web", &external_local("1L 2", "1L")).expect("it fits");
@@ -72,13 +84,24 @@ fn a_backend_that_stops_serving_does_so_after_the_grace_period() {
     bench.given("web", &desired("1 2"));
     let stopped = with(desired("1"), |desired| desired.others = backends("2n"));
     bench.publish("web", &stopped).expect("it fits");
-    assert_eq!(bench.writes(), ["slot 2 = 1", "0.cluster = slots 2 to 2"], "a reader of the old range may be on its way");
+    assert_eq!(
+        bench.writes(),
+        ["slot 2 = 1", "0.cluster = slots 2 to 2"],
+        "a reader of the old range may be on its way"
+    );
     bench.grace();
-    assert_eq!(bench.writes(), ["backend 2 = 10.244.1.2:8080"], "row 126: there, and not active");
+    assert_eq!(
+        bench.writes(),
+        ["backend 2 = 10.244.1.2:8080"],
+        "row 126: there, and not active"
+    );
 
     bench.publish("web", &desired("1 2")).expect("it fits");
     let writes = bench.writes();
-    assert_eq!(writes[0], "backend 2 = 10.244.1.2:8080 active", "it serves before anybody is led to it");
+    assert_eq!(
+        writes[0], "backend 2 = 10.244.1.2:8080 active",
+        "it serves before anybody is led to it"
+    );
 }
 
 #[test]
@@ -103,7 +126,10 @@ fn a_backend_that_stops_twice_within_one_grace_period_waits_for_the_second() {
     bench.given("web", &stopped);
     let second = bench.publisher.take_retired();
     bench.publisher.reuse(first);
-    assert!(!bench.writes().iter().any(|write| write.starts_with("backend 2")), "a reader may have seen it serve again");
+    assert!(
+        !bench.writes().iter().any(|write| write.starts_with("backend 2")),
+        "a reader may have seen it serve again"
+    );
     bench.publisher.reuse(second);
     assert_eq!(bench.writes(), ["backend 2 = 10.244.1.2:8080"]);
 }
@@ -114,7 +140,13 @@ fn rows_125_and_126_endpoints_in_no_list_are_there_while_they_exist() {
     let others = with(desired("1"), |desired| desired.others = backends("2t 3n"));
     bench.publish("web", &others).expect("it fits");
     let writes = bench.writes();
-    assert_eq!(writes[..2], ["backend 1 = 10.244.1.2:8080 active terminating", "backend 2 = 10.244.1.3:8080"]);
+    assert_eq!(
+        writes[..2],
+        [
+            "backend 1 = 10.244.1.2:8080 active terminating",
+            "backend 2 = 10.244.1.3:8080"
+        ]
+    );
     bench.publish("web", &others).expect("it fits");
     assert_eq!(bench.writes(), NONE, "row 121");
     bench.grace();
@@ -131,19 +163,37 @@ fn a_terminating_backend_says_so_at_once() {
     let mut bench = Bench::new();
     bench.given("web", &desired("1"));
     bench.publish("web", &desired("1t")).expect("it fits");
-    assert_eq!(bench.writes(), ["backend 1 = 10.244.1.1:8080 active terminating"], "the range stays as it is");
+    assert_eq!(
+        bench.writes(),
+        ["backend 1 = 10.244.1.1:8080 active terminating"],
+        "the range stays as it is"
+    );
 }
 
 #[test]
 fn both_lists_may_lead_to_one_record() {
     let mut bench = Bench::new();
     bench.publish("web", &external_local("1L 2", "1L")).expect("it fits");
-    let records = bench.writes().into_iter().filter(|write| write.starts_with("backend")).collect::<Vec<_>>();
-    assert_eq!(records, ["backend 1 = 10.244.1.1:8080 active local", "backend 2 = 10.244.1.2:8080 active"]);
+    let records = bench
+        .writes()
+        .into_iter()
+        .filter(|write| write.starts_with("backend"))
+        .collect::<Vec<_>>();
+    assert_eq!(
+        records,
+        [
+            "backend 1 = 10.244.1.1:8080 active local",
+            "backend 2 = 10.244.1.2:8080 active"
+        ]
+    );
     bench.given("web", &external_local("2", ""));
     bench.grace();
     let writes = bench.writes();
-    assert_eq!(writes.iter().filter(|write| *write == "backend 1 gone").count(), 1, "{writes:?}");
+    assert_eq!(
+        writes.iter().filter(|write| *write == "backend 1 gone").count(),
+        1,
+        "{writes:?}"
+    );
 }
 
 #[test]
@@ -154,7 +204,12 @@ fn a_second_list_that_does_not_fit_leaves_the_first_as_it_was() {
     let more = external_local("1L 2L 3L 4L", "1L 2L 3L");
     bench.publish("web", &more).expect_err("no place for both");
     let writes = bench.writes();
-    assert!(!writes.iter().any(|write| write.contains(".cluster") || write.contains(".local")), "{writes:?}");
+    assert!(
+        !writes
+            .iter()
+            .any(|write| write.contains(".cluster") || write.contains(".local")),
+        "{writes:?}"
+    );
     bench.grace();
     bench.given("web", &external_local("1L 2L 3L 4L", "1L"));
 }
@@ -169,7 +224,12 @@ fn endpoints_that_go_of_a_port_that_tells_its_clients_are_named_once() {
     bench.given("web", &not_serving);
     assert_eq!(bench.publisher.take_gone().len(), 0, "it is there");
     bench.given("web", &resets("1"));
-    let gone: Vec<_> = bench.publisher.take_gone().into_iter().map(|gone| gone.address.octets[3]).collect();
+    let gone: Vec<_> = bench
+        .publisher
+        .take_gone()
+        .into_iter()
+        .map(|gone| gone.address.octets[3])
+        .collect();
     assert_eq!(gone, [2]);
     bench.given("web", &desired(""));
     assert_eq!(bench.publisher.take_gone().len(), 0, "nobody asked to be told");

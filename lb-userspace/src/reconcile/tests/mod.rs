@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use lb_common::layout::{
-    AddressFlags, BackendFlags, Choice, Frontend as FrontendWord, FrontendKey, Ip4, Scope as ScopeWord, ServiceFlags, V4,
+    AddressFlags, BackendFlags, Choice, Frontend as FrontendWord, FrontendKey, Ip4, Scope as ScopeWord, ServiceFlags,
+    V4,
 };
 
 use super::{PublishError, Publisher, Siblings};
@@ -83,7 +84,10 @@ impl Bench {
     }
 
     fn withdraw(&mut self, name: &str) {
-        assert!(self.publisher.withdraw(&id(name)).expect("nothing fails"), "it was there");
+        assert!(
+            self.publisher.withdraw(&id(name)).expect("nothing fails"),
+            "it was there"
+        );
     }
 
     /// All programs that ran have ended.
@@ -99,8 +103,10 @@ impl Bench {
     }
 
     fn host(&mut self, addresses: &[(&str, AddressFlags)]) -> bool {
-        let addresses: BTreeMap<Ip4, AddressFlags> =
-            addresses.iter().map(|(address, flags)| (ip4(address), *flags)).collect();
+        let addresses: BTreeMap<Ip4, AddressFlags> = addresses
+            .iter()
+            .map(|(address, flags)| (ip4(address), *flags))
+            .collect();
         self.publisher.set_host_addresses(&addresses).expect("nothing fails")
     }
 }
@@ -177,7 +183,11 @@ fn ranges(texts: &[&str]) -> Option<Vec<Cidr>> {
 }
 
 fn words<T: Copy>(has: impl Fn(T) -> bool, names: &[(T, &str)]) -> String {
-    names.iter().filter(|(flag, _)| has(*flag)).map(|(_, name)| format!(" {name}")).collect()
+    names
+        .iter()
+        .filter(|(flag, _)| has(*flag))
+        .map(|(_, name)| format!(" {name}"))
+        .collect()
 }
 
 fn address_text(flags: AddressFlags) -> String {

@@ -28,9 +28,15 @@ fn a_change_is_a_fresh_set_and_the_old_one_goes_after_the_grace_period() {
     bench.publish("web", &filtered(&["10.0.0.0/8"])).expect("it fits");
     assert_eq!(bench.writes(), [""; 0], "row 121: the same ranges");
 
-    bench.publish("web", &filtered(&["10.0.0.0/8", "192.168.0.0/16"])).expect("it fits");
-    let expected =
-        ["set 2 + 10.0.0.0/8", "set 2 + 192.168.0.0/16", "0.sets = sources 2, affinity 0", "0.rules = 0 s"];
+    bench
+        .publish("web", &filtered(&["10.0.0.0/8", "192.168.0.0/16"]))
+        .expect("it fits");
+    let expected = [
+        "set 2 + 10.0.0.0/8",
+        "set 2 + 192.168.0.0/16",
+        "0.sets = sources 2, affinity 0",
+        "0.rules = 0 s",
+    ];
     assert_eq!(bench.writes(), expected);
     bench.grace();
     assert_eq!(bench.writes(), ["set 1 - 10.0.0.0/8"]);
@@ -64,17 +70,28 @@ fn ranges_go_with_their_port_after_the_grace_period() {
 fn a_set_that_is_refused_in_the_middle_leaves_the_port_whole() {
     let mut bench = Bench::new();
     bench.given("web", &filtered(&["10.0.0.0/8"]));
-    let more = with(filtered(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]), |desired| {
-        desired.cluster = super::list("1 2");
-    });
+    let more = with(
+        filtered(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]),
+        |desired| {
+            desired.cluster = super::list("1 2");
+        },
+    );
     bench.fail_after(2);
     let error = bench.publish("web", &more).expect_err("the third range is refused");
     assert!(matches!(error, PublishError::Table(_)), "{error}");
-    let expected = ["set 2 + 10.0.0.0/8", "set 2 + 172.16.0.0/12", "set 2 - 10.0.0.0/8", "set 2 - 172.16.0.0/12"];
+    let expected = [
+        "set 2 + 10.0.0.0/8",
+        "set 2 + 172.16.0.0/12",
+        "set 2 - 10.0.0.0/8",
+        "set 2 - 172.16.0.0/12",
+    ];
     assert_eq!(bench.writes(), expected, "nobody knew of the set");
     bench.publish("web", &more).expect("nothing fails now");
     let writes = bench.writes();
-    assert_eq!(writes[..3], ["set 2 + 10.0.0.0/8", "set 2 + 172.16.0.0/12", "set 2 + 192.168.0.0/16"]);
+    assert_eq!(
+        writes[..3],
+        ["set 2 + 10.0.0.0/8", "set 2 + 172.16.0.0/12", "set 2 + 192.168.0.0/16"]
+    );
     bench.grace();
     assert!(bench.writes().contains(&"set 1 - 10.0.0.0/8".to_owned()));
 }
@@ -86,7 +103,9 @@ fn a_port_whose_endpoints_do_not_fit_keeps_its_ranges() {
     let too_much = with(filtered(&["192.168.0.0/16"]), |desired| {
         desired.cluster = super::list("1 2 3 4 5 6 7 8 9");
     });
-    let error = bench.publish("web", &too_much).expect_err("nine endpoints, eight places");
+    let error = bench
+        .publish("web", &too_much)
+        .expect_err("nine endpoints, eight places");
     assert!(matches!(error, PublishError::Full { what: "backends", .. }), "{error}");
     assert_eq!(bench.writes(), ["set 2 + 192.168.0.0/16", "set 2 - 192.168.0.0/16"]);
 }
