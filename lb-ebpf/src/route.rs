@@ -16,11 +16,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::{
-    datapath::{Ethernet, Ipv4, Ipv6, Packet},
-    layout::{Ip4, Ip6},
+    datapath::{Ethernet, Ipv4, Ipv6, Packet, Tables},
+    layout::{Address as _, AddressFlags, Family, Ip4, Ip6, V4, V6},
 };
 
-use crate::frame::{Skb, mark_rerouted, skb_ifindex};
+use crate::{
+    frame::{Skb, mark_rerouted, skb_ifindex},
+    outline::OfSkb,
+    world::Kernel,
+};
 
 /// The loopback device has index 1 in every network namespace.
 pub const LOOPBACK: u32 = 1;
@@ -131,17 +135,28 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
 
 /// Gives a translated reply to the host itself. Its source is now a service address. Where that is routed through the
 /// device that the reply came by, as it is on most nodes' outward device, the stack takes it as it is. Elsewhere (a pod's
-/// device) the stack would take it for forged (RFC 3704 §2.2), and it comes up through loopback.
+/// device) the stack would take it for forged (RFC 3704 §2.2), and it comes up through loopback; so does what has an address
+/// of the host itself as its source now (a NodePort's), which the stack takes from no other device.
 #[inline(always)]
 pub fn deliver<const LINK: usize>(skb: Skb<'_, LINK>) -> i32 {
     let ifindex = skb_ifindex(skb.0);
+    let kernel = Kernel {
+        ifindex,
+        context: skb.0.skb.skb,
+    };
     // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
     let mut query: FibLookup = unsafe { mem::zeroed() };
     query.ifindex = ifindex;
     if let Some(ip) = skb.header::<Ipv4>(LINK).filter(|ip| ip.version_ihl[0] >> 4 == 4) {
+        if is_host::<V4>(&kernel, &Ip4::from_wire(&ip.src)) {
+            return up(skb);
+        }
         query.family = AF_INET;
         query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(ip.src);
     } else if let Some(ip) = skb.header::<Ipv6>(LINK) {
+        if is_host::<V6>(&kernel, &Ip6::from_wire(&ip.src)) {
+            return up(skb);
+        }
         query.family = AF_INET6;
         // SAFETY: integers, whatever the union holds.
         put(unsafe { &mut query.__bindgen_anon_4.ipv6_dst }, &ip.src);
@@ -163,6 +178,16 @@ pub fn deliver<const LINK: usize>(skb: Skb<'_, LINK>) -> i32 {
     } else {
         up(skb)
     }
+}
+
+/// Whether an address is one of the host's.
+#[inline(always)]
+fn is_host<F: Family>(kernel: &Kernel<OfSkb>, address: &F::Addr) -> bool
+where
+    Kernel<OfSkb>: Tables<F>,
+{
+    let flags = Tables::<F>::address(kernel, &address.looked_up());
+    flags.is_some_and(|flags| flags.has(AddressFlags::HOST))
 }
 
 /// Gives the packet to the host itself: it arrives on the loopback device.

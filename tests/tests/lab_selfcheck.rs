@@ -3,7 +3,7 @@
 //! No agent runs here. Needs root, as all labs do; without it the tests fail and say so.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -53,6 +53,11 @@ fn ping(from: &Host, to: &Host, address: IpAddr) -> SocketAddr {
 #[case::routed_over_a_wire(Lab::one_node().over_a_wire())]
 #[case::bridge_over_a_wire(Lab::bridge_node().over_a_wire())]
 #[case::small_mtu(Lab::one_node().outward_mtu(1400).pod_mtu(1300).backends(2))]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes())]
+#[case::two_nodes_strict_with_arp_and_nd(Lab::two_nodes().rp_filter(1).learn_neighbours())]
+#[case::two_nodes_over_a_wire(Lab::two_nodes().over_a_wire())]
+#[case::two_nodes_behind_a_narrow_way(Lab::two_bridge_nodes().way_mtu(1280).outward_mtu(1400).backends(1))]
 fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");
     let hosts: Vec<_> = lab.hosts().collect();
@@ -60,9 +65,10 @@ fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
         for to in hosts.iter().filter(|to| to.name != from.name) {
             for address in to.addresses() {
                 let seen = ping(from, to, address).ip();
-                // A node speaks from the address next to the pod where it has one.
+                // Nodes and routers speak from the address on the side of whom they speak to.
                 let own = from.addresses().contains(&seen);
-                assert!(own || from.name == "node", "{} came from {seen}", from.name);
+                let has_more = ["node", "node2", "router"].contains(&from.name.as_str());
+                assert!(own || has_more, "{} came from {seen}", from.name);
             }
         }
     }
@@ -71,6 +77,8 @@ fn everyone_reaches_everyone(#[case] builder: LabBuilder) {
 #[rstest]
 #[case::routed(Lab::one_node())]
 #[case::bridge(Lab::bridge_node())]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes())]
 fn nothing_leads_out(#[case] builder: LabBuilder) {
     let lab = builder.build().expect("the lab can be built");
     for host in lab.hosts() {
@@ -78,7 +86,7 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
         let links = ip_json(&["-n", name, "link", "show"]);
         for link in links.as_array().expect("a list of links") {
             if link.get("link").is_none() && link.get("link_index").is_none() {
-                continue; // lo and cni0 have no other end
+                continue; // lo and bridges have no other end
             }
             let peer = link["link_netnsid"]
                 .as_i64()
@@ -98,10 +106,12 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
             );
         }
     }
-    // Whatever the node does not translate ends at the client: it forwards nothing and knows no way on.
+    // Whatever the node does not translate ends at the client, which forwards nothing, or at the router: they know no way on.
     for family in ["-4", "-6"] {
-        let routes = ip_json(&["-n", lab.client().namespace.name(), family, "route", "show", "default"]);
-        assert_eq!(routes, Value::Array(Vec::new()), "the client has a default route");
+        for host in [lab.client()].into_iter().chain(lab.router()) {
+            let routes = ip_json(&["-n", host.namespace.name(), family, "route", "show", "default"]);
+            assert_eq!(routes, Value::Array(Vec::new()), "{} has a default route", host.name);
+        }
     }
     let read = |path: &str| {
         lab.client()
@@ -112,9 +122,36 @@ fn nothing_leads_out(#[case] builder: LabBuilder) {
     assert_eq!(read("/proc/sys/net/ipv6/conf/all/forwarding").trim(), "0");
 }
 
-#[test]
-fn no_address_is_ever_tentative() {
-    let lab = Lab::one_node().build().expect("the lab can be built");
+/// A device may be up for a while before the kernel lets it send.
+#[rstest]
+#[case::routed(Lab::one_node())]
+#[case::bridge(Lab::bridge_node())]
+#[case::two_nodes(Lab::two_nodes())]
+#[case::two_bridge_nodes(Lab::two_bridge_nodes().over_a_wire())]
+fn the_first_datagram_arrives(#[case] builder: LabBuilder) {
+    for turn in 0..8 {
+        let lab = builder.clone().build().expect("the lab can be built");
+        let pod = lab.backends().last().expect("it has pods");
+        let address = pod.addresses()[turn % 2];
+        let socket = pod
+            .run(|| UdpSocket::bind((address, 0)))
+            .expect("the address is the pod's own");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out is allowed");
+        let target = socket.local_addr().expect("it is bound");
+        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        lab.client()
+            .run(|| UdpSocket::bind(any).and_then(|own| own.send_to(b"hello", target)))
+            .expect("it goes");
+        let mut buffer = [0; 16];
+        assert_eq!(socket.recv(&mut buffer).expect("it arrives"), 5, "turn {turn}");
+    }
+}
+
+#[rstest]
+#[case::one_node(Lab::one_node())]
+#[case::two_nodes(Lab::two_nodes())]
+fn no_address_is_ever_tentative(#[case] builder: LabBuilder) {
+    let lab = builder.build().expect("the lab can be built");
     for host in lab.hosts() {
         let addresses = ip_json(&["-n", host.namespace.name(), "address", "show", "tentative"]);
         let found = addresses
@@ -214,9 +251,11 @@ fn threads_of_node_and_pods_are_in_the_lab_cgroup_and_the_client_is_not() {
     assert_eq!(inside(lab.client()), (false, false));
 }
 
-#[test]
-fn a_removed_lab_leaves_nothing() {
-    let lab = Lab::one_node().build().expect("the lab can be built");
+#[rstest]
+#[case::one_node(Lab::one_node())]
+#[case::two_nodes(Lab::two_nodes())]
+fn a_removed_lab_leaves_nothing(#[case] builder: LabBuilder) {
+    let lab = builder.build().expect("the lab can be built");
     let name = lab.name().to_owned();
     let mut sleeper = lab.node().command("sleep").arg("60").spawn().expect("sleep runs");
     assert!(!leftovers(&name).is_empty());

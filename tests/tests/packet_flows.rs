@@ -247,7 +247,24 @@ fn the_source_port_of_an_unanswered_udp_flow_is_free_after_half_a_minute() {
 }
 
 #[test]
-fn the_source_port_of_an_aborted_connection_is_free_after_ten_seconds() {
+fn the_source_port_of_an_aborted_connection_is_free_at_once() {
+    row()
+        .serve("web:80", &["pod:8080"])
+        .serve("api:443", &["pod:8080"])
+        .ingress(tcp("client:40000 > web:80").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .egress(tcp("pod:8080 > client:40000").rst())
+        .becomes("web:80 > client:40000")
+        .ingress(tcp("client:40000 > api:443").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
+fn the_source_port_of_a_connection_that_both_have_closed_is_free_after_ten_seconds() {
+    // Its server may still remember it: another port is better, while there are any.
     let row = |seconds: u64| {
         row()
             .serve("web:80", &["pod:8080"])
@@ -255,8 +272,10 @@ fn the_source_port_of_an_aborted_connection_is_free_after_ten_seconds() {
             .ingress(tcp("client:40000 > web:80").syn())
             .becomes("client:40000 > pod:8080")
             .counting(&[FlowsCreated])
-            .egress(tcp("pod:8080 > client:40000").rst())
+            .egress(tcp("pod:8080 > client:40000").fin())
             .becomes("web:80 > client:40000")
+            .ingress(tcp("client:40000 > web:80").fin())
+            .becomes("client:40000 > pod:8080")
             .later(Duration::from_secs(seconds))
             .ingress(tcp("client:40000 > api:443").syn())
     };

@@ -1,6 +1,9 @@
 //! Rows: datagrams in fragments. Only the first has ports; the others follow it by the datagram's identification.
 
-use lb_common::layout::{Counter::FlowsCreated, DropReason::NoEndpoint};
+use lb_common::layout::{
+    Counter::FlowsCreated,
+    DropReason::{NoEndpoint, UnknownPort},
+};
 use tests::packet::{
     row::row,
     sketch::{Checksum, Extension, Sketch, any, tcp, udp},
@@ -116,7 +119,7 @@ fn a_fragment_that_comes_before_the_first_is_left_alone() {
 
 #[test]
 fn fragments_to_others_are_left_alone() {
-    let [first, middle, last] = parts(&udp("client:40000 > web:81"), 9);
+    let [first, middle, last] = parts(&udp("client:40000 > pod:81"), 9);
     row()
         .serve("web:80", &["pod:8080"])
         .ingress(first)
@@ -173,9 +176,9 @@ fn an_identification_used_again_stands_for_the_new_datagram() {
         .ingress(of("client:40000 > web:80", 104, 208))
         .becomes("client:40000 > pod:8080")
         .ingress(of("client:41000 > web:81", 0, 104))
-        .passes()
+        .gets_refused(UnknownPort)
         .ingress(of("client:41000 > web:81", 104, 208))
-        .stays_untouched()
+        .gets_dropped(UnknownPort)
         .egress(of("pod:8080 > client:40000", 0, 104))
         .becomes("web:80 > client:40000")
         .egress(of("pod:8080 > client:40000", 104, 208))

@@ -1,7 +1,7 @@
 //! Rows: a pod that reaches itself through its own Service. It must not see its own address as the client's, so the
 //! node's stands for it where the packet goes to the pod, and is taken back where the reply comes from it.
 
-use lb_common::layout::Counter::{FlowsCreated, FlowsHealed, PortsTranslated};
+use lb_common::layout::Counter::{FlowsCreated, FlowsHealed, FlowsMasqueraded, PortsTranslated};
 use tests::packet::{
     row::{HEALED_WITHIN, Row, row},
     sketch::any,
@@ -14,7 +14,7 @@ fn dialled() -> Row {
         .serve("web:80", &["pod:8080 local"])
         .ingress(any("pod:40000 > web:80").syn())
         .becomes("pod:40000 > pod:8080")
-        .counting(&[FlowsCreated])
+        .counting(&[FlowsCreated, FlowsMasqueraded])
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_pod_dials_itself_from_the_port_at_which_it_serves() {
         .serve("web:80", &["pod:50051 local"])
         .ingress(any("pod:50051 > web:80").syn())
         .becomes("pod:* > pod:50051")
-        .counting(&[FlowsCreated, PortsTranslated])
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
         .egress(any("pod:* > pod:50051").syn())
         .becomes("node:* > pod:50051")
         .ingress(any("pod:50051 > node:*").syn_ack())
@@ -146,7 +146,7 @@ fn a_pod_dials_itself_through_two_frontends_with_one_port() {
         .serve("api:443", &["pod:8080 local"])
         .ingress(any("pod:40000 > api:443").syn())
         .becomes("pod:* > pod:8080")
-        .counting(&[FlowsCreated, PortsTranslated])
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
         .egress(any("pod:* > pod:8080").syn())
         .becomes("node:* > pod:8080")
         .ingress(any("pod:8080 > node:*").syn_ack())
@@ -168,7 +168,7 @@ fn a_connection_of_the_host_to_the_pod_keeps_its_port_and_the_pod_gets_another()
         .counting(&[FlowsCreated])
         .ingress(any("pod:40000 > web:80").syn())
         .becomes("pod:40000 > pod:8080")
-        .counting(&[FlowsCreated, PortsTranslated])
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
         .egress(any("pod:40000 > pod:8080").syn())
         .becomes("node:* > pod:8080")
         .ingress(any("pod:8080 > node:*").syn_ack())

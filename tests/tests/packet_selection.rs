@@ -2,7 +2,7 @@
 
 use lb_common::layout::{
     Counter::{FlowsCreated, FlowsReselected},
-    DropReason::{BackendMissing, NoLocalEndpoint},
+    DropReason::{BackendMissing, NoLocalEndpoint, UnknownAddress, UnknownPort},
 };
 use tests::packet::{
     row::{Row, row},
@@ -338,14 +338,20 @@ fn a_policy_that_allows_no_backend_here_drops() {
 }
 
 #[test]
-fn other_ports_and_protocols_of_a_frontends_address_are_left_alone() {
+fn rows_8_to_9_other_ports_and_protocols_of_a_cluster_ip_are_refused_and_left_to_tc_by_xdp() {
     row()
         .serve("web:80", &["pod:8080"])
         .ingress(any("client:40000 > web:81").syn())
-        .stays_untouched()
+        .gets_refused(UnknownPort)
         .host_egress(any("node:40000 > web:443").syn())
-        .stays_untouched()
+        .gets_refused(UnknownPort)
         .ingress(any("client:80 > world:40000").syn())
+        .stays_untouched()
+        .leaving(&[])
+        .run();
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .xdp(any("client:40000 > web:81").syn())
         .stays_untouched()
         .run();
     row()
@@ -353,16 +359,47 @@ fn other_ports_and_protocols_of_a_frontends_address_are_left_alone() {
         .ingress(tcp("client:40000 > web:80").syn())
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
-        // The same addresses and ports in UDP, and in TCP the other way round below.
-        .ingress(other("client:40000 > web:80", 17))
-        .stays_untouched()
+        // The same addresses and ports in SCTP.
+        .ingress(other("client:40000 > web:80", 132).sized(100))
+        .gets_refused(UnknownPort)
         .run();
+}
+
+#[test]
+fn row_10_an_unallocated_service_address_is_dropped_where_it_would_leave() {
     row()
         .serve("web:80", &["pod:8080"])
-        .ingress(udp("client:40000 > web:80"))
-        .becomes("client:40000 > pod:8080")
-        .counting(&[FlowsCreated])
-        .ingress(other("client:40000 > web:80", 6).sized(100))
+        .service_cidr("services")
+        .ingress(any("client:40000 > unused:80").syn())
+        .stays_untouched()
+        .egress(any("client:40000 > unused:80").syn())
+        .gets_dropped(UnknownAddress)
+        .host_egress(any("node:40000 > unused:80").syn())
+        .gets_dropped(UnknownAddress)
+        .leaving(&[])
+        .run();
+    row()
+        .service_cidr("services")
+        .xdp(any("client:40000 > unused:80").syn())
+        .stays_untouched()
+        .run();
+    // Without a known ServiceCIDR it is nobody's business.
+    row()
+        .serve("web:80", &["pod:8080"])
+        .egress(any("client:40000 > unused:80").syn())
+        .stays_untouched()
+        .host_egress(any("node:40000 > unused:80").syn())
+        .stays_untouched()
+        .run();
+}
+
+#[test]
+fn what_a_service_in_the_range_has_is_not_dropped_where_it_leaves() {
+    // A packet to a frontend whose Service says nothing about it (the agent is just writing it) goes on.
+    row()
+        .no_scope("web:80")
+        .service_cidr("services")
+        .egress(any("client:40000 > web:80").syn())
         .stays_untouched()
         .run();
 }

@@ -54,13 +54,7 @@ pub(super) fn kept<F: Family, T: Tables<F>>(
 
 /// Remembers what the desk's client got, and that it came now.
 #[inline(never)]
-pub(super) fn keep<F: Family, T: Tables<F>>(
-    tables: &T,
-    desk: &Desk<F::Addr>,
-    affinity: u32,
-    place: u32,
-    backend: u32,
-) {
+pub(super) fn keep<F: Family, T: Tables<F>>(tables: &T, desk: &Desk<F::Addr>, affinity: u32, place: u32, backend: u32) {
     let key = key::<F>(desk.old.src, affinity);
     let entry = Affinity {
         check: key.check(),

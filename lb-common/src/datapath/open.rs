@@ -175,7 +175,9 @@ pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -
 #[inline(always)]
 fn stay<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
     let outgoing = {
-        let Some(desk) = world.desk() else { return Ok(Opened::NotOurs) };
+        let Some(desk) = world.desk() else {
+            return Ok(Opened::NotOurs);
+        };
         world.outgoing(&desk.old.dst)
     };
     if outgoing == Some(world.ifindex()) {
@@ -388,10 +390,10 @@ fn source<F: PathFamily, W: Opens<F>>(world: &W, desk: &mut Desk<F::Addr>) -> bo
 fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) -> Result<Opened, End> {
     let mut in_two_steps = false;
     if masqueraded {
-        world.count(Counter::FlowsMasqueraded);
         let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
         let desk = &mut *desk;
         if source::<F, W>(world, desk) {
+            world.count(Counter::FlowsMasqueraded);
             if hook.is_egress() {
                 // One entry says all: it is applied where the packet leaves.
                 desk.new.src = desk.source;
@@ -439,7 +441,9 @@ fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
 #[inline(always)]
 fn give_way<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
     {
-        let Some(mut desk) = world.desk() else { return Ok(Opened::NotOurs) };
+        let Some(mut desk) = world.desk() else {
+            return Ok(Opened::NotOurs);
+        };
         let desk = &mut *desk;
         let tcp = desk.opening.tcp;
         if desk.old.proto == Proto::TCP && (!tcp.has(TcpSeen::SYN) || tcp.has(TcpSeen::ACK)) {

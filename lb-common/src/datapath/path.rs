@@ -6,8 +6,8 @@ use super::{
     checksum,
     error::{self, ErrorFamily},
     header::{Sctp, Tcp, Udp},
-    packet::Packet,
     open::{Chosen, Opened, choose, is_unallocated, open},
+    packet::Packet,
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
     reject::turn_into_port_unreachable,
     reset::turn_into_reset,
@@ -268,8 +268,9 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     if flow.check != check {
         return Followed::Unknown;
     }
+    let opens = parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK);
     if flags.has(FlowFlags::RESET) {
-        return Followed::Reset;
+        return if opens { Followed::Unknown } else { Followed::Reset };
     }
     let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
     if flags.has(FlowFlags::EGRESS) != hook.is_egress() || hook == Hook::Xdp && !for_xdp {
@@ -298,7 +299,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
         if !serves::<F, W>(world, backend, service, &rewrite) {
             return Followed::Left;
         }
-    } else if to_backend && parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK) {
+    } else if to_backend && opens {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
             || counterpart_is_closed::<F, W>(world, key, &rewrite)
@@ -451,7 +452,9 @@ pub(super) fn dropped<F: Family, W: World + Tables<F>>(world: &W, reason: DropRe
 fn checksum_may_be_partial<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     if parsed.key.proto == Proto::SCTP {
         // Nothing but zero stands there until the checksum is made.
-        return packet.header::<Sctp>(parsed.l4).is_none_or(|sctp| sctp.checksum == [0; 4]);
+        return packet
+            .header::<Sctp>(parsed.l4)
+            .is_none_or(|sctp| sctp.checksum == [0; 4]);
     }
     let field = if parsed.key.proto == Proto::TCP {
         packet.header::<Tcp>(parsed.l4).map(|tcp| tcp.checksum)

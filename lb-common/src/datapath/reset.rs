@@ -46,7 +46,9 @@ pub(super) fn turn_into_reset<F: ResetFamily, P: Packet>(packet: &mut P) -> bool
             flags: RST,
         }
     } else {
-        let end = u32::from_be_bytes(tcp.seq).wrapping_add(data_len).wrapping_add(occupied);
+        let end = u32::from_be_bytes(tcp.seq)
+            .wrapping_add(data_len)
+            .wrapping_add(occupied);
         Segment {
             ports: u32::from_ne_bytes([a, b, c, d]),
             seq: 0,
@@ -115,7 +117,10 @@ impl ResetFamily for V4 {
         // Not to be fragmented; identification is of no use then (RFC 6864 §4.1).
         let second = word(0, 0, 0x4000_u16.to_be());
         let third = word(TTL, Proto::TCP.0, 0);
-        let sum = [first, second, third, src.word(0), dst.word(0)].into_iter().map(u64::from).sum();
+        let sum = [first, second, third, src.word(0), dst.word(0)]
+            .into_iter()
+            .map(u64::from)
+            .sum();
         let third = word(TTL, Proto::TCP.0, !checksum::fold(sum));
         store_words(packet, P::LINK_LEN, [first, second, third, dst.word(0), src.word(0)])
     }
@@ -137,8 +142,11 @@ impl ResetFamily for V6 {
     #[inline(always)]
     fn write_header<P: Packet>(packet: &mut P, src: &Ip6, dst: &Ip6) -> bool {
         let [a, b] = (size_of::<Tcp>() as u16).to_be_bytes();
-        store_words(packet, P::LINK_LEN, [word(0x60, 0, 0), u32::from_ne_bytes([a, b, Proto::TCP.0, TTL])])
-            && packet.store(P::LINK_LEN + 8, &dst.octets)
+        store_words(
+            packet,
+            P::LINK_LEN,
+            [word(0x60, 0, 0), u32::from_ne_bytes([a, b, Proto::TCP.0, TTL])],
+        ) && packet.store(P::LINK_LEN + 8, &dst.octets)
             && packet.store(P::LINK_LEN + 24, &src.octets)
     }
 }

@@ -157,7 +157,9 @@ pub enum Claim {
 #[inline(always)]
 pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     {
-        let Some(mut desk) = world.desk() else { return Claim::Full };
+        let Some(mut desk) = world.desk() else {
+            return Claim::Full;
+        };
         let desk = &mut *desk;
         if attempt > 0 {
             desk.new.sport = other_port(desk.opening.hash, attempt);
@@ -177,7 +179,7 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     match write_entry::<F, W>(world, Side::Reply, Insert::New) {
         Ok(()) => Claim::Got,
         Err(Refused::Full) => Claim::Full,
-        Err(Refused::Exists) if reply_is_free::<F, W>(world) => {
+        Err(Refused::Exists) if reply_is_free::<F, W>(world, attempt >= CLOSED_FROM_ATTEMPT) => {
             match write_entry::<F, W>(world, Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
                 Err(_) => Claim::Full,
@@ -187,27 +189,39 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     }
 }
 
+/// From this attempt on the tuple of a connection that both sides have closed may be taken. The server may still remember it
+/// (TIME-WAIT, RFC 9293 §3.6.1) and answer a new one late: better a port that nobody had, while there are any.
+const CLOSED_FROM_ATTEMPT: u32 = 16;
+
 /// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
-/// to a flow that is over or closed. The desk has the wanted entry and its key.
+/// to a flow that is over, aborted or, where that is good enough, closed. The desk has the wanted entry and its key.
 #[inline(never)]
-fn reply_is_free<F: Family, W: Tables<F>>(world: &W) -> bool {
+fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bool {
     let Some(desk) = world.desk() else { return false };
-    let (forward, tcp) = {
+    let now_ns = desk.opening.now_ns;
+    let (forward, tcp, seen_ns) = {
         let Some(held) = world.flow(&desk.key) else { return true };
         let own = held.dst == desk.flow.dst
             && held.dport == desk.flow.dport
             && held.src == desk.flow.src
             && held.sport == desk.flow.sport;
-        if own || is_over(&desk.key, &held, None, desk.opening.now_ns) || held.tcp.has(TcpSeen::RST) {
+        if own || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
             return true;
         }
         if !is_closed(held.tcp) {
             return false;
         }
-        (FlowKey::new(held.dst, held.dport, held.src, held.sport, desk.key.proto), held.tcp)
+        let forward = FlowKey::new(held.dst, held.dport, held.src, held.sport, desk.key.proto);
+        (forward, held.tcp, held.seen_ns)
     };
-    // Its server has closed. Has its client, too?
-    tcp.has(TcpSeen::FIN) && world.flow(&forward).is_none_or(|flow| is_closed(flow.tcp))
+    // Its server has closed. Has its client, too, and how long ago?
+    let Some(flow) = world.flow(&forward) else { return true };
+    if !is_closed(flow.tcp) {
+        return false;
+    }
+    let last_ns = if flow.seen_ns > seen_ns { flow.seen_ns } else { seen_ns };
+    let limit_ns = idle_limit_ns(forward.proto, tcp, Some(flow.tcp), true);
+    closed_is_free || now_ns.saturating_sub(last_ns) > limit_ns
 }
 
 /// Which of a pair of entries.
@@ -292,7 +306,9 @@ mod tests {
     #[test]
     fn every_flow_comes_by_every_source_port() {
         for hash in [0_u32, 1, 0x1ff, 0xdead_beef, u32::MAX] {
-            let ports: BTreeSet<u16> = (1..=SOURCE_PORTS).map(|attempt| other_port(hash, attempt).get()).collect();
+            let ports: BTreeSet<u16> = (1..=SOURCE_PORTS)
+                .map(|attempt| other_port(hash, attempt).get())
+                .collect();
             assert_eq!(ports.len() as u32, SOURCE_PORTS, "hash {hash:#x}");
             assert_eq!(ports.first(), Some(&SOURCE_PORT_MIN));
         }

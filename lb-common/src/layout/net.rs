@@ -63,9 +63,7 @@ impl fmt::Display for Proto {
 }
 
 /// What the decision core needs of an address, whatever its family.
-pub trait Address:
-    super::SourceKeys + Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default + 'static
-{
+pub trait Address: super::SourceKeys + Copy + Eq + Ord + Hash + fmt::Debug + fmt::Display + Default + 'static {
     /// Number of 32-bit words.
     const WORDS: usize;
     /// What fills a key or record of one address and four more octets up to whole 64-bit words.

@@ -1,13 +1,13 @@
 //! Following the node's devices: attaching to what comes, and forgetting what went.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use tracing::{error, info, warn};
 
 use super::{Agent, DeviceState, sysctl};
 use crate::{
     kernel::LinkKind,
-    source::devices::{Device, Devices, Framing},
+    source::devices::{Device, Devices, Framing, node_addresses},
 };
 
 impl Agent {
@@ -29,6 +29,9 @@ impl Agent {
             self.attachments.forget(ifindex);
         }
         self.devices.clone_from(devices);
+        let (v4, v6) = node_addresses(devices);
+        let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
+        self.reconciler.see_host_addresses(addresses.collect());
         self.follow_node();
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
         self.state_is_old = true;

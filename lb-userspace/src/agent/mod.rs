@@ -358,7 +358,8 @@ impl Agent {
         if !self.state.node_problems.is_empty() {
             self.follow_node();
         }
-        self.removed.hang_up(&self.reconciler, &mut self.flows4, &mut self.flows6);
+        self.removed
+            .hang_up(&self.reconciler, &mut self.flows4, &mut self.flows6);
     }
 
     fn sweep(&mut self) {

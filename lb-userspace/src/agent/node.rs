@@ -175,5 +175,7 @@ pub fn device_records(devices: &Devices, detector: &Detector) -> BTreeMap<u32, D
         record
     };
     let records = devices.iter().map(|(ifindex, device)| (*ifindex, record(device)));
-    records.filter(|(_, record)| *record != DeviceRecord::default()).collect()
+    records
+        .filter(|(_, record)| *record != DeviceRecord::default())
+        .collect()
 }

@@ -46,7 +46,9 @@ pub(super) fn prepare_device(device: &str) -> Vec<ChangedSetting> {
     // The kernel takes the larger of this and the value for all devices, which somebody may make strict at any time.
     let loosened = set(device, "rp_filter", LOOSE);
     let more = [("accept_local", "1"), ("route_localnet", "1")];
-    let more = more.into_iter().filter_map(|(setting, value)| set(device, setting, value));
+    let more = more
+        .into_iter()
+        .filter_map(|(setting, value)| set(device, setting, value));
     loosened.into_iter().chain(more).collect()
 }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use lb_common::layout::{
-    Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, TcpSeen, V4, V6,
-};
+use lb_common::layout::{Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, TcpSeen, V4, V6};
 use serde::Serialize;
 
 use super::{Output, Place, text::print_table};

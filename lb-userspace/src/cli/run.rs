@@ -72,7 +72,11 @@ struct NodeArgs {
     #[arg(long, value_name = "DEVICE", required_if_eq("detect_local_mode", "bridge-interface"))]
     pod_bridge_interface: Option<String>,
     /// How names of this node's pod devices begin, for --detect-local-mode interface-name-prefix
-    #[arg(long, value_name = "PREFIX", required_if_eq("detect_local_mode", "interface-name-prefix"))]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        required_if_eq("detect_local_mode", "interface-name-prefix")
+    )]
     pod_interface_name_prefix: Option<String>,
     /// Masquerade every connection to a ClusterIP
     #[arg(long)]
@@ -111,7 +115,9 @@ impl NodeArgs {
                 Detector::ClusterCidr(self.cluster_cidr.iter().map(cidr).collect::<Result<_>>()?)
             }
             DetectLocalMode::NodeCidr => Detector::NodeCidr,
-            DetectLocalMode::BridgeInterface => Detector::BridgeInterface(self.pod_bridge_interface.unwrap_or_default()),
+            DetectLocalMode::BridgeInterface => {
+                Detector::BridgeInterface(self.pod_bridge_interface.unwrap_or_default())
+            }
             DetectLocalMode::InterfaceNamePrefix => {
                 Detector::InterfaceNamePrefix(self.pod_interface_name_prefix.unwrap_or_default())
             }

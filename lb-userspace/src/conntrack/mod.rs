@@ -81,7 +81,9 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
         swept.entries += 1;
         swept.flows.add(flow);
         if flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
-            *source_ports.entry((key.src, key.sport, key.dst, key.proto)).or_default() += 1;
+            *source_ports
+                .entry((key.src, key.sport, key.dst, key.proto))
+                .or_default() += 1;
         }
         if may_be_over(key, flow, now_ns) {
             candidates.push((*key, *flow));

@@ -45,8 +45,12 @@ impl RemovedEndpoints {
     ) {
         let v4 = overdue(&mut self.v4);
         let v6 = overdue(&mut self.v6);
-        mark(flows4, v4, |gone| reconciler.v4().has_backend(gone.service, gone.address, gone.port));
-        mark(flows6, v6, |gone| reconciler.v6().has_backend(gone.service, gone.address, gone.port));
+        mark(flows4, v4, |gone| {
+            reconciler.v4().has_backend(gone.service, gone.address, gone.port)
+        });
+        mark(flows6, v6, |gone| {
+            reconciler.v6().has_backend(gone.service, gone.address, gone.port)
+        });
     }
 }
 
@@ -56,11 +60,8 @@ fn overdue<A: Copy>(missing: &mut Vec<(Instant, Gone<A>)>) -> Vec<Gone<A>> {
     over.into_iter().map(|(_, gone)| gone).collect()
 }
 
-fn mark<F: TableFamily>(
-    table: &mut FlowTable<F>,
-    gone: Vec<Gone<F::Addr>>,
-    is_back: impl Fn(&Gone<F::Addr>) -> bool,
-) where
+fn mark<F: TableFamily>(table: &mut FlowTable<F>, gone: Vec<Gone<F::Addr>>, is_back: impl Fn(&Gone<F::Addr>) -> bool)
+where
     F::Addr: Hash,
 {
     let gone: HashSet<_> = gone
@@ -86,7 +87,11 @@ fn mark<F: TableFamily>(
         }
     }
     match read {
-        Ok(()) => info!(endpoints = gone.len(), connections = marked, "endpoints are gone: their clients get a reset"),
+        Ok(()) => info!(
+            endpoints = gone.len(),
+            connections = marked,
+            "endpoints are gone: their clients get a reset"
+        ),
         Err(error) => error!(%error, "connections to endpoints that are gone could not be found"),
     }
 }

@@ -53,6 +53,8 @@ pub struct NodeView {
     pub zone: Option<Box<str>>,
     /// What the Node object says; `None` while it is unknown or deleted.
     pub facts: Option<NodeFacts>,
+    /// The host's own addresses as its devices say, at most one of each family: stand in while no Node object says any.
+    pub detected: Box<[IpAddr]>,
     /// `--bind-address`: stands for the Node object's address of its family (§6.8).
     pub bind_address: Option<IpAddr>,
     /// `--reset-removed`: what holds for Services that don't say it themselves.
@@ -82,10 +84,14 @@ impl NodeView {
         self.zone.as_deref().filter(|zone| !zone.is_empty())
     }
 
-    /// The node's address of a family, as it was told or as its object says.
+    /// The node's address of a family: as it was told, else as its object says, else as its devices say.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        let told = self.bind_address.filter(|told| Family::of(*told) == family && !told.is_unspecified());
+        let told = self
+            .bind_address
+            .filter(|told| Family::of(*told) == family && !told.is_unspecified());
+        let of_family = |address: &&IpAddr| Family::of(**address) == family;
         told.or_else(|| self.facts.as_ref()?.address(family))
+            .or_else(|| self.detected.iter().find(of_family).copied())
     }
 
     /// The same, and loopback while it is unknown (§6.8).

@@ -4,6 +4,7 @@
 //! tables (`plan`), waiting for sources (`source`). Called by the agent's main loop and, read-only, by `plan`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::merge::{PortEndpoint, endpoints_of_port};
@@ -103,6 +104,12 @@ impl Store {
             }
             Change::Synced(kind) => self.apply_synced(kind),
         };
+        if self.is_synced() { dirty } else { Dirty::default() }
+    }
+
+    /// The host's own addresses are these, as its devices say.
+    pub fn see_host_addresses(&mut self, addresses: Box<[IpAddr]>) -> Dirty {
+        let dirty = self.with_other_addresses(|node| node.detected = addresses);
         if self.is_synced() { dirty } else { Dirty::default() }
     }
 
@@ -219,13 +226,7 @@ impl Store {
 
     /// Of all that the Node object says only the zone concerns plans.
     fn apply_node(&mut self, facts: Option<NodeFacts>) -> Dirty {
-        let before = Family::BOTH.map(|family| self.node.address(family));
-        self.node.facts = facts;
-        let mut dirty = Dirty::default();
-        // Source ranges that have the node's address have more than they say.
-        if Family::BOTH.map(|family| self.node.address(family)) != before {
-            dirty.merge(self.every_with_sources());
-        }
+        let mut dirty = self.with_other_addresses(|node| node.facts = facts);
         if let Some(facts) = &self.node.facts
             && self.node.zone != facts.zone
         {
@@ -233,6 +234,17 @@ impl Store {
             dirty.merge(self.every_served());
         }
         dirty
+    }
+
+    /// A change after which the node's addresses may be others: source ranges that have one have more than they say.
+    fn with_other_addresses(&mut self, change: impl FnOnce(&mut NodeView)) -> Dirty {
+        let before = Family::BOTH.map(|family| self.node.address(family));
+        change(&mut self.node);
+        if Family::BOTH.map(|family| self.node.address(family)) == before {
+            Dirty::default()
+        } else {
+            self.every_with_sources()
+        }
     }
 
     fn apply_synced(&mut self, kind: SyncedKind) -> Dirty {
@@ -250,7 +262,12 @@ impl Store {
 
     fn every_with_sources(&self) -> Dirty {
         let with_sources = |service: &&Arc<Service>| !service.source_ranges.is_empty() && service.exclusion().is_none();
-        Dirty(self.services().filter(with_sources).map(|service| service.key.clone()).collect())
+        Dirty(
+            self.services()
+                .filter(with_sources)
+                .map(|service| service.key.clone())
+                .collect(),
+        )
     }
 
     fn every_served(&self) -> Dirty {

@@ -50,7 +50,9 @@ impl FromStr for NodePortAddresses {
             "all" => Ok(Entry::All),
             "primary" => Ok(Entry::Primary),
             "localhost" => Ok(Entry::Localhost),
-            range => Cidr::parse_leniently(range).map(Entry::Range).ok_or_else(|| BadEntry(range.to_owned())),
+            range => Cidr::parse_leniently(range)
+                .map(Entry::Range)
+                .ok_or_else(|| BadEntry(range.to_owned())),
         };
         Ok(Self {
             entries: entries.map(entry).collect::<Result<_, _>>()?,
@@ -72,7 +74,10 @@ impl NodePortAddresses {
         for entry in &self.entries {
             let range = match entry {
                 Entry::All => return Served::All,
-                Entry::Primary => node.address(family).filter(|address| !address.is_loopback()).map(Cidr::of_one),
+                Entry::Primary => node
+                    .address(family)
+                    .filter(|address| !address.is_loopback())
+                    .map(Cidr::of_one),
                 Entry::Localhost => Some(loopback(family)),
                 Entry::Range(range) => Some(*range).filter(|range| range.family() == family),
             };
@@ -81,7 +86,11 @@ impl NodePortAddresses {
                 range => ranges.extend(range),
             }
         }
-        if ranges.is_empty() { Served::All } else { Served::In(ranges) }
+        if ranges.is_empty() {
+            Served::All
+        } else {
+            Served::In(ranges)
+        }
     }
 
     /// Whether NodePorts are served on this address of the node. On an address of the loopback range they are served for the

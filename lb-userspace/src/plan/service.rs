@@ -9,9 +9,7 @@ use std::net::IpAddr;
 
 use super::categorise::{Categories, Policies, categorise};
 use super::{Backend, BackendState, DesiredPort, Frontend, FrontendKind, NodeView, PortId, Scope, WhenEmpty};
-use crate::model::{
-    Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store,
-};
+use crate::model::{Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store};
 
 /// What the tables should say for the Service `key`; nothing if it is unknown or not to be served (§1.2).
 ///
@@ -124,13 +122,7 @@ fn ports_to_serve(service: &Service) -> Ports<'_> {
     ports
 }
 
-fn plan_port(
-    store: &Store,
-    node: &NodeView,
-    service: &Service,
-    port: &ServicePort,
-    family: Family,
-) -> DesiredPort {
+fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePort, family: Family) -> DesiredPort {
     let policies = Policies {
         internal_local: service.internal_is_local(),
         external_local: service.external_is_local(),
@@ -140,15 +132,27 @@ fn plan_port(
     let categories = categorise(&endpoints, policies, node);
     let is_listed = |entry: &PortEndpoint<'_>| {
         let lists = [&categories.cluster, &categories.local].into_iter().flatten().flatten();
-        lists.into_iter().any(|listed| listed.address == entry.address && listed.port == entry.port)
+        lists
+            .into_iter()
+            .any(|listed| listed.address == entry.address && listed.port == entry.port)
     };
     DesiredPort {
         frontends: frontends(service, port, family),
-        cluster: categories.cluster.as_ref().map(|list| scope(list, WhenEmpty::Reject, node)),
-        local: categories.local.as_ref().map(|list| scope(list, when_none_is_local(&categories), node)),
+        cluster: categories
+            .cluster
+            .as_ref()
+            .map(|list| scope(list, WhenEmpty::Reject, node)),
+        local: categories
+            .local
+            .as_ref()
+            .map(|list| scope(list, when_none_is_local(&categories), node)),
         internal_local: policies.internal_local,
         external_local: policies.external_local && policies.externally_accessible,
-        others: endpoints.iter().filter(|entry| !is_listed(entry)).map(|entry| backend(entry, node)).collect(),
+        others: endpoints
+            .iter()
+            .filter(|entry| !is_listed(entry))
+            .map(|entry| backend(entry, node))
+            .collect(),
         affinity_timeout_s: service.affinity_timeout_s,
         sources: sources(service, node, family),
         resets: service.resets_removed.unwrap_or(node.resets_removed),
@@ -158,15 +162,20 @@ fn plan_port(
 /// Every address that a port is served on (§2).
 fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
     let of_family = |address: &&IpAddr| Family::of(**address) == family;
-    let at = |kind| move |address: IpAddr| Frontend {
-        address,
-        port: port.port,
-        kind,
+    let at = |kind| {
+        move |address: IpAddr| Frontend {
+            address,
+            port: port.port,
+            kind,
+        }
     };
-    let addresses = |list: &'_ [IpAddr], kind| -> Vec<Frontend> {
-        list.iter().filter(of_family).copied().map(at(kind)).collect()
-    };
-    let mut frontends: Vec<Frontend> = service.cluster_ip(family).map(at(FrontendKind::ClusterIp)).into_iter().collect();
+    let addresses =
+        |list: &'_ [IpAddr], kind| -> Vec<Frontend> { list.iter().filter(of_family).copied().map(at(kind)).collect() };
+    let mut frontends: Vec<Frontend> = service
+        .cluster_ip(family)
+        .map(at(FrontendKind::ClusterIp))
+        .into_iter()
+        .collect();
     frontends.extend(addresses(&service.load_balancer_vips, FrontendKind::LoadBalancer));
     frontends.extend(addresses(&service.external_ips, FrontendKind::ExternalIp));
     frontends.extend(port.node_port.map(|number| Frontend {
@@ -185,8 +194,18 @@ fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Front
 /// a range has this node's own address, the Service's addresses count as sources, too: the node's own connections carry them
 /// where they are bound to one of its devices.
 fn sources(service: &Service, node: &NodeView, family: Family) -> Option<Vec<Cidr>> {
-    let vips: Vec<IpAddr> = service.load_balancer_vips.iter().copied().filter(|vip| Family::of(*vip) == family).collect();
-    let mut ranges: Vec<Cidr> = service.source_ranges.iter().copied().filter(|range| range.family() == family).collect();
+    let vips: Vec<IpAddr> = service
+        .load_balancer_vips
+        .iter()
+        .copied()
+        .filter(|vip| Family::of(*vip) == family)
+        .collect();
+    let mut ranges: Vec<Cidr> = service
+        .source_ranges
+        .iter()
+        .copied()
+        .filter(|range| range.family() == family)
+        .collect();
     if vips.is_empty() || ranges.is_empty() {
         return None;
     }

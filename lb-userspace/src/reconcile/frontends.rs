@@ -71,9 +71,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let word = word(frontend.kind, port.number);
             match self.owners.get(&key).copied() {
                 Some(owner) if owner == word => keep.push(key),
-                Some(owner)
-                    if owner.number() != port.number && !self.is_sibling(owner.number(), id, siblings) =>
-                {
+                Some(owner) if owner.number() != port.number && !self.is_sibling(owner.number(), id, siblings) => {
                     let owner = self.labels.get(&owner.number()).cloned().unwrap_or_default();
                     problem = Some(PublishError::Taken {
                         address: frontend.address,
@@ -215,7 +213,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     fn leave_address(&mut self, key: &FrontendKey<F::Addr>, word: FrontendWord) {
         if let Some(entry) = self.addresses.get_mut(&key.address) {
-            let count = if word.is_external() { &mut entry.external } else { &mut entry.cluster_ips };
+            let count = if word.is_external() {
+                &mut entry.external
+            } else {
+                &mut entry.cluster_ips
+            };
             *count = count.saturating_sub(1);
         }
     }

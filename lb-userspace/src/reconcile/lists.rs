@@ -56,7 +56,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     ) -> Result<Prepared, PublishError> {
         let number = port.number;
         let records = |backends: &[crate::plan::Backend]| -> Vec<Backend<F::Addr>> {
-            backends.iter().filter_map(|backend| record::<F>(number, backend)).collect()
+            backends
+                .iter()
+                .filter_map(|backend| record::<F>(number, backend))
+                .collect()
         };
         let list = |scope: &Option<Scope>| scope.as_ref().map(|scope| (records(&scope.backends), scope.when_empty));
         let wanted = Wanted {
@@ -66,21 +69,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         };
         self.check_room(port, &wanted)?;
         let others = wanted.others.iter().map(|record| self.use_backend(record)).collect();
-        let prepared = self.prepare_scope(&port.cluster, wanted.cluster.as_ref()).and_then(|cluster| {
-            match self.prepare_scope(&port.local, wanted.local.as_ref()) {
+        let prepared = self
+            .prepare_scope(&port.cluster, wanted.cluster.as_ref())
+            .and_then(|cluster| match self.prepare_scope(&port.local, wanted.local.as_ref()) {
                 Ok(local) => Ok((cluster, local)),
                 Err(error) => {
                     self.retire_scope(cluster.unwrap_or_default());
                     Err(error)
                 }
-            }
-        });
+            });
         match prepared {
-            Ok((cluster, local)) => Ok(Prepared {
-                cluster,
-                local,
-                others,
-            }),
+            Ok((cluster, local)) => Ok(Prepared { cluster, local, others }),
             Err(error) => {
                 self.release(others);
                 Err(error)
@@ -243,7 +242,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let Some(number) = self.numbers_by_identity.get(&identity(record)) else {
             return;
         };
-        let Some(used) = self.backends.get_mut(number) else { return };
+        let Some(used) = self.backends.get_mut(number) else {
+            return;
+        };
         if used.wanted == *record {
             return;
         }
@@ -281,7 +282,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     #[must_use]
     pub fn has_backend(&self, service: u32, address: F::Addr, port: Port) -> bool {
         let number = self.numbers_by_identity.get(&(service, address, port));
-        number.and_then(|number| self.backends.get(number)).is_some_and(|used| used.uses > 0)
+        number
+            .and_then(|number| self.backends.get(number))
+            .is_some_and(|used| used.uses > 0)
     }
 }
 

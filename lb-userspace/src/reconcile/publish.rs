@@ -323,7 +323,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         };
         wrote |= self.commit_lists(port, lists);
         if let Some(before) = before {
-            let gone = before.into_iter().filter(|gone| !self.has_backend(gone.service, gone.address, gone.port));
+            let gone = before
+                .into_iter()
+                .filter(|gone| !self.has_backend(gone.service, gone.address, gone.port));
             let gone: Vec<_> = gone.collect();
             self.gone.extend(gone);
         }
@@ -374,7 +376,12 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     /// All endpoints of a port.
     fn endpoints(&self, port: &Published<F::Addr>) -> Vec<Gone<F::Addr>> {
-        let numbers = port.cluster.backends.iter().chain(&port.local.backends).chain(&port.others);
+        let numbers = port
+            .cluster
+            .backends
+            .iter()
+            .chain(&port.local.backends)
+            .chain(&port.others);
         let mut endpoints = Vec::new();
         for used in numbers.filter_map(|number| self.backends.get(number)) {
             let (service, address, port) = used.identity();

@@ -1,7 +1,10 @@
 //! The reconciler: folds changes into the model, plans what they touch, publishes it in both families, and remembers
 //! what failed, to try it again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use lb_common::layout::{AddressFlags, V4, V6};
 use tracing::{info, warn};
@@ -163,6 +166,16 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         for change in changes {
             dirty.merge(self.store.apply(change));
         }
+        self.bring_all(dirty)
+    }
+
+    /// Takes note of the host's own addresses, as its devices say; some Services' plans depend on them.
+    pub fn see_host_addresses(&mut self, addresses: Box<[IpAddr]>) {
+        let dirty = self.store.see_host_addresses(addresses);
+        self.bring_all(dirty);
+    }
+
+    fn bring_all(&mut self, dirty: Dirty) -> usize {
         self.collect();
         if !self.store.is_synced() {
             return 0;

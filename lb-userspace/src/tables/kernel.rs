@@ -8,14 +8,16 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
-    AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN,
-    Scope, Service, ServiceStats, Sets, SourceKeys, V4, V6, names,
+    AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN, Scope, Service,
+    ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 
 use super::{Capacity, List, SourceRange, TableError, Tables, mapped::MappedArray};
 
 /// A family as the agent knows it: which maps are its own, and how its backend records lie in memory.
-pub trait TableFamily: lb_common::layout::Family<Addr: aya::Pod + SourceKeys<SourceKey: aya::Pod + AsRef<[u8]>>> {
+pub trait TableFamily:
+    lb_common::layout::Family<Addr: aya::Pod + SourceKeys<SourceKey: aya::Pod + AsRef<[u8]>>>
+{
     /// Name of the address map.
     const ADDRESSES: &'static str;
     /// Name of the map of source ranges.
@@ -136,11 +138,7 @@ impl TableFamily for V6 {
         let word = |octets: &[u8]| u64::from_ne_bytes(octets.try_into().unwrap_or_default());
         let [a, b, c, d] = port_and_flags(backend.port, backend.flags);
         let [e, f, g, h] = backend.service.to_ne_bytes();
-        [
-            word(high),
-            word(low),
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        ]
+        [word(high), word(low), u64::from_ne_bytes([a, b, c, d, e, f, g, h])]
     }
 
     fn backend_from_words([high, low, last]: [u64; 3]) -> Backend<Ip6> {
@@ -292,8 +290,7 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn remove_source(&mut self, range: &SourceRange<F::Addr>) -> Result<(), TableError> {
-        accept_absence(self.sources.remove(&source_key::<F>(range)))
-            .map_err(error("remove a source range", F::SOURCES))
+        accept_absence(self.sources.remove(&source_key::<F>(range))).map_err(error("remove a source range", F::SOURCES))
     }
 
     fn put_label(&mut self, number: u32, label: &Label) -> Result<(), TableError> {
@@ -350,7 +347,10 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
 
     fn addresses(&self) -> Result<Vec<(F::Addr, AddressFlags)>, TableError> {
         let found = all(&self.addresses).map_err(error("read the addresses", F::ADDRESSES))?;
-        Ok(found.into_iter().map(|(address, value)| (address, AddressFlags(value))).collect())
+        Ok(found
+            .into_iter()
+            .map(|(address, value)| (address, AddressFlags(value)))
+            .collect())
     }
 
     fn sources(&self) -> Result<Vec<SourceRange<F::Addr>>, TableError> {

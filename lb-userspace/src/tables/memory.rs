@@ -190,7 +190,11 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
     }
 
     fn addresses(&self) -> Result<Vec<(A, AddressFlags)>, TableError> {
-        Ok(self.addresses.iter().map(|(address, flags)| (*address, *flags)).collect())
+        Ok(self
+            .addresses
+            .iter()
+            .map(|(address, flags)| (*address, *flags))
+            .collect())
     }
 
     fn sources(&self) -> Result<Vec<SourceRange<A>>, TableError> {

@@ -50,7 +50,9 @@ impl<F: TableFamily> NodeTable<F> {
     /// # Errors
     /// If the kernel refuses.
     pub fn put(&mut self, node: Node<F::Addr>) -> Result<(), TableError> {
-        self.node.set(0, node, 0).map_err(error("write the node record", F::NODE))
+        self.node
+            .set(0, node, 0)
+            .map_err(error("write the node record", F::NODE))
     }
 }
 
@@ -78,13 +80,22 @@ impl DeviceTable {
     pub fn put_all(&mut self, devices: &BTreeMap<u32, Device>) -> Result<(), TableError> {
         for (ifindex, device) in devices {
             if self.written.get(ifindex) != Some(device) {
-                self.map.insert(ifindex, device, 0).map_err(error("write a device", names::DEVICES))?;
+                self.map
+                    .insert(ifindex, device, 0)
+                    .map_err(error("write a device", names::DEVICES))?;
                 self.written.insert(*ifindex, *device);
             }
         }
-        let gone: Vec<u32> = self.written.keys().copied().filter(|ifindex| !devices.contains_key(ifindex)).collect();
+        let gone: Vec<u32> = self
+            .written
+            .keys()
+            .copied()
+            .filter(|ifindex| !devices.contains_key(ifindex))
+            .collect();
         for ifindex in gone {
-            self.map.remove(&ifindex).map_err(error("remove a device", names::DEVICES))?;
+            self.map
+                .remove(&ifindex)
+                .map_err(error("remove a device", names::DEVICES))?;
             self.written.remove(&ifindex);
         }
         Ok(())

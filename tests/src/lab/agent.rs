@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Host, Lab, exec, plan};
+use super::{Host, Lab, cleanup, exec, plan};
 
 /// How long a polite stop may take before it counts as a hang.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -73,6 +73,8 @@ pub struct Agent {
     binary: PathBuf,
     node: Host,
     lab_directory: PathBuf,
+    run: PathBuf,
+    log: PathBuf,
     pins: PathBuf,
     arguments: Vec<String>,
     ready_within: Duration,
@@ -98,30 +100,50 @@ impl Agent {
         })
     }
 
-    /// Starts the agent in the lab's node. It is not ready yet: see [`Self::wait_ready`].
+    /// Starts the agent in the lab's (first) node. It is not ready yet: see [`Self::wait_ready`].
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self> {
+        Self::start_on(lab, lab.node(), options)
+    }
+
+    /// Starts an agent in one of the lab's nodes, each with folders of its own but for the manifests.
+    pub fn start_on(lab: &Lab, node: &Host, options: &AgentOptions) -> Result<Self> {
+        let first = node.name == plan::NODE_NAME;
+        let own = |name: &str| {
+            if first {
+                name.to_owned()
+            } else {
+                format!("{name}-{}", node.name)
+            }
+        };
+        let pins = if first {
+            lab.pin_directory()
+        } else {
+            cleanup::pin_directory_of(lab.name(), &node.name)
+        };
         let lab_directory = lab.directory();
         let manifests = options
             .manifests
             .clone()
             .unwrap_or_else(|| lab_directory.join("manifests"));
-        let run = lab_directory.join("run");
+        let run = lab_directory.join(own("run"));
         for folder in [&manifests, &run] {
             fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let text = |path: &Path| path.display().to_string();
         let mut arguments: Vec<String> = ["run", "--manifests"].map(str::to_owned).into();
         arguments.push(text(&manifests));
-        arguments.extend(["--pin-dir".to_owned(), text(&lab.pin_directory())]);
+        arguments.extend(["--pin-dir".to_owned(), text(&pins)]);
         arguments.extend(["--run-dir".to_owned(), text(&run)]);
-        arguments.extend(["--node-name", plan::NODE_NAME].map(str::to_owned));
+        arguments.extend(["--node-name", &node.name].map(str::to_owned));
         arguments.extend(["--outward-devices", "eth0"].map(str::to_owned));
         arguments.extend(["--xdp", options.xdp.word()].map(str::to_owned));
         arguments.extend(options.extra.iter().cloned());
         let mut agent = Self {
             binary: Self::binary()?,
-            node: lab.node().clone(),
-            pins: lab.pin_directory(),
+            node: node.clone(),
+            pins,
+            run,
+            log: lab_directory.join(own("agent")).with_extension("log"),
             lab_directory,
             arguments,
             ready_within: options.ready_within,
@@ -236,7 +258,7 @@ impl Agent {
 
     /// Where the agent's output goes, all its lives in one file.
     pub fn log_file(&self) -> PathBuf {
-        self.lab_directory.join("agent.log")
+        self.log.clone()
     }
 
     /// The last lines of the log, indented for a message.
@@ -255,12 +277,11 @@ impl Agent {
 
     /// `--pin-dir … --run-dir …`: what every command of the binary needs to find this agent.
     pub fn places(&self) -> [String; 4] {
-        let run = self.lab_directory.join("run");
         [
             "--pin-dir".to_owned(),
             self.pins.display().to_string(),
             "--run-dir".to_owned(),
-            run.display().to_string(),
+            self.run.display().to_string(),
         ]
     }
 
@@ -288,7 +309,7 @@ impl Agent {
     }
 
     fn state_file(&self) -> PathBuf {
-        self.lab_directory.join("run/state.json")
+        self.run.join("state.json")
     }
 
     /// Tells one writing of the state file from another.
@@ -301,9 +322,9 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // After an interrupt everything is being removed already: this waits for the end of the process.
-        drop(super::cleanup::lock());
+        drop(cleanup::lock());
         if std::thread::panicking() {
-            eprintln!("the agent's log says:\n{}", self.log_tail());
+            eprintln!("the log of the agent of {} says:\n{}", self.node.name, self.log_tail());
         }
         if self.child.is_some()
             && let Err(error) = self.kill9()

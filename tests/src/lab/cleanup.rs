@@ -24,6 +24,9 @@ static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// How long killed processes may take to disappear.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// Where agents pin.
+const PINS: &str = "/sys/fs/bpf";
+
 /// Names of labs start with this.
 pub(super) const PREFIX: &str = "slt-";
 
@@ -34,7 +37,19 @@ pub(super) fn directory(lab: &str) -> PathBuf {
 
 /// The folder in bpffs for the pins of a lab's agent.
 pub(super) fn pin_directory(lab: &str) -> PathBuf {
-    Path::new("/sys/fs/bpf").join(lab)
+    Path::new(PINS).join(lab)
+}
+
+/// The same for an agent of another node of the lab than the first.
+pub(super) fn pin_directory_of(lab: &str, node: &str) -> PathBuf {
+    Path::new(PINS).join(format!("{lab}-{node}"))
+}
+
+/// All folders of a lab's pins.
+fn pin_directories(lab: &str) -> Vec<PathBuf> {
+    let mut names = entries(PINS);
+    names.retain(|name| lab_of(name) == lab);
+    names.iter().map(|name| Path::new(PINS).join(name)).collect()
 }
 
 /// The lock that building and removing take.
@@ -82,7 +97,9 @@ fn remove_locked(labs: &mut BTreeSet<String>, lab: &str) -> Result<()> {
         attempt(exec::output(Command::new("ip").args(["netns", "delete", name])).map(drop));
     }
     attempt(empty_cgroup(lab));
-    attempt(remove_folder(&pin_directory(lab)));
+    for folder in pin_directories(lab) {
+        attempt(remove_folder(&folder));
+    }
     attempt(remove_folder(&directory(lab)));
     labs.remove(lab);
     if !failures.is_empty() {
@@ -96,11 +113,12 @@ pub fn leftovers(lab: &str) -> Vec<String> {
     let mut found = namespaces(lab);
     let processes = cgroup::processes(lab).into_iter().filter(|pid| runs(*pid));
     found.extend(processes.map(|pid| format!("process {pid}")));
-    for folder in [pin_directory(lab), directory(lab)] {
-        if folder.exists() {
-            found.push(folder.display().to_string());
-        }
-    }
+    let folders = pin_directories(lab).into_iter().chain([directory(lab)]);
+    found.extend(
+        folders
+            .filter(|folder| folder.exists())
+            .map(|folder| folder.display().to_string()),
+    );
     found
 }
 
@@ -109,13 +127,8 @@ pub fn remove_stale() {
     // One sweeper at a time on the machine: the second finds the first one's work finished, not half done.
     let _turn = fs::File::open("/tmp").and_then(|folder| folder.lock().map(|()| folder));
     let mut labs = cgroup::labs();
-    for folder in ["/tmp", "/sys/fs/bpf"] {
-        labs.extend(entries(folder));
-    }
-    // slt-<id>-<role>: the lab is everything before the second dash.
-    for name in entries(namespace::DIRECTORY) {
-        let id = name[PREFIX.len()..].split('-').next().unwrap_or_default();
-        labs.insert(format!("{PREFIX}{id}"));
+    for folder in ["/tmp", PINS, namespace::DIRECTORY] {
+        labs.extend(entries(folder).iter().map(|name| lab_of(name).to_owned()));
     }
     for lab in labs {
         if is_lab_name(&lab)
@@ -153,8 +166,15 @@ fn watch_signals() {
 
 fn namespaces(lab: &str) -> Vec<String> {
     let mut names = entries(namespace::DIRECTORY);
-    names.retain(|name| name.strip_prefix(lab).is_some_and(|rest| rest.starts_with('-')));
+    names.retain(|name| lab_of(name) == lab);
     names
+}
+
+/// The lab that a name belongs to: `slt-<id>` of `slt-<id>-<role>`.
+fn lab_of(name: &str) -> &str {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    let role = rest.find('-').map_or(0, |dash| rest.len() - dash);
+    &name[..name.len() - role]
 }
 
 /// Names in a folder that a lab could have made.

@@ -22,14 +22,15 @@ pub(super) fn output(command: &mut Command) -> Result<String> {
     finish(command, None)
 }
 
-/// Runs `ip -batch -` in a namespace (or in the current one): one process for a whole list of changes.
-pub(super) fn ip_batch(namespace: Option<&str>, lines: &str) -> Result<()> {
+/// Runs `ip -batch -` in a namespace (or in the current one): one process for a whole list of changes or questions. Returns what
+/// it printed.
+pub(super) fn ip_batch(namespace: Option<&str>, lines: &str) -> Result<String> {
     let mut command = Command::new("ip");
     if let Some(name) = namespace {
         command.args(["-n", name]);
     }
     command.args(["-batch", "-"]);
-    finish(&mut command, Some(lines)).map(drop).with_context(|| {
+    finish(&mut command, Some(lines)).with_context(|| {
         format!(
             "setting up {} with these `ip` commands:\n{lines}",
             namespace.unwrap_or("the namespaces")

@@ -1,4 +1,4 @@
-//! Labs: a client, a node and its backends as network namespaces with the kernel's real stack, and the agent in the node's.
+//! Labs: a client, nodes and their pods as network namespaces with the kernel's real stack, and an agent in each node's.
 //!
 //! What lives here: building and removing labs, running code inside them, starting the agent, watching devices. Traffic is in
 //! [`crate::traffic`]; single packets through `BPF_PROG_TEST_RUN` need none of this.
@@ -37,25 +37,38 @@ pub use host::{DeviceCounters, DirectionCounters, Host};
 pub use namespace::Namespace;
 pub use options::{LabBuilder, Topology};
 
-/// A client, a node and its backends. Dropping it removes all of it, the pins of its agents included.
+/// A client, its nodes and their pods. Dropping it removes all of it, the pins of its agents included.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
     client: Host,
-    node: Host,
+    router: Option<Host>,
+    nodes: Vec<Host>,
     backends: Vec<Host>,
+    backends_per_node: u8,
+    way: wiring::Way,
     cgroup: Option<PathBuf>,
 }
 
 impl Lab {
     /// Client — node — pods on routed links.
     pub fn one_node() -> LabBuilder {
-        LabBuilder::new(Topology::Routed)
+        LabBuilder::new(Topology::Routed, 1)
     }
 
     /// Client — node — pods on the bridge `cni0`.
     pub fn bridge_node() -> LabBuilder {
-        LabBuilder::new(Topology::Bridge)
+        LabBuilder::new(Topology::Bridge, 1)
+    }
+
+    /// Client — router — two nodes on one network, each with pods on routed links.
+    pub fn two_nodes() -> LabBuilder {
+        LabBuilder::new(Topology::Routed, 2)
+    }
+
+    /// Client — router — two nodes on one network, each with pods on its bridge `cni0`.
+    pub fn two_bridge_nodes() -> LabBuilder {
+        LabBuilder::new(Topology::Bridge, 2)
     }
 
     pub(super) fn build(options: &LabBuilder) -> Result<Self> {
@@ -65,34 +78,47 @@ impl Lab {
             Ok(_) => Some(cgroup::create(&name).inspect_err(|_| drop(cleanup::remove(&name)))?),
             Err(_) => None,
         };
-        let namespace = |role: &str, cgroup| Namespace::new(format!("{name}-{role}"), cgroup);
+        let host = |role: String, v4, v6, cgroup| Host {
+            namespace: Namespace::new(format!("{name}-{role}"), cgroup),
+            name: role,
+            v4,
+            v6,
+        };
+        // The cgroup is the first node's: what an agent does to processes must not reach those of another machine.
+        let cgroup_of = |node| cgroup.clone().filter(|_| node == 1);
+        let far = options.nodes > 1;
+        let (client_v4, client_v6) = if far {
+            (plan::FAR_CLIENT_V4, plan::FAR_CLIENT_V6)
+        } else {
+            (plan::CLIENT_V4, plan::CLIENT_V6)
+        };
+        let nodes = 1..=options.nodes;
+        let pods = (1..=options.nodes * options.backends).map(|number| {
+            let node = node_of_pod(number, options.backends);
+            let (v4, v6) = (plan::pod_v4(node, number), plan::pod_v6(node, number));
+            host(plan::backend_name(number), v4, v6, cgroup_of(node))
+        });
         let lab = Self {
-            client: Host {
-                name: "client".to_owned(),
-                v4: plan::CLIENT_V4,
-                v6: plan::CLIENT_V6,
-                namespace: namespace("client", None),
-            },
-            node: Host {
-                name: plan::NODE_NAME.to_owned(),
-                v4: plan::NODE_V4,
-                v6: plan::NODE_V6,
-                namespace: namespace("node", cgroup.clone()),
-            },
-            backends: (1..=options.backends)
-                .map(|number| Host {
-                    name: plan::backend_name(number),
-                    v4: plan::backend_v4(number),
-                    v6: plan::backend_v6(number),
-                    namespace: namespace(&plan::backend_name(number), cgroup.clone()),
+            client: host("client".to_owned(), client_v4, client_v6, None),
+            router: far.then(|| host("router".to_owned(), plan::ROUTER_V4, plan::ROUTER_V6, None)),
+            backends: pods.collect(),
+            nodes: nodes
+                .map(|node| {
+                    host(
+                        plan::node_name(node),
+                        plan::node_v4(node),
+                        plan::node_v6(node),
+                        cgroup_of(node),
+                    )
                 })
                 .collect(),
+            backends_per_node: options.backends,
+            way: wiring::Way(options.way_mtu),
             name: name.clone(),
             cgroup,
         };
         // From here on `lab` cleans up after itself, however far the wiring gets.
-        wiring::build(options, &lab.client, &lab.node, &lab.backends)
-            .with_context(|| format!("building lab {name}"))?;
+        wiring::build(options, &lab).with_context(|| format!("building lab {name}"))?;
         Ok(lab)
     }
 
@@ -106,14 +132,43 @@ impl Lab {
         &self.client
     }
 
-    /// The machine that runs the agent.
+    /// The machine that runs the agent: with two nodes, the first.
     pub fn node(&self) -> &Host {
-        &self.node
+        &self.nodes[0]
     }
 
-    /// The pods, `backend-1` first.
+    /// All nodes.
+    pub fn nodes(&self) -> &[Host] {
+        &self.nodes
+    }
+
+    /// The machine between client and nodes, if there are two nodes.
+    pub fn router(&self) -> Option<&Host> {
+        self.router.as_ref()
+    }
+
+    /// The pods of all nodes, `backend-1` first.
     pub fn backends(&self) -> &[Host] {
         &self.backends
+    }
+
+    /// The pods of a node; the first node is number 1.
+    pub fn backends_of(&self, node: u8) -> impl Iterator<Item = &Host> {
+        let pods = self.pods().filter(move |(host, ..)| *host == node);
+        pods.map(|(.., pod)| pod)
+    }
+
+    /// The pods, each with the number of its node and its own.
+    fn pods(&self) -> impl Iterator<Item = (u8, u8, &Host)> {
+        let numbered = (1..).zip(&self.backends);
+        numbered.map(|(number, pod)| (node_of_pod(number, self.backends_per_node), number, pod))
+    }
+
+    /// Leads ClusterIPs, VIPs and ExternalIPs to a node, from the router on: to the first unless told.
+    pub fn lead_services_to(&self, node: u8) -> Result<()> {
+        let router = self.router.as_ref();
+        let router = router.context("with one node there is no router, and no other node to lead Services to")?;
+        wiring::lead_services(router, self.way, node)
     }
 
     /// `backend-<number>`.
@@ -131,7 +186,8 @@ impl Lab {
 
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        [&self.client, &self.node].into_iter().chain(&self.backends)
+        let middle = self.router.iter().chain(&self.nodes);
+        std::iter::once(&self.client).chain(middle).chain(&self.backends)
     }
 
     /// The folder for manifests, logs and captures; it goes with the lab.
@@ -139,25 +195,27 @@ impl Lab {
         cleanup::directory(&self.name)
     }
 
-    /// Where the lab's agent pins its programs and tables.
+    /// Where the agent of the first node pins its programs and tables.
     pub fn pin_directory(&self) -> PathBuf {
         cleanup::pin_directory(&self.name)
     }
 
-    /// The cgroup of the node and its pods, for the socket tier. The client is outside.
+    /// The cgroup of the first node and its pods, for the socket tier. The client is outside, and so is another node.
     pub fn cgroup(&self) -> Result<&Path> {
         self.cgroup.as_deref().context(
             "no cgroup2 file system was mounted when the lab was built, so the socket tier can't be tested; mount one with: mount -t cgroup2 none /mnt",
         )
     }
 
-    /// From now on the node's devices complete the checksums of what leaves, as cards without offloads do: between
+    /// From now on the nodes' devices complete the checksums of what leaves, as cards without offloads do: between
     /// namespaces nobody else ever looks at a partial one, right or wrong.
     pub fn complete_checksums_on_the_way(&self) -> Result<()> {
-        for device in self.node.devices()? {
-            let mut ethtool = self.node.command("ethtool");
-            ethtool.args(["-K", &device, "tx", "off"]);
-            exec::output(&mut ethtool).with_context(|| format!("switching tx checksums of {device} off"))?;
+        for node in &self.nodes {
+            for device in node.devices()? {
+                let mut ethtool = node.command("ethtool");
+                ethtool.args(["-K", &device, "tx", "off"]);
+                exec::output(&mut ethtool).with_context(|| format!("switching tx checksums of {device} off"))?;
+            }
         }
         Ok(())
     }
@@ -177,4 +235,9 @@ impl Drop for Lab {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Pods are numbered through, the first node's first.
+fn node_of_pod(number: u8, per_node: u8) -> u8 {
+    (number - 1) / per_node + 1
 }

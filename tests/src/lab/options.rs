@@ -18,32 +18,36 @@ pub enum Topology {
 #[must_use = "nothing exists before build()"]
 pub struct LabBuilder {
     pub(super) topology: Topology,
+    pub(super) nodes: u8,
     pub(super) backends: u8,
     pub(super) partial_checksums: bool,
     pub(super) wire: bool,
     pub(super) gro: bool,
     pub(super) learn_neighbours: bool,
     pub(super) outward_mtu: u32,
+    pub(super) way_mtu: Option<u32>,
     pub(super) pod_mtu: u32,
     pub(super) rp_filter: u8,
 }
 
 impl LabBuilder {
-    pub(super) fn new(topology: Topology) -> Self {
+    pub(super) fn new(topology: Topology, nodes: u8) -> Self {
         Self {
             topology,
-            backends: 4,
+            nodes,
+            backends: 4 / nodes,
             partial_checksums: true,
             wire: false,
             gro: true,
             learn_neighbours: false,
             outward_mtu: 1500,
+            way_mtu: None,
             pod_mtu: 1500,
             rp_filter: 0,
         }
     }
 
-    /// How many backends (4 unless told).
+    /// How many backends on each node (4 in all unless told).
     pub fn backends(mut self, number: u8) -> Self {
         self.backends = number;
         self
@@ -78,9 +82,16 @@ impl LabBuilder {
         self
     }
 
-    /// The MTU between client and node.
+    /// The MTU of the client's link: to the node, or to the router.
     pub fn outward_mtu(mut self, bytes: u32) -> Self {
         self.outward_mtu = bytes;
+        self
+    }
+
+    /// The router forwards no packet that is larger, either way, as before a tunnel that neither client nor nodes know of. They
+    /// have to learn it by ICMP: their own links take 1500.
+    pub fn way_mtu(mut self, bytes: u32) -> Self {
+        self.way_mtu = Some(bytes);
         self
     }
 
@@ -98,12 +109,15 @@ impl LabBuilder {
 
     /// Builds it: some 50 ms.
     pub fn build(self) -> Result<Lab> {
-        if self.backends == 0 || self.backends > plan::BACKENDS_MAX {
+        let backends = u32::from(self.backends) * u32::from(self.nodes);
+        if backends == 0 || backends > u32::from(plan::BACKENDS_MAX) {
             bail!(
-                "a lab has 1 to {} backends (their addresses end in 11 to 250), not {}",
+                "a lab has 1 to {} backends (their addresses end in 11 to 250), not {backends}",
                 plan::BACKENDS_MAX,
-                self.backends
             );
+        }
+        if self.way_mtu.is_some() && self.nodes == 1 {
+            bail!("with one node there is no router whose way could be narrow: outward_mtu() is the client's link");
         }
         Lab::build(&self)
     }

@@ -149,7 +149,9 @@ impl Seen<'_> {
     #[must_use]
     pub fn sctp_is_sound(&self) -> bool {
         let mut octets = self.layer4.to_vec();
-        let Some(field) = octets.get_mut(8..12) else { return true };
+        let Some(field) = octets.get_mut(8..12) else {
+            return true;
+        };
         let found: [u8; 4] = std::array::from_fn(|at| std::mem::take(&mut field[at]));
         found == [0; 4] || found == crc32c(&octets).to_le_bytes()
     }

@@ -25,8 +25,20 @@ const BACKENDS: [&str; 7] = [
     "node:8080 local",
 ];
 const DIALLED: [&str; 14] = [
-    "web:80", "web:53", "api:80", "api:443", "node:30080", "node2:30443", "vip:80", "vip:443", "vip:9", "eip:80", "eip:443",
-    "lo:30080", "unused:80", "web:9",
+    "web:80",
+    "web:53",
+    "api:80",
+    "api:443",
+    "node:30080",
+    "node2:30443",
+    "vip:80",
+    "vip:443",
+    "vip:9",
+    "eip:80",
+    "eip:443",
+    "lo:30080",
+    "unused:80",
+    "web:9",
 ];
 const CLIENTS: [&str; 9] = ["client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip"];
 const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 8_080, 50_051, 80, 65_535];
@@ -103,7 +115,8 @@ fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
     if tape.once_in(4) {
         service = service.external_local();
     }
-    let backends = |tape: &mut Tape<'_>| -> Vec<&str> { (0..1 + tape.below(3)).map(|_| tape.pick(&BACKENDS)).collect() };
+    let backends =
+        |tape: &mut Tape<'_>| -> Vec<&str> { (0..1 + tape.below(3)).map(|_| tape.pick(&BACKENDS)).collect() };
     if tape.once_in(3) {
         service = match tape.below(3) {
             0 => service.nobody_here(),

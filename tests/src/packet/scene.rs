@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::layout::{
-    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags, Port,
-    Proto, Rules, Scope, Service, ServiceFlags, Sets,
+    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags,
+    Port, Proto, Rules, Scope, Service, ServiceFlags, Sets,
 };
 use lb_userspace::tables::{SourceRange, node_range};
 
@@ -25,6 +25,8 @@ pub enum Change {
     Remove(String),
     /// The backend's record is taken out of use.
     Withdraw(String),
+    /// The backend's record of this Service is taken out of use.
+    WithdrawFrom(String, String),
     /// The backend stops serving: it is still there, and terminating.
     StopServing(String),
     /// The first backend's number stands for the second backend from now on.
@@ -45,6 +47,10 @@ pub enum Change {
     MasqueradeAll,
     /// A ServiceCIDR is known.
     ServiceCidr(String),
+    /// The route to this address leads out of the device of the rows. On the host only.
+    LeadsBack(String),
+    /// A socket of the host takes packets of this tuple. On the host only.
+    Socket(String),
     /// A flow entry was evicted.
     Evict(String),
     /// The kernel recycled a flow entry while somebody reads it: what it says is not about its key.
@@ -72,6 +78,10 @@ pub enum Write<F: Named> {
     Node(Node<F::Addr>),
     /// Facts about a device.
     Device(u32, Device),
+    /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
+    Route(F::Addr, u32),
+    /// A socket; what the kernel has in a kernel world.
+    Socket(lb_common::layout::FlowKey<F::Addr>),
     /// A flow entry that goes.
     Evict(lb_common::layout::FlowKey<F::Addr>),
     /// A flow entry whose contents change under the reader.
@@ -125,8 +135,9 @@ impl Scene {
                 let (key, _) = frontend_key::<F>(frontend, proto);
                 vec![Write::Frontend(key, None), self.address::<F>(frontend)]
             }
-            Change::Withdraw(backend) => self.backend_writes::<F>(backend, None),
-            Change::StopServing(backend) => self.backend_writes::<F>(backend, Some(BackendFlags::default())),
+            Change::Withdraw(backend) => self.backend_writes::<F>(backend, None, None),
+            Change::WithdrawFrom(service, backend) => self.backend_writes::<F>(backend, Some(service), None),
+            Change::StopServing(backend) => self.backend_writes::<F>(backend, None, Some(BackendFlags::default())),
             Change::Reuse(old, new) => {
                 let place = self.backends.iter().position(|(_, known)| known == old);
                 let place = place.unwrap_or_else(|| panic!("nobody has {old}"));
@@ -171,15 +182,19 @@ impl Scene {
                 self.node.service_cidrs.push(name.clone());
                 vec![self.node_record()]
             }
+            Change::LeadsBack(name) => vec![Write::Route(F::named(name), DEVICE)],
+            Change::Socket(tuple) => vec![Write::Socket(F::key(tuple, proto))],
             Change::Evict(tuple) => vec![Write::Evict(F::key(tuple, proto))],
             Change::Garble(tuple) => vec![Write::Garble(F::key(tuple, proto))],
             Change::Reset(tuple) => vec![Write::Reset(F::key(tuple, proto))],
         }
     }
 
-    /// All records of a backend with other flags, or out of use.
-    fn backend_writes<F: Named>(&self, backend: &str, flags: Option<BackendFlags>) -> Vec<Write<F>> {
-        let known = (1..).zip(&self.backends).filter(|(_, (_, name))| name == backend);
+    /// All records of a backend, or those of one Service, with other flags, or out of use.
+    fn backend_writes<F: Named>(&self, backend: &str, of: Option<&str>, flags: Option<BackendFlags>) -> Vec<Write<F>> {
+        let is_of = |service: u32| of.is_none_or(|name| self.services[service as usize] == name);
+        let known = (1..).zip(&self.backends);
+        let known = known.filter(|(_, (service, name))| name == backend && is_of(*service));
         let write = |number, service| {
             let record = flags.map(|flags| backend_record::<F>(backend, service, flags));
             Write::Backend(number, record.unwrap_or_default())
@@ -204,7 +219,11 @@ impl Scene {
     }
 
     fn host_address<F: Named>(&mut self, name: &str, flags: AddressFlags) -> Vec<Write<F>> {
-        let flags = if name == "lo" { flags.with(AddressFlags::LOOPBACK) } else { flags };
+        let flags = if name == "lo" {
+            flags.with(AddressFlags::LOOPBACK)
+        } else {
+            flags
+        };
         self.host.insert(name.to_owned(), flags);
         vec![self.address(name)]
     }
@@ -271,7 +290,11 @@ impl Scene {
             };
             writes.push(Write::Frontend(key, Some(word)));
             if *kind != Kind::NodePort {
-                let flags = if *kind == Kind::ClusterIp { AddressFlags::CLUSTER_IP } else { flags };
+                let flags = if *kind == Kind::ClusterIp {
+                    AddressFlags::CLUSTER_IP
+                } else {
+                    flags
+                };
                 self.frontends.insert(frontend.clone(), flags);
                 writes.push(self.address(frontend));
             }

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use lb_common::{
     datapath::{Hook, Verdict},
     layout::{
-        Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey, FragmentPorts,
-        ServiceStats,
+        Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey,
+        FragmentPorts, ServiceStats,
     },
 };
 
@@ -206,10 +206,16 @@ impl<F: Named> State<F> {
                 affinity.seen_ns
             )
         }));
-        lines.extend(self.service_counts.iter().map(|(number, stats)| {
-            format!("service {number} opened {} refused {}", stats.opened, stats.refused)
-        }));
-        lines.extend(self.backend_counts.iter().map(|(number, opened)| format!("backend {number} opened {opened}")));
+        lines.extend(
+            self.service_counts
+                .iter()
+                .map(|(number, stats)| format!("service {number} opened {} refused {}", stats.opened, stats.refused)),
+        );
+        lines.extend(
+            self.backend_counts
+                .iter()
+                .map(|(number, opened)| format!("backend {number} opened {opened}")),
+        );
         let counted = Counter::ALL.iter().zip(&self.counters).filter(|(_, count)| **count > 0);
         lines.extend(counted.map(|(counter, count)| format!("counter {} {count}", counter.name())));
         let dropped = DropReason::ALL.iter().zip(&self.drops).filter(|(_, count)| **count > 0);

@@ -1,4 +1,4 @@
-//! A lab at work: servers on every pod and on the node, Services in the agent's folder, and an agent that is ready.
+//! A lab at work: servers on every pod and node, Services in the agents' folder, and an agent on every node that is ready.
 //!
 //! What clients then do is for the tests.
 
@@ -12,29 +12,37 @@ use crate::lab::{Agent, AgentOptions, Lab};
 #[derive(Debug)]
 pub struct Cluster {
     // Dropped in this order: the agent cleans up while its lab is still there.
-    /// The agent; it is ready.
+    /// The agent of the (first) node; it is ready.
     pub agent: Agent,
-    /// The servers: the node's first, then the pods'.
+    /// The agent of the second node, if there is one; ready, too.
+    pub other_agent: Option<Agent>,
+    /// The servers: the nodes' first, then the pods'.
     pub servers: Vec<Server>,
-    /// The folder that the agent watches.
+    /// The folder that the agents watch.
     pub manifests: ManifestFolder,
     /// The lab.
     pub lab: Lab,
 }
 
 impl Cluster {
-    /// Starts servers and agent in a lab, and waits until the agent is ready.
+    /// Starts servers and agents in a lab, and waits until the agents are ready.
     pub fn start(lab: Lab, services: &[Service], options: &AgentOptions) -> Result<Self> {
-        let hosts = [lab.node()].into_iter().chain(lab.backends());
+        let hosts = lab.nodes().iter().chain(lab.backends());
         let servers = Server::start_on(hosts, &Serve::default())?;
         let manifests = ManifestFolder::of(&lab)?;
         for service in services {
             manifests.apply(service)?;
         }
-        let mut agent = Agent::start(&lab, options)?;
-        agent.wait_ready().context("waiting for the agent")?;
+        // All at the same time: a start is mostly waiting for the kernel.
+        let start = |node| Agent::start_on(&lab, node, options);
+        let mut agent = start(lab.node())?;
+        let mut other_agent = lab.nodes().get(1).map(start).transpose()?;
+        for agent in std::iter::once(&mut agent).chain(&mut other_agent) {
+            agent.wait_ready().context("waiting for the agent")?;
+        }
         Ok(Self {
             agent,
+            other_agent,
             servers,
             manifests,
             lab,

@@ -4,7 +4,12 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::pattern::Pattern;
 
@@ -44,8 +49,29 @@ impl Over {
     /// What the sockets say; `InvalidData` if something else than what was sent comes back.
     pub fn exchange(self, target: SocketAddr, octets: usize, patience: Duration) -> Result<Answer> {
         match self {
-            Self::Tcp => stream(target, octets, patience),
-            Self::Udp => datagram(target, octets, patience),
+            Self::Tcp => stream(TcpStream::connect_timeout(&target, patience)?, octets, patience),
+            Self::Udp => datagram(&UdpSocket::bind(any(target))?, target, octets, patience),
+        }
+    }
+
+    /// As [`Self::exchange`], from an address of the asking host's, and a port if it isn't 0. Another socket may have the
+    /// same address and port, as long as it asks somebody else.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub fn exchange_from(
+        self,
+        from: SocketAddr,
+        target: SocketAddr,
+        octets: usize,
+        patience: Duration,
+    ) -> Result<Answer> {
+        match self {
+            Self::Tcp => stream(connect_from(from, target, patience)?, octets, patience),
+            Self::Udp => {
+                let socket = UdpSocket::from(bound(from, SocketType::DGRAM)?);
+                datagram(&socket, target, octets, patience)
+            }
         }
     }
 
@@ -58,8 +84,43 @@ impl Over {
     }
 }
 
-fn stream(target: SocketAddr, octets: usize, patience: Duration) -> Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&target, patience)?;
+/// A connection from an address and port of one's choice; see [`Over::exchange_from`].
+///
+/// # Errors
+/// What the sockets say.
+pub fn connect_from(from: SocketAddr, target: SocketAddr, patience: Duration) -> Result<TcpStream> {
+    let socket = bound(from, SocketType::STREAM)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    match connect(&socket, &target) {
+        Ok(()) => Ok(socket.into()),
+        // What a connect says whose time has run out.
+        Err(Errno::INPROGRESS) => Err(ErrorKind::TimedOut.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bound(from: SocketAddr, kind: SocketType) -> Result<OwnedFd> {
+    let family = if from.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &from)?;
+    Ok(socket)
+}
+
+fn any(target: SocketAddr) -> SocketAddr {
+    let any: IpAddr = if target.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    SocketAddr::new(any, 0)
+}
+
+fn stream(mut stream: TcpStream, octets: usize, patience: Duration) -> Result<Answer> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     let own = stream.local_addr()?;
@@ -120,13 +181,7 @@ fn receive(stream: &mut TcpStream, own: SocketAddr, pattern: Pattern, octets: us
     Ok(answer)
 }
 
-fn datagram(target: SocketAddr, octets: usize, patience: Duration) -> Result<Answer> {
-    let any: IpAddr = if target.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+fn datagram(socket: &UdpSocket, target: SocketAddr, octets: usize, patience: Duration) -> Result<Answer> {
     // Only answers from the address that was asked get in: one with another source is a missing answer.
     socket.connect(target)?;
     socket.set_read_timeout(Some(patience))?;

@@ -41,12 +41,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A healthy endpoint on the lab's node.
+    /// A healthy endpoint on the node that has this address, or a pod with it: on the only one, in a lab of one node.
     pub fn local(address: impl Into<IpAddr>) -> Self {
-        let node = Some(plan::NODE_NAME.to_owned());
+        let address = address.into();
         Self {
-            address: address.into(),
-            node,
+            address,
+            node: Some(plan::node_of(address)),
             ready: true,
             serving: true,
             terminating: false,
@@ -107,6 +107,15 @@ impl Service {
         {
             first.name = format!("{}-{}", first.protocol.to_lowercase(), first.port);
         }
+        self
+    }
+
+    /// Gives the port that was added last a port on every node, too.
+    ///
+    /// # Panics
+    /// Without a port.
+    pub fn node_port(mut self, number: u16) -> Self {
+        self.ports.last_mut().expect("a port comes first").node_port = Some(number);
         self
     }
 

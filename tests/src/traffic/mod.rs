@@ -33,7 +33,7 @@ mod worker;
 
 pub use books::{Expect, Phase, PhaseReport, Sightings, Window};
 pub use cluster::Cluster;
-pub use exchange::{Answer, Over};
+pub use exchange::{Answer, Over, connect_from};
 pub use http_load::{HttpLoad, HttpPlan};
 pub use latency::Latency;
 pub use long_lived::{Entry, LongLived, LongLivedPlan, LongLivedReport};

@@ -16,6 +16,20 @@ pub(crate) struct Policy {
     pub(crate) candidate: Option<String>,
 }
 
+/// Debian's packages ask this program before they start a service, wherever init is systemd or something else.
+const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Runs a command while the program that is named first forbids all services. One that is there already is left as it is.
+const WITHOUT_SERVICES: &str = r#"
+policy=$1
+shift
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" || exit
+fi
+"$@"
+"#;
+
 pub(crate) type Policies = BTreeMap<String, Policy>;
 
 /// The package manager of this machine.
@@ -92,9 +106,18 @@ impl Apt {
             .context("cannot fetch the package lists")
     }
 
-    /// Asks no questions, and waits for another apt-get instead of failing beside it.
+    /// Keeps a service that has just come with a package from starting when the machine does.
+    pub(crate) fn disable_service(&self, service: &str) -> Result<()> {
+        let mut command = self.privilege.command("update-rc.d", "disable a service")?;
+        process::capture(command.args([service, "disable"]))
+            .map(drop)
+            .with_context(|| format!("cannot keep the service {service} from starting with the machine"))
+    }
+
+    /// Asks no questions, starts no services, and waits for another apt-get instead of failing beside it.
     fn apt_get(&self) -> Result<Command> {
-        let mut command = self.privilege.command("env", "install packages")?;
+        let mut command = self.privilege.command("sh", "install packages")?;
+        command.args(["-c", WITHOUT_SERVICES, "sh", SERVICE_POLICY, "env"]);
         command.args(["LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
         command.args(["-o", "DPkg::Lock::Timeout=300"]);
         Ok(command)
@@ -165,6 +188,33 @@ libstd-rust-dev-bpf:
         assert_eq!(policies["rustc"].installed, None);
         assert_eq!(policies["rustc"].candidate.as_deref(), Some("1.63.0+dfsg1-2"));
         assert_eq!(policies["libstd-rust-dev-bpf"], Policy::default());
+    }
+
+    #[test]
+    fn no_service_starts_while_a_command_runs() {
+        let scratch = tempfile::tempdir().unwrap();
+        let policy = scratch.path().join("policy");
+        let run = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", WITHOUT_SERVICES, "sh"]).arg(&policy);
+            command
+                .args(["sh", "-c", script, "two words"])
+                .arg(&policy)
+                .status()
+                .unwrap()
+                .code()
+        };
+        assert_eq!(run(r#""$1"; test $? = 101 && test "$0" = "two words""#), Some(0));
+        assert!(!policy.exists(), "it goes when the command has ended");
+        assert_eq!(run("exit 7"), Some(7));
+        assert!(!policy.exists());
+        fs::write(&policy, "another").unwrap();
+        assert_eq!(run("exit 0"), Some(0));
+        assert_eq!(
+            fs::read_to_string(&policy).unwrap(),
+            "another",
+            "one that was there stays"
+        );
     }
 
     #[test]

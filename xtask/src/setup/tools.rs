@@ -14,43 +14,65 @@ pub(crate) struct Tool {
     program: &'static str,
     packages: &'static [&'static str],
     purpose: &'static str,
+    /// What the package would run all the time, and nobody here wants: labs start the program themselves.
+    service: Option<&'static str>,
 }
 
-pub(crate) const TOOLS: [Tool; 7] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
         purpose: "links every build, and compiles the C in TLS",
+        service: None,
     },
     Tool {
         program: "ip",
         packages: &["iproute2"],
         purpose: "builds the networks of labs and demo",
+        service: None,
     },
     Tool {
         program: "ethtool",
         packages: &["ethtool"],
         purpose: "switches offloads of devices in labs",
+        service: None,
     },
     Tool {
         program: "nsenter",
         packages: &["util-linux"],
         purpose: "looks into a lab's namespaces",
+        service: None,
     },
     Tool {
         program: "bpftool",
         packages: &["bpftool", "linux-tools-common"],
         purpose: "shows what is loaded",
+        service: None,
     },
     Tool {
         program: "tcpdump",
         packages: &["tcpdump"],
         purpose: "shows what passes in labs",
+        service: None,
     },
     Tool {
         program: "curl",
         packages: &["curl"],
         purpose: "is a client in labs that nobody here wrote",
+        service: None,
+    },
+    Tool {
+        program: "openssl",
+        packages: &["openssl"],
+        purpose: "makes certificates for labs",
+        service: None,
+    },
+    Tool {
+        program: "nginx",
+        // On older distributions a package of this name only brings one of the others along.
+        packages: &["nginx", "nginx-light", "nginx-core"],
+        purpose: "is an ingress in labs that nobody here wrote",
+        service: Some("nginx"),
     },
 ];
 
@@ -116,6 +138,9 @@ pub(crate) fn install(session: &mut Session) -> Result<()> {
         wanted.push(LIBC_PACKAGE);
     }
     apt.install(&wanted)?;
+    for service in missing.iter().filter_map(|tool| tool.service) {
+        apt.disable_service(service)?;
+    }
     match missing
         .iter()
         .find(|tool| process::find_program(tool.program).is_none())

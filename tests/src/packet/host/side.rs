@@ -185,6 +185,12 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
                 flow.flags = flow.flags.with(FlowFlags::RESET);
             }
         }
+        Write::Route(address, ifindex) => {
+            cabinet.routes.insert(address, ifindex);
+        }
+        Write::Socket(key) => {
+            cabinet.sockets.insert(key);
+        }
         Write::Node(node) => cabinet.node = node,
         Write::Device(..) => {}
     }

@@ -166,7 +166,9 @@ macro_rules! tables {
             fn allows(&self, set: u32, address: &$addr) -> bool {
                 let within = |range: &&SourceRange<$addr>| {
                     let mask = |octets: &[u8]| -> Vec<bool> {
-                        let bits = octets.iter().flat_map(|octet| (0..8).map(move |bit| octet >> (7 - bit) & 1 == 1));
+                        let bits = octets
+                            .iter()
+                            .flat_map(|octet| (0..8).map(move |bit| octet >> (7 - bit) & 1 == 1));
                         bits.take(range.prefix_len.into()).collect()
                     };
                     range.set == set && mask(&range.base.octets) == mask(&address.octets)
@@ -232,12 +234,27 @@ macro_rules! tables {
             }
 
             fn count_opened(&self, service: u32, backend: u32) {
-                self.$cabinet.service_counts.borrow_mut().entry(service).or_default().opened += 1;
-                *self.$cabinet.backend_counts.borrow_mut().entry(backend).or_default() += 1;
+                self.$cabinet
+                    .service_counts
+                    .borrow_mut()
+                    .entry(service)
+                    .or_default()
+                    .opened += 1;
+                *self
+                    .$cabinet
+                    .backend_counts
+                    .borrow_mut()
+                    .entry(backend)
+                    .or_default() += 1;
             }
 
             fn count_refused(&self, service: u32) {
-                self.$cabinet.service_counts.borrow_mut().entry(service).or_default().refused += 1;
+                self.$cabinet
+                    .service_counts
+                    .borrow_mut()
+                    .entry(service)
+                    .or_default()
+                    .refused += 1;
             }
         }
 
@@ -268,7 +285,9 @@ impl World for HostWorld {
     }
 
     fn is_pod_device(&self, ifindex: u32) -> bool {
-        self.devices.get(&ifindex).is_some_and(|device| device.flags.has(DeviceFlags::PODS))
+        self.devices
+            .get(&ifindex)
+            .is_some_and(|device| device.flags.has(DeviceFlags::PODS))
     }
 
     fn count(&self, what: Counter) {

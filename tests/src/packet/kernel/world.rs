@@ -17,9 +17,7 @@ use lb_common::{
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
-    tables::{
-        DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _,
-    },
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -220,6 +218,9 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Garble(key) => self.change_flow(&key, |flow| flow.check ^= 1)?,
             Write::Reset(key) => self.change_flow(&key, |flow| flow.flags = flow.flags.with(FlowFlags::RESET))?,
             Write::Node(node) => self.node.put(node)?,
+            Write::Route(..) | Write::Socket(_) => {
+                bail!("the kernel's routes and sockets are not a row's: for the host only")
+            }
             Write::Device(..) => {}
         }
         Ok(())

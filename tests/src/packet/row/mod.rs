@@ -203,6 +203,12 @@ impl Row {
         self.change(Change::Withdraw(backend.to_owned()))
     }
 
+    /// The backend's record in this Service is out of use from now on.
+    #[must_use]
+    pub fn withdraw_from(self, service: &str, backend: &str) -> Self {
+        self.change(Change::WithdrawFrom(service.to_owned(), backend.to_owned()))
+    }
+
     /// The number of one backend is given to another.
     #[must_use]
     pub fn reuse(self, old: &str, new: &str) -> Self {
@@ -225,6 +231,18 @@ impl Row {
     #[must_use]
     pub fn quiet_host_address(self, name: &str) -> Self {
         self.change(Change::QuietHostAddress(name.to_owned()))
+    }
+
+    /// Packets to this address would leave by the device that brings this row's packets.
+    #[must_use]
+    pub fn leads_back(self, name: &str) -> Self {
+        self.change(Change::LeadsBack(name.to_owned()))
+    }
+
+    /// A socket of the host takes packets of this tuple.
+    #[must_use]
+    pub fn socket(self, tuple: &str) -> Self {
+        self.change(Change::Socket(tuple.to_owned()))
     }
 
     /// Pods are known by their addresses.

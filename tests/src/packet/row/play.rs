@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::{
     datapath::{Hook, Verdict},
-    layout::{Counter, DropReason, V4, V6, limits::SOURCE_PORT_MIN},
+    layout::{Counter, DropReason, Proto, V4, V6, limits::SOURCE_PORT_MIN},
 };
 
 use super::{Expected, Packet, Row, Step};
@@ -247,7 +247,7 @@ impl Packet {
             format!(
                 "event {} {} {} ",
                 reason.name(),
-                variant.proto,
+                Proto(sketch.layer4.proto(variant)),
                 Tuple::read(&sketch.tuple, variant.version)
             )
         });
