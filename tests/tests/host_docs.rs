@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
-    Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4, Ip6,
-    Label, Node, Service, TokenBucket, limits, names,
+    Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
+    FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, limits, names,
 };
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
@@ -78,9 +78,10 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 
 fn rows() -> Vec<Row> {
     use names::{
-        BUCKETS, CLOCK, COUNTERS, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_DESK, CT6_FLOWS, CT6_FRAGMENTS, DROPS,
-        EVENTS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS, LB4_SERVICES, LB4_SLOTS, LB6_BACKENDS, LB6_FRONTENDS,
-        LB6_LABELS, LB6_SERVICES, LB6_SLOTS, NODE,
+        BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_AFFINITY, CT6_DESK, CT6_FLOWS,
+        CT6_FRAGMENTS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS,
+        LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS,
+        LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -93,7 +94,15 @@ fn rows() -> Vec<Row> {
     let ports = octets::<FragmentPorts, FragmentPorts>();
     let number = octets::<u32, u32>();
     let count = octets::<u64, u64>();
+    // A prefix tree's key begins with the length of the prefix, four octets.
+    let source = octets::<(u32, <Ip4 as SourceKeys>::SourceKey), (u32, <Ip6 as SourceKeys>::SourceKey)>();
     vec![
+        row(
+            &[LB4_ADDRESSES, LB6_ADDRESSES],
+            octets::<Ip4, Ip6>(),
+            number.clone(),
+            grouped(limits::ADDRESSES_MAX.into()),
+        ),
         row(
             &[LB4_FRONTENDS, LB6_FRONTENDS],
             frontend,
@@ -106,15 +115,56 @@ fn rows() -> Vec<Row> {
             octets::<Service, Service>(),
             services.clone(),
         ),
-        row(&[LB4_SLOTS, LB6_SLOTS], "", number, grouped(limits::SLOTS_MAX.into())),
+        row(
+            &[LB4_SLOTS, LB6_SLOTS],
+            "",
+            number.clone(),
+            grouped(limits::SLOTS_MAX.into()),
+        ),
         row(
             &[LB4_BACKENDS, LB6_BACKENDS],
             "",
             backend,
             grouped(limits::BACKENDS_MAX.into()),
         ),
-        row(&[LB4_LABELS, LB6_LABELS], "", octets::<Label, Label>(), services),
+        row(
+            &[LB4_LABELS, LB6_LABELS],
+            "",
+            octets::<Label, Label>(),
+            services.clone(),
+        ),
+        row(
+            &[LB4_SOURCES, LB6_SOURCES],
+            source,
+            number,
+            grouped(limits::SOURCES_MAX.into()),
+        ),
+        row(&[LB4_NODE, LB6_NODE], "", octets::<Node<Ip4>, Node<Ip6>>(), "1"),
+        row(
+            &[DEVICES],
+            "",
+            octets::<Device, Device>(),
+            grouped(limits::DEVICES_MAX.into()),
+        ),
+        row(
+            &[LB4_SVC_STATS, LB6_SVC_STATS],
+            "",
+            octets::<ServiceStats, ServiceStats>(),
+            services,
+        ),
+        row(
+            &[LB4_BACK_STATS, LB6_BACK_STATS],
+            "",
+            count.clone(),
+            grouped(limits::BACKENDS_MAX.into()),
+        ),
         row(&[CT4_FLOWS, CT6_FLOWS], flow_key, flow, flows),
+        row(
+            &[CT4_AFFINITY, CT6_AFFINITY],
+            octets::<AffinityKey<Ip4>, AffinityKey<Ip6>>(),
+            octets::<Affinity, Affinity>(),
+            grouped(limits::AFFINITY_MAX.into()),
+        ),
         row(
             &[CT4_FRAGMENTS, CT6_FRAGMENTS],
             fragment,
@@ -123,7 +173,6 @@ fn rows() -> Vec<Row> {
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
         row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),
-        row(&[NODE], "", octets::<Node, Node>(), "1"),
         row(&[DROPS], "", count.clone(), "one each"),
         row(&[COUNTERS], "", count, "one each"),
         row(
@@ -318,7 +367,9 @@ fn examples_are_read_and_planned_without_a_complaint() {
         let ports = plan_service(&store, store.node(), &key);
         assert!(!ports.is_empty(), "{key} is not served");
         for (id, port) in ports {
-            assert!(!port.internal.backends.is_empty(), "{id} has no backends");
+            let list = if port.internal_local { port.local } else { port.cluster };
+            let backends = list.map(|list| list.backends).unwrap_or_default();
+            assert!(!backends.is_empty(), "{id} has no backends");
         }
     }
 }

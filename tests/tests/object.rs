@@ -15,8 +15,9 @@ use aya::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Backend, Clock, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
-        Ip6, Label, Node, Port, Proto, Service, TokenBucket, V4, V6, limits, names,
+        Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
+        FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Label, Node, Port, Proto, Service, ServiceStats, SourceKeys,
+        TokenBucket, V4, V6, limits, names,
     },
 };
 use lb_userspace::{
@@ -85,8 +86,43 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
     fn per_cpu<V>(places: usize) -> Shape {
         keyed::<u32, V>(MapType::PerCpuArray, places as u32)
     }
-    let [hash, lru] = [MapType::Hash, MapType::LruHash];
+    /// A prefix tree's key begins with the length of the prefix.
+    fn sources<A: SourceKeys>() -> Shape {
+        keyed::<(u32, A::SourceKey), u32>(MapType::LpmTrie, limits::SOURCES_MAX)
+    }
+    let [hash, lru, per_cpu_hash] = [MapType::Hash, MapType::LruHash, MapType::PerCpuHash];
     BTreeMap::from([
+        (names::LB4_ADDRESSES, keyed::<Ip4, u32>(hash, limits::ADDRESSES_MAX)),
+        (names::LB6_ADDRESSES, keyed::<Ip6, u32>(hash, limits::ADDRESSES_MAX)),
+        (names::LB4_SOURCES, sources::<Ip4>()),
+        (names::LB6_SOURCES, sources::<Ip6>()),
+        (names::LB4_NODE, array::<Node<Ip4>>(1)),
+        (names::LB6_NODE, array::<Node<Ip6>>(1)),
+        (names::DEVICES, keyed::<u32, Device>(hash, limits::DEVICES_MAX)),
+        (
+            names::LB4_SVC_STATS,
+            keyed::<u32, ServiceStats>(per_cpu_hash, limits::SERVICES_MAX),
+        ),
+        (
+            names::LB6_SVC_STATS,
+            keyed::<u32, ServiceStats>(per_cpu_hash, limits::SERVICES_MAX),
+        ),
+        (
+            names::LB4_BACK_STATS,
+            keyed::<u32, u64>(per_cpu_hash, limits::BACKENDS_MAX),
+        ),
+        (
+            names::LB6_BACK_STATS,
+            keyed::<u32, u64>(per_cpu_hash, limits::BACKENDS_MAX),
+        ),
+        (
+            names::CT4_AFFINITY,
+            keyed::<AffinityKey<Ip4>, Affinity>(lru, limits::AFFINITY_MAX),
+        ),
+        (
+            names::CT6_AFFINITY,
+            keyed::<AffinityKey<Ip6>, Affinity>(lru, limits::AFFINITY_MAX),
+        ),
         (
             names::LB4_FRONTENDS,
             keyed::<FrontendKey<Ip4>, u32>(hash, limits::FRONTENDS_MAX),
@@ -116,7 +152,6 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
         (names::CLOCK, per_cpu::<Clock>(1)),
-        (names::NODE, array::<Node>(1)),
         (names::DROPS, per_cpu::<u64>(DropReason::COUNT)),
         (names::COUNTERS, per_cpu::<u64>(Counter::COUNT)),
         (names::BUCKETS, per_cpu::<TokenBucket>(Bucket::COUNT)),
@@ -229,8 +264,12 @@ fn bpftool_shows_frontends_with_the_names_of_their_fields() {
     let key6 = FrontendKey::new(Ip6 { octets: [0xfd; 16] }, Port::new(443), Proto::UDP);
     let mut tables = KernelTables::<V4>::open(|name| pinned.datapath.take_map(name)).expect("the IPv4 tables");
     let mut tables6 = KernelTables::<V6>::open(|name| pinned.datapath.take_map(name)).expect("the IPv6 tables");
-    tables.put_frontend(&key, 7).expect("a frontend is written");
-    tables6.put_frontend(&key6, 8).expect("a frontend is written");
+    tables
+        .put_frontend(&key, Frontend::internal(7))
+        .expect("a frontend is written");
+    tables6
+        .put_frontend(&key6, Frontend::filtered(8))
+        .expect("a frontend is written");
 
     let shown = dump(&pinned.path(names::LB4_FRONTENDS));
     let [entry] = &*shown else { panic!("{shown:?}") };
@@ -247,6 +286,7 @@ fn bpftool_shows_frontends_with_the_names_of_their_fields() {
 
     let shown = dump(&pinned.path(names::LB6_FRONTENDS));
     assert_eq!(shown[0]["key"]["address"]["octets"][15], 0xfd, "{shown:?}");
+    assert_eq!(shown[0]["value"], 0xc000_0008_u32, "kind and number: {shown:?}");
 }
 
 #[test]

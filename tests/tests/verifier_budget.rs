@@ -4,12 +4,15 @@
 use lb_userspace::kernel::{Datapath, LoadOptions};
 
 /// Program, verified instructions at most. The kernel refuses at 1 000 000.
+///
+/// A flow is opened in two families, each with session affinity, source ranges and masquerade, which the verifier walks in
+/// all combinations: 165 000 to 211 000 for tc, 92 000 for XDP.
 const BUDGETS: &[(&str, u32)] = &[
-    ("lb_tc_ingress", 130_000),
-    ("lb_tc_egress", 130_000),
-    ("lb_tc_l3_in", 130_000),
-    ("lb_tc_l3_out", 130_000),
-    ("lb_xdp", 90_000),
+    ("lb_tc_ingress", 250_000),
+    ("lb_tc_egress", 250_000),
+    ("lb_tc_l3_in", 250_000),
+    ("lb_tc_l3_out", 250_000),
+    ("lb_xdp", 120_000),
 ];
 
 #[test]

@@ -7,6 +7,7 @@
 mod devices;
 mod events;
 mod node;
+mod observe;
 mod state;
 mod sysctl;
 
@@ -25,18 +26,23 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+pub use observe::ObserveOptions;
 pub use node::{NodeOptions, device_records, host_addresses, node_record};
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 
 use crate::{
     conntrack::{RemovedEndpoints, now_ns, sweep},
+    health::UnknownNode,
     kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, preflight},
+    metrics::{Snapshot, SyncKind},
     model::{Change, NodeView},
     reconcile::Reconciler,
     source::{self, SourceStatus, devices::Devices},
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, Stats},
 };
+
+use observe::{Observer, Servers};
 
 /// Where Services and EndpointSlices come from.
 #[derive(Clone, Debug)]
@@ -66,6 +72,8 @@ pub struct AgentOptions {
     pub flows_max: u32,
     /// How the node takes part in proxying.
     pub node: NodeOptions,
+    /// Where it is asked how it goes.
+    pub observe: ObserveOptions,
 }
 
 /// Changes that may wait while others are applied; a source that is faster waits.
@@ -97,6 +105,7 @@ struct Agent {
     /// The devices last heard of.
     devices: Devices,
     removed: RemovedEndpoints,
+    observer: Observer,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
     /// changes may come by the thousand.
@@ -112,7 +121,7 @@ struct Agent {
 pub async fn run(options: AgentOptions) -> Result<()> {
     check_machine(&options)?;
     let _lock = options.pins.claim()?;
-    let mut agent = Agent::start(options)?;
+    let (mut agent, mut servers) = Agent::start(options)?;
 
     let (device_sender, mut device_updates) = mpsc::channel::<Devices>(4);
     let mut device_task = tokio::spawn(source::devices::follow(device_sender));
@@ -157,7 +166,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 if received == 0 {
                     bail!(source_end(&mut source_task).await);
                 }
-                agent.apply(batch.drain(..));
+                agent.apply(&mut batch);
             }
             Some(devices) = device_updates.recv() => agent.follow_devices(&devices),
             ended = &mut device_task => {
@@ -174,8 +183,17 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 }
                 // Backends that are gone for good stop serving UDP flows with the end of their grace period.
                 agent.reconciler.collect();
+                agent.follow_health().await;
                 agent.write_state();
             }
+            Some(scrape) = servers.scrapes.recv() => {
+                // Whoever has asked may have gone.
+                drop(scrape.send(agent.snapshot()));
+            }
+            Some(ended) = servers.tasks.join_next() => match ended {
+                Ok(Err(error)) => bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again"),
+                Err(error) => return Err(anyhow!(error).context("a server of health or metrics")),
+            },
             _ = sweeps.tick() => agent.sweep(),
             _ = retries.tick() => agent.retry(),
         }
@@ -208,7 +226,7 @@ fn check_machine(options: &AgentOptions) -> Result<()> {
 }
 
 impl Agent {
-    fn start(options: AgentOptions) -> Result<Self> {
+    fn start(options: AgentOptions) -> Result<(Self, Servers)> {
         let adopting = options.pins.exist();
         let load = LoadOptions {
             maps: Some(options.pins.maps()),
@@ -224,6 +242,7 @@ impl Agent {
         let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
         let device_table = DeviceTable::open(take(names::DEVICES)?)?;
+        let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
             warn!(
                 found = flows4.capacity,
@@ -257,7 +276,12 @@ impl Agent {
             ..State::default()
         };
         let attachments = Attachments::new(options.pins.links());
-        Ok(Self {
+        let unknown_node = match options.origin {
+            Origin::Kubernetes(_) => UnknownNode::NotEligible,
+            Origin::Manifests(_) => UnknownNode::Eligible,
+        };
+        let (observer, servers) = Observer::start(&options.observe, unknown_node, stats);
+        let agent = Self {
             options,
             datapath,
             attachments,
@@ -271,23 +295,32 @@ impl Agent {
             device_table,
             devices: Devices::new(),
             removed: RemovedEndpoints::default(),
+            observer,
             state,
             state_is_old: true,
             devices_followed: false,
-        })
+        };
+        Ok((agent, servers))
     }
 
-    fn apply(&mut self, changes: impl ExactSizeIterator<Item = Change>) {
-        let count = changes.len();
+    fn apply(&mut self, batch: &mut Vec<Change>) {
+        let count = batch.len();
         let was_ready = self.reconciler.is_ready();
+        let about_node = batch.iter().any(|change| matches!(change, Change::Node(_) | Change::ServiceCidrs(_)));
+        let store = self.reconciler.store();
+        let zone_before = store.node().zone.clone();
+        let touched = self.observer.changes_come(store, batch, was_ready);
         let began = Instant::now();
-        let mut about_node = false;
-        let planned = self.reconciler.apply(changes.inspect(|change| {
-            about_node |= matches!(change, Change::Node(_) | Change::ServiceCidrs(_));
-        }));
+        let planned = self.reconciler.apply(batch.drain(..));
         let took = began.elapsed();
         if about_node {
             self.follow_node();
+        }
+        if self.reconciler.is_ready() {
+            let all = !was_ready || self.reconciler.store().node().zone != zone_before;
+            let kind = if all { SyncKind::Full } else { SyncKind::Partial };
+            let touched = if was_ready { touched } else { [true; 2] };
+            self.observer.changes_are_in(&self.reconciler, touched, kind, took);
         }
         self.removed.note(&mut self.reconciler);
         self.state.changes_total += count as u64;
@@ -316,7 +349,10 @@ impl Agent {
     fn retry(&mut self) {
         let pending = self.reconciler.collect();
         if self.reconciler.is_ready() && !pending && !self.reconciler.is_settled() {
+            let began = Instant::now();
             self.reconciler.retry();
+            self.observer.changes_are_in(&self.reconciler, [false; 2], SyncKind::Partial, began.elapsed());
+            self.removed.note(&mut self.reconciler);
             self.state_is_old = true;
         }
         if !self.state.node_problems.is_empty() {
@@ -338,7 +374,26 @@ impl Agent {
         ];
         self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
         self.state.source_ports_used_max = v4.source_ports_max.max(v6.source_ports_max);
+        self.observer.swept(v4, v6);
         self.state_is_old = true;
+    }
+
+    /// Brings health ports up to date, and what is wrong with them and the other servers.
+    async fn follow_health(&mut self) {
+        if self.reconciler.is_ready() && self.devices_followed {
+            let node_ports = &self.options.node.node_ports;
+            self.observer.follow_ports(self.reconciler.store(), &self.devices, node_ports).await;
+        }
+        let (problems, open) = (self.observer.problems(), self.observer.open_ports());
+        if problems != self.state.health_problems || open != self.state.health_ports {
+            self.state.health_problems = problems;
+            self.state.health_ports = open;
+            self.state_is_old = true;
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.observer.snapshot(&self.reconciler, [self.flows4.capacity, self.flows6.capacity])
     }
 
     fn note_source(&mut self, status: &SourceStatus) {

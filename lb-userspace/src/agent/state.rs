@@ -45,6 +45,12 @@ pub struct State {
     /// Most source ports that one address of this node has in use towards one endpoint, at the last sweep.
     #[serde(default)]
     pub source_ports_used_max: usize,
+    /// Services with an open health port.
+    #[serde(default)]
+    pub health_ports: usize,
+    /// Health ports, and addresses for probes and metrics, that cannot be listened on, with the reason.
+    #[serde(default)]
+    pub health_problems: Vec<String>,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
     /// Kernel settings that were changed, by this agent or one before it; `sluice cleanup` puts them back.

@@ -62,7 +62,7 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve this node: load the datapath and keep its tables up to date
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// How it goes: agent, devices, tables, drops
     Status(status::StatusArgs),
     /// Show what is in the kernel's tables, with Service names
@@ -87,7 +87,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Run(args) => run::run(&cli.place, args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => run::run(&cli.place, *args).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => status::status(&cli.place, &args),
         Command::Get(args) => get::get(&cli.place, &args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&cli.place, &args),

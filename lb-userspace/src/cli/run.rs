@@ -1,6 +1,11 @@
 //! `sluice run`: from arguments to the agent.
 
-use std::{collections::BTreeSet, io::IsTerminal as _, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io::IsTerminal as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,7 +13,7 @@ use lb_common::layout::limits::{FLOWS_DEFAULT, FLOWS_MIN};
 
 use super::Place;
 use crate::{
-    agent::{AgentOptions, NodeOptions, Origin, run as run_agent},
+    agent::{AgentOptions, NodeOptions, ObserveOptions, Origin, run as run_agent},
     kernel::XdpPolicy,
     model::Cidr,
     plan::{Detector, NodePortAddresses},
@@ -40,6 +45,8 @@ pub(super) struct RunArgs {
     flows_max: u32,
     #[command(flatten)]
     node: NodeArgs,
+    #[command(flatten)]
+    observe: ObserveArgs,
     /// How much to log: error, warn, info, debug, trace, or filters as of the tracing crate
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG")]
     log: String,
@@ -125,6 +132,46 @@ impl NodeArgs {
     }
 }
 
+/// Where the agent is asked how it goes; named as kube-proxy's flags.
+#[derive(Debug, Args)]
+struct ObserveArgs {
+    /// Where /healthz and /livez are answered, for load balancers and probes; nowhere if it is empty
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
+    healthz_bind_address: String,
+    /// Where /metrics is answered, for Prometheus; nowhere if it is empty
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    metrics_bind_address: String,
+    /// End if one of these addresses cannot be listened on, instead of trying again every 5 s
+    #[arg(long)]
+    bind_address_hard_fail: bool,
+}
+
+impl ObserveArgs {
+    fn options(&self) -> Result<ObserveOptions> {
+        Ok(ObserveOptions {
+            healthz: listen_address("--healthz-bind-address", &self.healthz_bind_address, 10_256)?,
+            metrics: listen_address("--metrics-bind-address", &self.metrics_bind_address, 10_249)?,
+            hard_fail: self.bind_address_hard_fail,
+        })
+    }
+}
+
+/// An address with a port, or with the usual one where none is written.
+fn listen_address(flag: &str, text: &str, usual_port: u16) -> Result<Option<SocketAddr>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(Some(SocketAddr::new(address, usual_port)));
+    }
+    let address = text.parse().with_context(|| {
+        format!("{flag} {text}: not an address such as 0.0.0.0:{usual_port} or [::]:{usual_port}")
+    })?;
+    Ok(Some(address))
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -157,6 +204,7 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
         outward_devices: BTreeSet::from_iter(args.outward_devices),
         flows_max: args.flows_max,
         node: args.node.options()?,
+        observe: args.observe.options()?,
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -186,4 +234,27 @@ fn host_name() -> Result<String> {
     let name =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host's name; give --node-name")?;
     Ok(name.trim().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nowhere("", Some(None))]
+    #[case::whole("0.0.0.0:10256", Some(Some("0.0.0.0:10256")))]
+    #[case::another_port("127.0.0.1:9", Some(Some("127.0.0.1:9")))]
+    #[case::without_port("192.0.2.1", Some(Some("192.0.2.1:10256")))]
+    #[case::ipv6("[::]:9", Some(Some("[::]:9")))]
+    #[case::ipv6_without_port("::", Some(Some("[::]:10256")))]
+    #[case::ipv6_in_brackets("[::1]", Some(Some("[::1]:10256")))]
+    #[case::name("localhost:9", None)]
+    #[case::port_only(":9", None)]
+    fn addresses_to_listen_on(#[case] text: &str, #[case] expected: Option<Option<&str>>) {
+        let found = listen_address("--healthz-bind-address", text, 10_256);
+        let found = found.ok().map(|address| address.map(|address| address.to_string()));
+        assert_eq!(found.as_ref().map(Option::as_deref), expected);
+    }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use lb_common::layout::{Counter, DropReason, V4, V6};
+use lb_common::layout::{Counter, DropReason, V4, V6, limits::SOURCE_PORTS};
 use serde::Serialize;
 
 use super::{Output, Place, text::print_table};
@@ -197,6 +197,14 @@ fn print(place: &Place, status: &Status) {
         print_problems("  object:  ", &agent.source_problems);
         print_problems("  skipped: ", &agent.left_out);
         print_problems("  PORT:    ", &agent.port_problems);
+        print_problems("  NODE:    ", &agent.node_problems);
+        print_problems("  HEALTH:  ", &agent.health_problems);
+        if agent.source_ports_used_max > 0 {
+            println!(
+                "masquerade: at most {} of {SOURCE_PORTS} source ports in use towards one endpoint",
+                agent.source_ports_used_max
+            );
+        }
         println!();
         let rows: Vec<Vec<String>> = agent
             .devices

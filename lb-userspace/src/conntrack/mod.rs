@@ -15,8 +15,42 @@ pub use removed::RemovedEndpoints;
 
 use crate::tables::{FlowEntry, FlowTable, TableFamily};
 
+/// Flows that are tracked, by what they belong to. A flow counts once, however many entries it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// By service number.
+    pub services: HashMap<u32, u64>,
+    /// By backend number.
+    pub backends: HashMap<u32, u64>,
+}
+
+impl FlowCounts {
+    /// The entry that stands for its flow: of the client's first packet. Connections of the host that only had to give way
+    /// to a masqueraded flow belong to no service.
+    fn stands_for_flow<A: Address>(flow: &Flow<A>) -> bool {
+        !flow.flags.has(FlowFlags::REPLY) && !flow.flags.has(FlowFlags::MASQUERADE)
+    }
+
+    fn add<A: Address>(&mut self, flow: &Flow<A>) {
+        if Self::stands_for_flow(flow) {
+            *self.services.entry(flow.service).or_default() += 1;
+            *self.backends.entry(flow.backend).or_default() += 1;
+        }
+    }
+
+    fn remove<A: Address>(&mut self, flow: &Flow<A>) {
+        if Self::stands_for_flow(flow) {
+            for (counts, number) in [(&mut self.services, flow.service), (&mut self.backends, flow.backend)] {
+                if let Some(count) = counts.get_mut(&number) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+        }
+    }
+}
+
 /// What a sweep has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Entries in the table.
     pub entries: usize,
@@ -24,6 +58,8 @@ pub struct Swept {
     pub ended: usize,
     /// Most source ports that one address of this node has in use towards one endpoint.
     pub source_ports_max: usize,
+    /// What is left, by what it belongs to.
+    pub flows: FlowCounts,
 }
 
 /// Monotonic time as the kernel programs see it, in nanoseconds.
@@ -43,6 +79,7 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     let mut source_ports: HashMap<_, usize> = HashMap::new();
     table.for_each(|key, flow| {
         swept.entries += 1;
+        swept.flows.add(flow);
         if flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
             *source_ports
                 .entry((key.src, key.sport, key.dst, key.proto))
@@ -65,9 +102,12 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
             .get(&key)
             .is_some_and(|now| now.seen_ns == flow.seen_ns && now.tcp == flow.tcp)
         {
-            swept.ended += usize::from(table.remove(&key));
-            if other.is_some() {
-                swept.ended += usize::from(table.remove(&other_key));
+            for (key, flow) in [(&key, Some(&flow)), (&other_key, other.as_ref())] {
+                let Some(flow) = flow else { continue };
+                if table.remove(key) {
+                    swept.ended += 1;
+                    swept.flows.remove(flow);
+                }
             }
         }
     }
@@ -149,6 +189,29 @@ mod tests {
         assert!(is_over(&key.reversed(), &reply, Some(&forward), at(limit_s) + 1));
         // One of the two entries brings the sweep to look.
         assert!(may_be_over(&key, &forward, at(limit_s) + 1) || may_be_over(&key, &reply, at(limit_s) + 1));
+    }
+
+    #[test]
+    fn a_flow_counts_once_however_many_entries_it_has() {
+        let masquerade = FlowFlags::MASQUERADE;
+        let pairs = [FlowFlags::default(), masquerade.with(FlowFlags::EGRESS)];
+        let mut counts = FlowCounts::default();
+        for flags in pairs.into_iter().flat_map(|flags| [flags, flags.of_counterpart()]) {
+            let (_, flow) = entry(Proto::TCP, flags, 0);
+            counts.add(&Flow {
+                service: 3,
+                backend: 7,
+                ..flow
+            });
+        }
+        assert_eq!((counts.services.get(&3), counts.backends.get(&7)), (Some(&1), Some(&1)));
+        let (_, ended) = entry(Proto::TCP, FlowFlags::SEEN, 0);
+        counts.remove(&Flow {
+            service: 3,
+            backend: 7,
+            ..ended
+        });
+        assert_eq!((counts.services.get(&3), counts.backends.get(&7)), (Some(&0), Some(&0)));
     }
 
     #[test]

@@ -24,9 +24,9 @@ use crate::model::{Change, Family, Store};
 /// How much of the tables a sync looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncKind {
-    /// All of it: the first one, one after a failure, one for another zone.
+    /// All of it: the first one, one for another zone.
     Full,
-    /// What changed.
+    /// What changed, or what failed before.
     Partial,
 }
 
@@ -60,8 +60,6 @@ pub struct Recorder {
     endpoint_changes_pending: Gauge,
     service_changes: Counter,
     service_changes_pending: Gauge,
-    reconciliations: Histograms,
-    reconciled: Labelled<ByFamily, Counter>,
 }
 
 impl Recorder {
@@ -79,8 +77,6 @@ impl Recorder {
             endpoint_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
             service_changes_pending: Gauge::default(),
-            reconciliations: by_family(Labelled::new_with_constructor(sync_histogram)),
-            reconciled: by_family(Labelled::default()),
         };
         let registry = recorder.registry(started, probes);
         (recorder, registry)
@@ -97,7 +93,7 @@ impl Recorder {
 
         let help = "How long it takes to bring changes into the tables";
         registry.register("kubeproxy_sync_proxy_rules_duration_seconds", help, self.syncs.clone());
-        let help = "The same, where all Services were looked at: at the start, after failures, for another zone";
+        let help = "The same, where all Services were looked at: at the start, for another zone";
         registry.register(
             "kubeproxy_sync_full_proxy_rules_duration_seconds",
             help,
@@ -151,18 +147,6 @@ impl Recorder {
             help,
             self.service_changes.clone(),
         );
-        let help = "How long it takes to end UDP flows whose backend went";
-        registry.register(
-            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
-            help,
-            self.reconciliations.clone(),
-        );
-        let help = "UDP flows that were ended because their backend went";
-        registry.register(
-            "kubeproxy_conntrack_reconciler_deleted_entries",
-            help,
-            self.reconciled.clone(),
-        );
         registry.register_collector(Box::new(Probes(probes)));
         registry
     }
@@ -213,14 +197,6 @@ impl Recorder {
     pub fn settled(&mut self) {
         self.service_changes_pending.set(0);
         self.endpoint_changes_pending.set(0);
-    }
-
-    /// UDP flows of one family whose backend went were ended.
-    pub fn flows_reconciled(&mut self, family: Family, took: Duration, ended: u64) {
-        self.reconciliations
-            .get_or_create(&family.into())
-            .observe(took.as_secs_f64());
-        self.reconciled.get_or_create(&family.into()).inc_by(ended);
     }
 }
 

@@ -105,27 +105,54 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 Err(error) => problem = Some(error.into()),
             }
         }
+        // What another port is about to take over, or what could not be removed.
+        let left = std::mem::take(&mut port.frontends).into_iter();
+        let left: Vec<_> = left.filter(|key| !keep.contains(key) && self.owns(port.number, key)).collect();
+        keep.extend(left);
+        port.frontends = keep;
+        (wrote, problem)
+    }
+
+    /// Takes away the frontends of a port that are not wanted any more. That comes before its new rules, which need not be
+    /// what clients of those frontends may see: without a NodePort no policy is for clients outside.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what could not be removed stays in the books.
+    pub(super) fn drop_frontends(
+        &mut self,
+        proto: Proto,
+        port: &mut Published<F::Addr>,
+        wanted: &[Frontend],
+        siblings: &Siblings<'_>,
+    ) -> Result<bool, TableError> {
+        let key = |frontend: &Frontend| {
+            Some(FrontendKey::new(F::from_ip(frontend.address)?, Port::new(frontend.port), proto))
+        };
+        let wanted: Vec<_> = wanted.iter().filter_map(key).collect();
+        let (mut wrote, mut result) = (false, Ok(()));
         for key in std::mem::take(&mut port.frontends) {
             // Another port of the Service may have taken it over, or is about to.
-            let is_own = self.owners.get(&key).is_some_and(|owner| owner.number() == port.number);
-            if keep.contains(&key) || !is_own {
+            if !self.owns(port.number, &key) {
                 continue;
             }
-            if siblings.claim::<F>(&key) {
-                keep.push(key);
+            if wanted.contains(&key) || siblings.claim::<F>(&key) {
+                port.frontends.push(key);
                 continue;
             }
             match self.remove_frontend(&key) {
                 Ok(()) => wrote = true,
                 // Still there: keep it in the books, so that the next attempt removes it.
                 Err(error) => {
-                    keep.push(key);
-                    problem = Some(error.into());
+                    port.frontends.push(key);
+                    result = Err(error);
                 }
             }
         }
-        port.frontends = keep;
-        (wrote, problem)
+        result.map(|()| wrote)
+    }
+
+    fn owns(&self, number: u32, key: &FrontendKey<F::Addr>) -> bool {
+        self.owners.get(key).is_some_and(|owner| owner.number() == number)
     }
 
     /// Takes a frontend out of the table, and its address if it was the last there.
@@ -135,9 +162,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             self.leave_address(key, word);
         }
         self.freed = true;
-        // The address alone does no harm; it goes with the next change of it.
         if let Err(error) = self.write_address(key.address) {
-            warn!(%error, address = %key.address, "an address without Service is still known to the kernel");
+            warn!(%error, address = %key.address, "an address without Service is still known to the kernel; tried again soon");
+            self.addresses_are_late = true;
         }
         Ok(())
     }
@@ -214,8 +241,18 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         Ok(changes)
     }
 
+    /// Whether the kernel knows an address that no frontend has any more: what is sent to other ports of a ClusterIP is
+    /// refused, so that it must not stay.
+    #[must_use]
+    pub fn has_late_addresses(&self) -> bool {
+        self.addresses_are_late
+    }
+
     /// Writes what could not be written before.
-    pub(super) fn settle_addresses(&mut self) -> Result<(), TableError> {
+    ///
+    /// # Errors
+    /// If the kernel refuses; the rest is tried with the next call.
+    pub fn settle_addresses(&mut self) -> Result<(), TableError> {
         let late: Vec<F::Addr> = self
             .addresses
             .iter()
@@ -225,6 +262,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         for address in late {
             self.write_address(address)?;
         }
+        self.addresses_are_late = false;
         Ok(())
     }
 }

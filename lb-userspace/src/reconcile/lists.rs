@@ -96,8 +96,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let fading = (port.number, list == List::Local);
             if fresh.word == ScopeWord::ABSENT {
                 // A reader may have seen the policy that asked for it.
-                self.fading.insert(fading);
-                self.retired.lists.push((port.number, list));
+                self.fades += 1;
+                self.fading.insert(fading, self.fades);
+                self.retired.lists.push((port.number, list, self.fades));
             } else {
                 self.fading.remove(&fading);
                 self.tables.put_scope(port.number, list, fresh.word);
@@ -112,6 +113,14 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let before = std::mem::replace(&mut port.others, prepared.others);
         self.release(before);
         wrote
+    }
+
+    /// Gives up what was laid out.
+    pub(super) fn discard_lists(&mut self, prepared: Prepared) {
+        for scope in [prepared.cluster, prepared.local].into_iter().flatten() {
+            self.retire_scope(scope);
+        }
+        self.release(prepared.others);
     }
 
     /// Whether all new backends and slots have a place.
@@ -217,6 +226,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             wanted: *record,
             uses: 0,
             retirements: 0,
+            stops: 0,
         });
         used.uses += 1;
         if is_new {
@@ -243,7 +253,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             used.record = *record;
             self.tables.put_backend(*number, record);
         } else {
-            self.retired.flags.push(*number);
+            used.stops += 1;
+            self.retired.flags.push((*number, used.stops));
         }
     }
 

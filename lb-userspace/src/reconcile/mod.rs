@@ -12,6 +12,8 @@ mod reconciler;
 mod retire;
 mod siblings;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 pub use publish::{Fill, Gone, PublishError, Publisher};
 pub use reconciler::{PortProblem, Reconciler};

@@ -1,7 +1,7 @@
 //! Publishing: from "this port should look so" to writes in an order that no reader can trip over.
 //!
 //! ```text
-//! change    source ranges -> backends -> fresh ranges of slots -> words of both lists -> rules
+//! change    source ranges -> backends -> fresh ranges of slots -> frontends that go -> words of both lists -> rules
 //!               -> … grace … -> what nobody asks for any more
 //! arrival   the same -> label -> frontends -> addresses
 //! departure frontends, addresses -> label -> … grace … -> words, slots, backends, source ranges, number
@@ -11,7 +11,7 @@
 //! are used anew only after every program that ran has ended (see [`Retired`]). A port that does not fit keeps its old
 //! state whole. What is laid out for the lists is in `lists`, the rest of each step beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::layout::{
     Address, Backend, Frontend as FrontendWord, FrontendKey, Label, Port, Proto, Rules, Scope as ScopeWord,
@@ -77,6 +77,10 @@ pub struct Fill {
     pub backends: u32,
     /// Slots in use.
     pub slots: u32,
+    /// Addresses that are known: of frontends and of the host.
+    pub addresses: usize,
+    /// Source ranges in use.
+    pub sources: usize,
 }
 
 /// A port as it is in the tables.
@@ -113,6 +117,8 @@ pub(super) struct Used<A: Address> {
     pub(super) uses: u32,
     /// How often it fell out of use: a number that came back and went again meanwhile needs a grace period of its own.
     pub(super) retirements: u64,
+    /// How often it stopped serving, for the same reason.
+    pub(super) stops: u64,
 }
 
 /// An endpoint of a service port that is gone, and whose clients are to know.
@@ -134,6 +140,7 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) adopted: BTreeMap<String, Published<F::Addr>>,
     pub(super) owners: HashMap<FrontendKey<F::Addr>, FrontendWord>,
     pub(super) addresses: AddressBook<F::Addr>,
+    pub(super) addresses_are_late: bool,
     pub(super) labels: HashMap<u32, String>,
     pub(super) backends: HashMap<u32, Used<F::Addr>>,
     pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
@@ -142,6 +149,8 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) free_numbers: Ranges,
     pub(super) free_sets: Ranges,
     pub(super) fading: Fading,
+    /// How often a list was given up.
+    pub(super) fades: u64,
     pub(super) retired: Retired<F::Addr>,
     gone: Vec<Gone<F::Addr>>,
     /// A frontend was given up since somebody last asked.
@@ -171,6 +180,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             adopted: BTreeMap::new(),
             owners: HashMap::new(),
             addresses: AddressBook::new(),
+            addresses_are_late: false,
             labels: HashMap::new(),
             backends: HashMap::new(),
             numbers_by_identity: HashMap::new(),
@@ -179,6 +189,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             free_numbers: Ranges::new(0, services),
             free_sets: Ranges::new(1, Self::SETS),
             fading: Fading::new(),
+            fades: 0,
             retired: Retired::default(),
             gone: Vec::new(),
             freed: false,
@@ -208,7 +219,24 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             services: services - self.free_numbers.free(),
             backends: backends.saturating_sub(1) - self.free_backends.free(),
             slots: slots - self.free_slots.free(),
+            addresses: self.addresses.len(),
+            sources: self.ports.values().map(|port| port.sources.ranges.len()).sum(),
         }
+    }
+
+    /// Service numbers with the port that has each.
+    pub fn numbers(&self) -> impl Iterator<Item = (u32, &PortId)> {
+        self.ports.iter().map(|(id, port)| (port.number, id))
+    }
+
+    /// All backend numbers of the ports that are published, each with its port and its record.
+    pub fn backends(&self) -> impl Iterator<Item = (u32, &PortId, &Backend<F::Addr>)> {
+        self.ports.iter().flat_map(move |(id, port)| {
+            let lists = [&port.cluster.backends, &port.local.backends, &port.others];
+            let numbers: BTreeSet<u32> = lists.into_iter().flatten().copied().collect();
+            let record = move |number: u32| Some((number, id, &self.backends.get(&number)?.record));
+            numbers.into_iter().filter_map(record)
+        })
     }
 
     /// The name of a service number.
@@ -283,7 +311,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             }
         };
         let before = desired.resets.then(|| self.endpoints(port));
-        let mut wrote = self.commit_lists(port, lists);
+        let mut wrote = match self.drop_frontends(proto(id.protocol), port, &desired.frontends, siblings) {
+            Ok(wrote) => wrote,
+            Err(error) => {
+                self.discard_lists(lists);
+                if let Some(unused) = sources {
+                    self.free_set(unused.set, &unused.ranges);
+                }
+                return Err(error.into());
+            }
+        };
+        wrote |= self.commit_lists(port, lists);
         if let Some(before) = before {
             let gone = before
                 .into_iter()

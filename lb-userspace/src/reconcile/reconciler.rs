@@ -51,6 +51,8 @@ pub struct Reconciler<T4, T6> {
     left_out: BTreeMap<ServiceKey, Vec<Problem>>,
     /// Services for which the kernel refused a write at the last attempt.
     refused: BTreeSet<ServiceKey>,
+    /// Ports for which the kernel refused one.
+    refused_ports: BTreeSet<PortId>,
     first_sync_done: bool,
     grace: Option<GraceThread<BothRetired>>,
 }
@@ -75,6 +77,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             problems: BTreeMap::new(),
             left_out: BTreeMap::new(),
             refused: BTreeSet::new(),
+            refused_ports: BTreeSet::new(),
             first_sync_done: false,
             grace,
         })
@@ -230,7 +233,22 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     /// Whether everything is in the tables as it should be, and nothing else.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.problems.is_empty() && !self.v4.has_unclaimed() && !self.v6.has_unclaimed()
+        self.problems.is_empty()
+            && !self.v4.has_unclaimed()
+            && !self.v6.has_unclaimed()
+            && !self.v4.has_late_addresses()
+            && !self.v6.has_late_addresses()
+    }
+
+    /// Whether the kernel has taken all that a family's tables should say. Ports that don't fit or whose frontend is
+    /// another's don't count: no new attempt changes that, and it is no reason to call the node unhealthy.
+    #[must_use]
+    pub fn is_written(&self, family: Family) -> bool {
+        let waits = match family {
+            Family::V4 => self.v4.has_unclaimed() || self.v4.has_late_addresses(),
+            Family::V6 => self.v6.has_unclaimed() || self.v6.has_late_addresses(),
+        };
+        !waits && !self.refused_ports.iter().any(|id| id.family == family)
     }
 
     /// Tries again what failed. True if nothing is left to be tried.
@@ -243,8 +261,19 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         }
         // What an earlier agent left may have been held until now.
         self.withdraw_unclaimed();
+        self.settle_addresses();
         self.order_grace();
         self.is_settled()
+    }
+
+    fn settle_addresses(&mut self) {
+        let late = [
+            self.v4.has_late_addresses().then(|| self.v4.settle_addresses()),
+            self.v6.has_late_addresses().then(|| self.v6.settle_addresses()),
+        ];
+        for error in late.into_iter().flatten().filter_map(Result::err) {
+            warn!(%error, "addresses without Service are still known to the kernel; tried again soon");
+        }
     }
 
     /// Brings one Service's ports into the tables. True if anything was taken away.
@@ -316,6 +345,11 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     }
 
     fn note(&mut self, id: &PortId, result: Result<bool, PublishError>) {
+        if matches!(result, Err(PublishError::Table(_))) {
+            self.refused_ports.insert(id.clone());
+        } else {
+            self.refused_ports.remove(id);
+        }
         match result {
             Ok(_) => {
                 if self.problems.remove(id).is_some() {

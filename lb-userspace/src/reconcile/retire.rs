@@ -1,6 +1,6 @@
 //! What may be used anew once every program that ran has ended, and what is taken back only then.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use lb_common::layout::{Backend, Scope as ScopeWord};
 
@@ -13,10 +13,10 @@ pub struct Retired<A> {
     pub(super) slots: Vec<(u32, u32)>,
     /// Backend number, and which of its retirements this is.
     pub(super) backends: Vec<(u32, u64)>,
-    /// Backends that stopped serving: a reader of the old range must still find them in service.
-    pub(super) flags: Vec<u32>,
-    /// Lists that no policy asks for any more.
-    pub(super) lists: Vec<(u32, List)>,
+    /// Backends that stopped serving, and for which time: a reader of the old range must still find them in service.
+    pub(super) flags: Vec<(u32, u64)>,
+    /// Lists that no policy asks for any more, and which giving up this is.
+    pub(super) lists: Vec<(u32, List, u64)>,
     pub(super) numbers: Vec<u32>,
     pub(super) sources: Vec<(u32, Vec<SourceRange<A>>)>,
 }
@@ -47,8 +47,9 @@ impl<A> Retired<A> {
     }
 }
 
-/// Lists that are to be absent after the next grace period, unless they are published again meanwhile.
-pub(super) type Fading = HashSet<(u32, bool)>;
+/// Lists that are to be absent after the next grace period, unless they are published again meanwhile; and which giving up
+/// it was, since one that came back and went again needs a grace period of its own.
+pub(super) type Fading = HashMap<(u32, bool), u64>;
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// What has been retired since the last call. The caller waits for a grace period, then calls
@@ -59,14 +60,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     /// Frees what was retired before a grace period that is over.
     pub fn reuse(&mut self, retired: Retired<F::Addr>) {
-        for (number, list) in retired.lists {
-            if self.fading.remove(&(number, list == List::Local)) {
+        for (number, list, fade) in retired.lists {
+            let fading = (number, list == List::Local);
+            if self.fading.get(&fading) == Some(&fade) {
+                self.fading.remove(&fading);
                 self.tables.put_scope(number, list, ScopeWord::ABSENT);
             }
         }
-        for number in retired.flags {
+        for (number, stop) in retired.flags {
             if let Some(used) = self.backends.get_mut(&number)
                 && used.record != used.wanted
+                && used.stops == stop
             {
                 used.record = used.wanted;
                 self.tables.put_backend(number, &used.record);

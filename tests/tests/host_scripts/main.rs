@@ -68,9 +68,12 @@ impl Plain {
 #[rstest]
 fn every_script_holds(
     #[values(
+        "affinity",
         "cluster_ip_changed",
         "conditions",
         "dual_stack",
+        "external_addresses",
+        "external_local",
         "full",
         "local_policy",
         "merged_slices",
@@ -81,6 +84,8 @@ fn every_script_holds(
         "removed",
         "scaling",
         "shared_backend",
+        "source_ranges",
+        "three_protocols",
         "wrong_family"
     )]
     name: &str,

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use lb_common::layout::{Ip4, Ip6, V4, V6};
+use lb_common::layout::{Address, Ip4, Ip6, V4, V6};
 use lb_userspace::model::{Change, NodeView, ServiceKey, SliceKey, SyncedKind};
 use lb_userspace::reconcile::Reconciler;
-use lb_userspace::tables::{Capacity, Faulty, MemoryTables, TableError, TableFamily, Tables as _, Write};
+use lb_userspace::tables::{
+    Capacity, Faulty, List, MemoryTables, SourceRange, TableError, TableFamily, Tables as _, Write,
+};
 
 use crate::view::{self, Dialled, View};
 
@@ -56,6 +58,8 @@ impl Dice {
 pub(crate) struct World {
     services: BTreeMap<ServiceKey, Change>,
     slices: BTreeMap<SliceKey, Change>,
+    node: Option<Change>,
+    service_cidrs: Option<Change>,
 }
 
 impl World {
@@ -66,13 +70,19 @@ impl World {
                 Change::ServiceDelete(key) => drop(self.services.remove(key)),
                 Change::SliceApply(slice) => drop(self.slices.insert(slice.key.clone(), change.clone())),
                 Change::SliceDelete(key) => drop(self.slices.remove(key)),
-                Change::Node(_) | Change::ServiceCidrs(_) | Change::Synced(_) => {}
+                Change::Node(_) => self.node = Some(change.clone()),
+                Change::ServiceCidrs(_) => self.service_cidrs = Some(change.clone()),
+                Change::Synced(_) => {}
             }
         }
     }
 
     pub(crate) fn list(&self) -> Vec<Change> {
-        let objects = self.slices.values().chain(self.services.values()).cloned();
+        let cluster = self.node.iter().chain(&self.service_cidrs);
+        let objects = cluster
+            .chain(self.slices.values())
+            .chain(self.services.values())
+            .cloned();
         let synced = [SyncedKind::EndpointSlices, SyncedKind::Services].map(Change::Synced);
         objects.chain(synced).collect()
     }
@@ -224,8 +234,14 @@ fn changes<F: TableFamily>(mut shadow: MemoryTables<F::Addr>, writes: &[Write<F:
         let same = match write {
             Write::PutFrontend(key, number) => shadow.frontend(key) == Some(*number),
             Write::RemoveFrontend(key) => shadow.frontend(key).is_none(),
-            Write::InternalScope(number, scope) => shadow.scopes(*number).0 == *scope,
-            Write::ExternalScope(number, scope) => shadow.scopes(*number).1 == *scope,
+            Write::PutAddress(address, flags) => shadow.address(address) == Some(*flags),
+            Write::RemoveAddress(address) => shadow.address(address).is_none(),
+            Write::PutSource(range) => has_source(&shadow, range),
+            Write::RemoveSource(range) => !has_source(&shadow, range),
+            Write::Scope(number, List::Cluster, scope) => shadow.service(*number).cluster == *scope,
+            Write::Scope(number, List::Local, scope) => shadow.service(*number).local == *scope,
+            Write::Rules(number, rules) => shadow.service(*number).rules == *rules,
+            Write::Sets(number, sets) => shadow.service(*number).sets == *sets,
             Write::Slot(place, backend) => shadow.slot(*place) == *backend,
             Write::Backend(number, backend) => shadow.backend(*number) == *backend,
             Write::Grace => true,
@@ -234,6 +250,10 @@ fn changes<F: TableFamily>(mut shadow: MemoryTables<F::Addr>, writes: &[Write<F:
         !same
     };
     writes.iter().filter(differs).count()
+}
+
+fn has_source<A: Address>(tables: &MemoryTables<A>, range: &SourceRange<A>) -> bool {
+    tables.sources().expect("memory tables can be read").contains(range)
 }
 
 fn between(now: &View, before: &View, after: &View, is_v6: bool) -> Result<(), String> {
@@ -253,6 +273,21 @@ fn between(now: &View, before: &View, after: &View, is_v6: bool) -> Result<(), S
             return Err(format!(
                 "at {dialled:?} {:?}, which is not of {states:?}",
                 found.backends
+            ));
+        }
+        if !states.iter().any(|state| state.sources == found.sources) {
+            return Err(format!(
+                "at {dialled:?} only {:?} may come, which is not of {states:?}",
+                found.sources
+            ));
+        }
+        if !states
+            .iter()
+            .any(|state| state.affinity.is_some() == found.affinity.is_some())
+        {
+            return Err(format!(
+                "at {dialled:?} the affinity {:?}, which is not of {states:?}",
+                found.affinity
             ));
         }
     }

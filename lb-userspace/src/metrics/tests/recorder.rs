@@ -23,8 +23,6 @@ fn names_and_types_are_those_of_kube_proxy() {
     assert_eq!(
         types,
         [
-            "conntrack_reconciler_deleted_entries_total counter",
-            "conntrack_reconciler_sync_duration_seconds histogram",
             "network_programming_duration_seconds histogram",
             "proxy_healthz_total counter",
             "proxy_livez_total counter",
@@ -42,7 +40,6 @@ fn names_and_types_are_those_of_kube_proxy() {
     );
     for series in [
         "kubeproxy_proxy_healthz_total{code=\"503\"} 0",
-        "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv6\"} 0",
         "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"internal\"} 0",
         "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
         "process_start_time_seconds 1000000.0",
@@ -75,7 +72,6 @@ fn buckets_are_those_of_kube_proxy() {
     let syncs: Vec<f64> = (0..15).map(|step| 0.001 * f64::from(1 << step)).collect();
     assert_eq!(buckets("sync_proxy_rules_duration_seconds"), syncs);
     assert_eq!(buckets("sync_partial_proxy_rules_duration_seconds"), syncs);
-    assert_eq!(buckets("conntrack_reconciler_sync_duration_seconds"), syncs);
 }
 
 #[test]
@@ -138,19 +134,4 @@ fn a_slice_queues_its_family(#[case] address: &str, #[case] queued: [f64; 2]) {
         )
     });
     assert_eq!(found, queued.map(Some));
-}
-
-#[test]
-fn ended_flows_are_counted_by_family() {
-    let (mut recorder, registry) = recorder();
-    recorder.flows_reconciled(Family::V6, Duration::from_millis(2), 7);
-    let text = text(&registry);
-    let of = |name: &str| {
-        value(
-            &text,
-            &format!("kubeproxy_conntrack_reconciler_{name}{{ip_family=\"IPv6\"}}"),
-        )
-    };
-    assert_eq!(of("deleted_entries_total"), Some(7.0));
-    assert_eq!(of("sync_duration_seconds_count"), Some(1.0));
 }

@@ -78,6 +78,39 @@ fn one_change_to_a_store_with_web(#[case] change: Change, #[case] dirty: &[&str]
     assert_eq!(names(&store_with_web().apply(change)), dirty);
 }
 
+/// Ranges that have the node's address have more than they say (§4.4).
+#[rstest]
+#[case::address(own_node(|node| node.addresses = [ip("192.0.2.1")].into()), &["api"])]
+#[case::address_and_zone(
+    own_node(|node| (node.addresses, node.zone) = ([ip("192.0.2.1")].into(), Some("a".into()))), &["api", "web"])]
+#[case::pod_ranges(own_node(|node| node.pod_cidrs = [cidr("10.1.0.0/24")].into()), &[])]
+fn the_nodes_addresses_concern_services_with_source_ranges(#[case] change: Change, #[case] dirty: &[&str]) {
+    let mut store = store_with_web();
+    let ranges = |s: &mut Service| s.source_ranges = [cidr("192.0.2.0/24")].into();
+    store.apply(apply_service(with(service("api"), ranges)));
+    let headless = |s: &mut Service| (s.source_ranges, s.cluster_ips) = ([cidr("192.0.2.0/24")].into(), [].into());
+    store.apply(apply_service(with(service("db"), headless)));
+    assert_eq!(names(&store.apply(change.clone())), dirty);
+    assert!(store.apply(change).is_empty(), "said before");
+}
+
+#[test]
+fn the_bind_address_goes_before_the_nodes_addresses() {
+    let told = NodeView {
+        bind_address: Some(ip("192.0.2.9")),
+        ..NodeView::named(NODE)
+    };
+    let mut store = Store::new(told);
+    store.apply(Change::Synced(SyncedKind::Services));
+    store.apply(Change::Synced(SyncedKind::EndpointSlices));
+    let ranges = |s: &mut Service| s.source_ranges = [cidr("192.0.2.0/24")].into();
+    store.apply(apply_service(with(service("api"), ranges)));
+    assert!(store.apply(own_node(|node| node.addresses = [ip("192.0.2.1")].into())).is_empty());
+    assert_eq!(store.node().address(Family::V4), Some(ip("192.0.2.9")));
+    let v6 = own_node(|node| node.addresses = [ip("192.0.2.1"), ip("2001:db8::1")].into());
+    assert_eq!(names(&store.apply(v6)), ["api"]);
+}
+
 #[test]
 fn a_slice_that_changes_its_owner_dirties_both() {
     let mut store = store_with_web();

@@ -3,6 +3,7 @@
 
 use rstest::rstest;
 
+use super::internal;
 use crate::model::sample::{
     NODE, apply_service, apply_slice, endpoints, ip, key, port, service, slice, slice_port, synced_store,
 };
@@ -165,7 +166,6 @@ fn an_unnamed_port_has_no_colon() {
 }
 
 #[rstest]
-#[case::sctp(vec![port("a", Sctp, 80)], &[], "spec.ports[0]: SCTP is not served yet")]
 #[case::name_twice(vec![port("a", Tcp, 80), port("a", Tcp, 81)], &["a"], "spec.ports[1]: the name \"a\" was used before")]
 #[case::number_twice(vec![port("a", Tcp, 80), port("b", Tcp, 80)], &["a"], "spec.ports[1]: 80/TCP was used before")]
 #[case::port_zero(vec![port("a", Tcp, 0), port("b", Tcp, 80)], &["b"], "spec.ports[0]: port 0")]
@@ -187,38 +187,30 @@ fn ports_that_cannot_be_served(
 }
 
 #[test]
-fn one_number_may_serve_two_protocols_from_different_endpoints() {
+fn rows_5_to_7_one_number_serves_three_protocols_from_different_endpoints() {
     let mut store = synced_store();
     let mut web = service("web");
-    web.ports = [port("dns", Udp, 53), port("dns-tcp", Tcp, 53)].into();
+    web.ports = [
+        port("dns", Udp, 53),
+        port("dns-tcp", Tcp, 53),
+        port("dns-sctp", Sctp, 53),
+    ]
+    .into();
     store.apply(apply_service(web));
     let mut both = slice("web-1", "web", &endpoints("10.0.0.1"));
     both.ports = [
         slice_port(Some("dns"), Udp, Some(53)),
         slice_port(Some("dns-tcp"), Tcp, Some(5353)),
+        slice_port(Some("dns-sctp"), Sctp, Some(54)),
     ]
     .into();
     store.apply(apply_slice(both));
     let planned = plan_service(&store, store.node(), &key("web"));
-    let targets: Vec<_> = planned.iter().map(|(_, port)| port.internal.backends[0].port).collect();
-    assert_eq!(targets, [53, 5353], "rows 5 and 6: by name, not by number");
-}
-
-#[rstest]
-#[case::node_port(|web: &mut Service| web.ports[0].node_port = Some(30_080), "spec.ports[].nodePort")]
-#[case::external_ip(|web: &mut Service| web.external_ips = [ip("192.0.2.1")].into(), "spec.externalIPs")]
-#[case::load_balancer(|web: &mut Service| web.load_balancer_vips = [ip("192.0.2.2")].into(), "status.loadBalancer.ingress")]
-#[case::affinity(|web: &mut Service| web.affinity_timeout_s = Some(10_800), "spec.sessionAffinity")]
-fn what_a_service_asks_for_in_vain_is_said(#[case] ask: fn(&mut Service), #[case] field: &str) {
-    let mut store = synced_store();
-    let mut web = service("web");
-    ask(&mut web);
-    store.apply(apply_service(web));
-    let fields: Vec<_> = plan_problems(&store, &key("web"))
+    let targets: Vec<_> = planned
         .iter()
-        .map(|problem| problem.field.to_string())
+        .map(|(_, port)| internal(port).backends[0].port)
         .collect();
-    assert_eq!(fields, [field]);
+    assert_eq!(targets, [53, 5353, 54], "by name, not by number");
 }
 
 #[test]
@@ -254,7 +246,7 @@ fn backends_say_where_they_run_and_how_they_are() {
         local,
         state: BackendState::Terminating,
     };
-    assert_eq!(planned.internal.backends, [backend(1, true), backend(2, false)]);
+    assert_eq!(internal(&planned).backends, [backend(1, true), backend(2, false)]);
     assert_eq!(planned.affinity_timeout_s, Some(10_800));
 }
 

@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 
+use super::{external, internal};
 use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, ip, key, service, slice, synced_store};
 use crate::model::{Change, NodeView, ServiceType, SliceKey, Store, TrafficPolicy};
 use crate::plan::{DesiredPort, Scope, WhenEmpty, plan_service};
@@ -36,17 +37,17 @@ fn only_port(store: &Store) -> DesiredPort {
 #[case::row_074_local_two_local(Local, "10.0.0.1 L; 10.0.0.2 L; 10.0.0.3 R", "1+2")]
 #[case::row_075_local_none_local(Local, "10.0.0.1 R; 10.0.0.2 R; 10.0.0.3 R", "DROP")]
 #[case::local_nobody_anywhere(Local, "10.0.0.1 R x", "REJECT")]
-fn pod_dials_cluster_ip(#[case] internal: TrafficPolicy, #[case] lines: &str, #[case] expected: &str) {
+fn rows_72_to_76_pod_dials_cluster_ip(#[case] policy: TrafficPolicy, #[case] lines: &str, #[case] expected: &str) {
     let mut store = synced_store();
     let mut web = service("web");
-    web.internal_policy = internal;
+    web.internal_policy = policy;
     store.apply(apply_service(web));
     store.apply(apply_slice(slice("web-1", "web", &endpoints(lines))));
-    assert_eq!(outcome(&only_port(&store).internal), expected);
+    assert_eq!(outcome(&internal(&only_port(&store))), expected);
 
     store.apply(Change::SliceDelete(SliceKey::new("default", "web-1")));
     assert_eq!(
-        outcome(&only_port(&store).internal),
+        outcome(&internal(&only_port(&store))),
         "REJECT",
         "row 76: after the slice is deleted"
     );
@@ -82,8 +83,8 @@ fn pod_dials_cluster_ip(#[case] internal: TrafficPolicy, #[case] lines: &str, #[
 )]
 #[case::row_083_cluster_only_terminating_elsewhere(Cluster, "10.0.0.5 R t", "5", "5")]
 #[case::row_084_cluster_nobody_serves(Cluster, "10.0.0.1 L x; 10.0.0.5 R x", "REJECT", "REJECT")]
-fn terminating_endpoints(
-    #[case] external: TrafficPolicy,
+fn rows_77_to_85_terminating_endpoints(
+    #[case] policy: TrafficPolicy,
     #[case] lines: &str,
     #[case] pod_to_cluster_ip: &str,
     #[case] outside_to_vip: &str,
@@ -92,19 +93,19 @@ fn terminating_endpoints(
     let mut web = service("web");
     web.service_type = ServiceType::LoadBalancer;
     web.load_balancer_vips = [ip("203.0.113.9")].into();
-    web.external_policy = external;
+    web.external_policy = policy;
     store.apply(apply_service(web));
     store.apply(apply_slice(slice("web-1", "web", &endpoints(lines))));
     let port = only_port(&store);
     assert_eq!(
-        (outcome(&port.internal).as_str(), outcome(&port.external).as_str()),
+        (outcome(&internal(&port)).as_str(), outcome(&external(&port)).as_str()),
         (pod_to_cluster_ip, outside_to_vip)
     );
 
     store.apply(Change::SliceDelete(SliceKey::new("default", "web-1")));
     let port = only_port(&store);
     assert_eq!(
-        (outcome(&port.internal).as_str(), outcome(&port.external).as_str()),
+        (outcome(&internal(&port)).as_str(), outcome(&external(&port)).as_str()),
         ("REJECT", "REJECT"),
         "row 85"
     );
@@ -121,17 +122,21 @@ fn only_a_local_scope_would_ever_drop() {
     store.apply(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1 L"))));
     let port = only_port(&store);
     assert_eq!(
-        (port.internal.when_empty, port.external.when_empty),
+        (internal(&port).when_empty, external(&port).when_empty),
         (WhenEmpty::Reject, WhenEmpty::Drop)
     );
 }
 
 #[test]
-fn no_external_address_no_external_backends() {
+fn without_an_external_address_there_is_no_list_for_clients_outside() {
     let mut store = synced_store();
-    store.apply(apply_service(service("web")));
-    store.apply(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1 L"))));
-    assert_eq!(outcome(&only_port(&store).external), "REJECT");
+    let mut web = service("web");
+    (web.service_type, web.external_policy) = (ServiceType::NodePort, Local);
+    store.apply(apply_service(web));
+    store.apply(apply_slice(slice("web-1", "web", &endpoints("10.0.0.1 L; 10.0.0.2 R"))));
+    let port = only_port(&store);
+    assert_eq!((port.external_local, port.local), (false, None));
+    assert_eq!(port.cluster.map(|scope| outcome(&scope)).as_deref(), Some("1+2"));
 }
 
 #[test]
@@ -149,6 +154,10 @@ fn an_external_address_of_one_family_leaves_the_other_alone() {
         &endpoints("2001:db8::1 L; 2001:db8::2 R"),
     )));
     let planned = plan_service(&store, store.node(), &key("web"));
-    let external: Vec<_> = planned.iter().map(|(_, port)| port.external.backends.len()).collect();
-    assert_eq!(external, [1, 0], "v4 has the local one, v6 has no external address");
+    let local: Vec<_> = planned
+        .iter()
+        .map(|(_, port)| (port.external_local, port.local.as_ref().map(outcome)))
+        .collect();
+    let expected = [(true, Some("1".to_owned())), (false, None)];
+    assert_eq!(local, expected, "v4 has the local one, v6 has no external address");
 }
