@@ -209,7 +209,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let number = match self.numbers_by_identity.get(&identity(record)) {
             Some(&number) => number,
             // There is one: `check_room` has counted.
-            None => self.free_backends.take(1).unwrap_or_default(),
+            None => self.free_backends.take(&identity(record)).unwrap_or_default(),
         };
         self.numbers_by_identity.insert(identity(record), number);
         let is_new = !self.backends.contains_key(&number);

@@ -85,7 +85,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             self.backends.remove(&number);
             self.tables.put_backend(number, &Backend::default());
             self.tables.forget_backend_counts(number);
-            self.free_backends.give_back(number, 1);
+            // Clients may be remembered by it.
+            let service = identity.0;
+            if self.labels.contains_key(&service) && self.tables.service(service).rules.affinity_s != 0 {
+                self.free_backends.keep(number, identity);
+            } else {
+                self.free_backends.give_back(number);
+            }
         }
         for number in retired.numbers {
             for list in [List::Cluster, List::Local] {

@@ -55,18 +55,18 @@ impl Case {
         let octets = recorded(seed, 1500);
         let mut tape = Tape::new(&octets);
         let casts = Cast::both();
-        let world = world(&mut tape, &casts);
+        let world = world(&mut tape, casts);
         let (mut steps, mut now) = (Vec::new(), world.clone());
         let mut dialled: Vec<NewFlow> = Vec::new();
         for number in 0..FLOWS {
             if number > 0 && tape.once_in(8) {
-                services::change(&mut tape, &casts, &mut now);
+                services::change(&mut tape, casts, &mut now);
                 steps.push(Step::Becomes(Box::new(now.clone())));
             }
             // Multiples of 7 seconds: no sum of them is a time limit.
             let after = Duration::from_secs(tape.pick(&[0, 0, 0, 7, 14, 28]));
             let port = 40_000 + number as u16;
-            let flow = flows::flow(&mut tape, &casts, &now, &dialled, port);
+            let flow = flows::flow(&mut tape, casts, &now, &dialled, port);
             dialled.push(flow.clone());
             steps.push(Step::Dial { after, flow });
         }
