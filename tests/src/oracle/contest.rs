@@ -78,6 +78,7 @@ pub fn play(case: &Case, kept: Memory) -> Result<Tally, String> {
             Step::Becomes(other) => {
                 world = (**other).clone();
                 sluice.becomes(&world);
+                memory.only_of(|port| world.has_affinity(port));
             }
             Step::Dial { after, flow } => {
                 now += *after;

@@ -74,13 +74,16 @@ impl Sluice {
         );
         changes.extend([SyncedKind::EndpointSlices, SyncedKind::Services].map(Change::Synced));
         sluice.tell(changes);
+        sluice.follow_node();
+        sluice.copy();
         sluice
     }
 
     /// The world is different from now on: the agent is told what has changed.
     pub fn becomes(&mut self, world: &World) {
         let mut changes = Vec::new();
-        if self.world.node != world.node {
+        let node_is_other = self.world.node != world.node;
+        if node_is_other {
             changes.extend(node_changes(&world.node));
         }
         let (was, is) = (services(&self.world), services(world));
@@ -101,6 +104,10 @@ impl Sluice {
         changes.extend(news.map(|(_, slice)| Change::SliceApply(Arc::new((*slice).clone()))));
         self.world = world.clone();
         self.tell(changes);
+        if node_is_other {
+            self.follow_node();
+            self.copy();
+        }
     }
 
     fn tell(&mut self, changes: Vec<Change>) {
@@ -110,8 +117,9 @@ impl Sluice {
             "tables in memory refuse nothing: {:?}",
             self.reconciler.problems()
         );
-        self.follow_node();
         self.copy();
+        route_pods::<V4>(&mut self.host, &self.world);
+        route_pods::<V6>(&mut self.host, &self.world);
     }
 
     /// What the agent does when devices, the Node object or ServiceCIDRs change.
@@ -127,8 +135,6 @@ impl Sluice {
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
         let result = self.reconciler.set_host_addresses(&host4, &host6);
         result.expect("tables in memory refuse nothing");
-        route_pods::<V4>(&mut self.host, &self.world);
-        route_pods::<V6>(&mut self.host, &self.world);
     }
 
     /// Brings what the agent has written before the decision core.
