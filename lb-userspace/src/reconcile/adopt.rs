@@ -83,6 +83,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 wanted: record,
                 uses: 0,
                 retirements: 1,
+                stops: 0,
             };
             self.numbers_by_identity.entry(retired.identity()).or_insert(number);
             self.retired.backends.push((number, retired.retirements));
@@ -172,6 +173,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                     wanted: record,
                     uses: 0,
                     retirements: 0,
+                    stops: 0,
                 }
             });
             used.uses += 1;

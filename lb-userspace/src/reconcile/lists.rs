@@ -97,8 +97,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let fading = (port.number, list == List::Local);
             if fresh.word == ScopeWord::ABSENT {
                 // A reader may have seen the policy that asked for it.
-                self.fading.insert(fading);
-                self.retired.lists.push((port.number, list));
+                self.fadings += 1;
+                self.fading.insert(fading, self.fadings);
+                self.retired.lists.push((port.number, list, self.fadings));
             } else {
                 self.fading.remove(&fading);
                 self.tables.put_scope(port.number, list, fresh.word);
@@ -218,6 +219,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             wanted: *record,
             uses: 0,
             retirements: 0,
+            stops: 0,
         });
         used.uses += 1;
         if is_new {
@@ -242,7 +244,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             used.record = *record;
             self.tables.put_backend(*number, record);
         } else {
-            self.retired.flags.push(*number);
+            used.stops += 1;
+            self.retired.flags.push((*number, used.stops));
         }
     }
 

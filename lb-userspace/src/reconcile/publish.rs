@@ -114,6 +114,8 @@ pub(super) struct Used<A: Address> {
     pub(super) uses: u32,
     /// How often it fell out of use: a number that came back and went again meanwhile needs a grace period of its own.
     pub(super) retirements: u64,
+    /// How often it stopped serving, for the same reason.
+    pub(super) stops: u64,
 }
 
 /// An endpoint of a service port that is gone, and whose clients are to know.
@@ -143,6 +145,8 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) free_numbers: Ranges,
     pub(super) free_sets: Ranges,
     pub(super) fading: Fading,
+    /// How many lists have begun to fade.
+    pub(super) fadings: u64,
     pub(super) retired: Retired<F::Addr>,
     gone: Vec<Gone<F::Addr>>,
     /// A frontend was given up since somebody last asked.
@@ -180,6 +184,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             free_numbers: Ranges::new(0, services),
             free_sets: Ranges::new(1, Self::SETS),
             fading: Fading::new(),
+            fadings: 0,
             retired: Retired::default(),
             gone: Vec::new(),
             freed: false,

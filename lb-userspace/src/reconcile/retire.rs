@@ -1,6 +1,6 @@
 //! What may be used anew once every program that ran has ended, and what is taken back only then.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use lb_common::layout::{Backend, Scope as ScopeWord};
 
@@ -14,9 +14,10 @@ pub struct Retired<A> {
     /// Backend number, and which of its retirements this is.
     pub(super) backends: Vec<(u32, u64)>,
     /// Backends that stopped serving: a reader of the old range must still find them in service.
-    pub(super) flags: Vec<u32>,
-    /// Lists that no policy asks for any more.
-    pub(super) lists: Vec<(u32, List)>,
+    /// With which of its stops this is.
+    pub(super) flags: Vec<(u32, u64)>,
+    /// Lists that no policy asks for any more, and the how manyth this is.
+    pub(super) lists: Vec<(u32, List, u64)>,
     pub(super) numbers: Vec<u32>,
     pub(super) sources: Vec<(u32, Vec<SourceRange<A>>)>,
 }
@@ -47,8 +48,9 @@ impl<A> Retired<A> {
     }
 }
 
-/// Lists that are to be absent after the next grace period, unless they are published again meanwhile.
-pub(super) type Fading = HashSet<(u32, bool)>;
+/// Lists that are to be absent after a grace period, unless they are published again meanwhile. One that is, and fades
+/// again, waits for a period that began then: the number says which it waits for.
+pub(super) type Fading = HashMap<(u32, bool), u64>;
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// What has been retired since the last call. The caller waits for a grace period, then calls
@@ -59,13 +61,17 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     /// Frees what was retired before a grace period that is over.
     pub fn reuse(&mut self, retired: Retired<F::Addr>) {
-        for (number, list) in retired.lists {
-            if self.fading.remove(&(number, list == List::Local)) {
+        for (number, list, fading) in retired.lists {
+            let key = (number, list == List::Local);
+            if self.fading.get(&key) == Some(&fading) {
+                self.fading.remove(&key);
                 self.tables.put_scope(number, list, ScopeWord::ABSENT);
             }
         }
-        for number in retired.flags {
+        for (number, stop) in retired.flags {
+            // It may have served again meanwhile, and even have stopped again.
             if let Some(used) = self.backends.get_mut(&number)
+                && used.stops == stop
                 && used.record != used.wanted
             {
                 used.record = used.wanted;
