@@ -136,8 +136,8 @@ fn compare<F: HostFamily + KernelFamily>(stage: &mut Stage<'_, F>, scrap: &Scrap
         Verdict::Pass => "translated",
         Verdict::Route => "rerouted",
         Verdict::Deliver => "delivered",
-        Verdict::Refuse if scrap.hook != Hook::Xdp => "answered",
-        Verdict::Refuse | Verdict::Drop(_) => "dropped",
+        Verdict::Refuse | Verdict::Reset if scrap.hook != Hook::Xdp => "answered",
+        Verdict::Refuse | Verdict::Reset | Verdict::Drop(_) => "dropped",
     };
     // A test run always has a link header, so an answer without one can't be made there.
     if what == "answered" && scrap.link == Link::Bare {
