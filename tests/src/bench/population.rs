@@ -10,7 +10,7 @@ use std::{
 };
 
 use lb_userspace::model::{
-    AddressType, Change, Endpoint, EndpointSlice, Family, OptOut, Protocol, Service, ServiceKey, ServicePort,
+    AddressType, Change, Cidr, Endpoint, EndpointSlice, Family, OptOut, Protocol, Service, ServiceKey, ServicePort,
     ServiceType, SliceKey, SlicePort, SyncedKind, TrafficPolicy,
 };
 
@@ -35,6 +35,11 @@ pub(super) fn cluster_ip(family: Family, service: u32) -> IpAddr {
     address(family, 0x0a60_0001, 0x96, service)
 }
 
+/// Load-balancer address of the Service of a number (RFC 2544's range, for benchmarks).
+pub(super) fn load_balancer_ip(family: Family, service: u32) -> IpAddr {
+    address(family, 0xc612_0001, 0x5180, service)
+}
+
 /// Address of an endpoint of a Service.
 pub(super) fn endpoint(family: Family, service: u32, endpoint: u32) -> IpAddr {
     address(family, 0x0ac8_0001, 0x200, service * ENDPOINTS + endpoint)
@@ -49,7 +54,31 @@ pub(super) struct Population {
     pub(super) families: &'static [Family],
     /// For which protocols each has a port.
     pub(super) protocols: &'static [Protocol],
+    /// What else each has.
+    pub(super) features: Features,
 }
+
+/// What a Service may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Features {
+    /// A ClusterIP and nothing else.
+    None,
+    /// A NodePort and a load-balancer address, too, session affinity, source ranges, and clients that are masqueraded.
+    All,
+}
+
+impl Features {
+    /// What clients of the Service of a number dial.
+    pub(super) fn dialled(self, family: Family, service: u32) -> IpAddr {
+        match self {
+            Self::None => cluster_ip(family, service),
+            Self::All => load_balancer_ip(family, service),
+        }
+    }
+}
+
+/// Where all clients of the packet bench are, among others.
+const SOURCE_RANGES: [&str; 4] = ["203.0.113.0/24", "10.240.0.0/12", "2001:db8::/32", "fd00:cc0::/32"];
 
 fn key(service: u32) -> ServiceKey {
     ServiceKey::new("bench", &format!("service-{service}"))
@@ -58,23 +87,38 @@ fn key(service: u32) -> ServiceKey {
 impl Population {
     /// The Service of a number.
     pub(super) fn service(&self, number: u32) -> Service {
+        let all = self.features == Features::All;
         let port = |protocol: &Protocol| ServicePort {
             name: protocol.to_string().into(),
             protocol: *protocol,
             port: PORT,
-            node_port: None,
+            // As many as there are numbers for; the others do with their load-balancer address.
+            node_port: u16::try_from(30_000 + number).ok().filter(|_| all),
         };
+        let vips = self
+            .families
+            .iter()
+            .map(|family| load_balancer_ip(*family, number))
+            .filter(|_| all);
         Service {
             key: key(number),
-            service_type: ServiceType::ClusterIp,
+            service_type: if all {
+                ServiceType::LoadBalancer
+            } else {
+                ServiceType::ClusterIp
+            },
             cluster_ips: self.families.iter().map(|family| cluster_ip(*family, number)).collect(),
             ports: self.protocols.iter().map(port).collect(),
             external_ips: [].into(),
-            load_balancer_vips: [].into(),
-            source_ranges: [].into(),
+            load_balancer_vips: vips.collect(),
+            source_ranges: SOURCE_RANGES
+                .iter()
+                .filter(|_| all)
+                .filter_map(|range| Cidr::parse_leniently(range))
+                .collect(),
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
-            affinity_timeout_s: None,
+            affinity_timeout_s: all.then_some(10_800),
             health_check_node_port: None,
             resets_removed: None,
             opt_out: OptOut::default(),

@@ -29,7 +29,7 @@ use lb_userspace::{
 
 use super::{
     figure::Figure,
-    population::{ENDPOINTS, NODE, PORT, Population, cluster_ip},
+    population::{ENDPOINTS, Features, NODE, PORT, Population, cluster_ip},
     samples::Samples,
 };
 use crate::lab::{Agent, AgentOptions, Lab};
@@ -113,6 +113,7 @@ fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
         services: extent.services,
         families,
         protocols: &[Protocol::Tcp],
+        features: Features::None,
     };
     let mut datapath = Datapath::load(&LoadOptions {
         maps: None,
@@ -153,6 +154,7 @@ fn starts(extent: &Extent) -> Result<Started> {
         services: extent.services,
         families: &[Family::V4],
         protocols: &[Protocol::Tcp],
+        features: Features::None,
     };
     let lab = Lab::one_node().backends(1).build()?;
     let folder = lab.directory().join("manifests");

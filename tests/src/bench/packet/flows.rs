@@ -6,10 +6,10 @@ use lb_common::layout::{Family, FlowKey, Port, Proto};
 use super::{
     super::{
         figure::NOISE_MAX,
-        population::{PORT, cluster_ip},
+        population::{Features, PORT},
         samples::Samples,
     },
-    Extent, check_counted, direction,
+    Extent, check_counted,
     family::BenchFamily,
     rig::{Callee, Cost, Program, Rig, TUPLES_MAX, Tuple},
     there,
@@ -19,11 +19,57 @@ use crate::packet::sketch::{ACK, SYN};
 /// How often a row is measured until its samples agree; the quietest counts.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// From which side a packet comes.
+/// A packet's way through one program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Direction {
+pub(super) enum Leg {
+    /// A client's packet arrives.
     Request,
+    /// The same in the driver.
+    RequestXdp,
+    /// The endpoint's answer leaves towards the client.
     Reply,
+    /// A client's packet leaves towards the endpoint, with an address of the node.
+    MasqueradedRequest,
+    /// The endpoint's answer to that address arrives.
+    MasqueradedReply,
+}
+
+impl Leg {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Request,
+        Self::RequestXdp,
+        Self::Reply,
+        Self::MasqueradedRequest,
+        Self::MasqueradedReply,
+    ];
+
+    /// The one that is measured for a program where nothing is masqueraded.
+    pub(super) const fn of(program: Program) -> Self {
+        match program {
+            Program::TcIngress => Self::Request,
+            Program::Xdp => Self::RequestXdp,
+            Program::TcEgress => Self::Reply,
+        }
+    }
+
+    pub(super) const fn program(self) -> Program {
+        match self {
+            Self::Request | Self::MasqueradedReply => Program::TcIngress,
+            Self::RequestXdp => Program::Xdp,
+            Self::Reply | Self::MasqueradedRequest => Program::TcEgress,
+        }
+    }
+}
+
+impl std::fmt::Display for Leg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Request | Self::RequestXdp => "request",
+            Self::Reply => "reply",
+            Self::MasqueradedRequest => "masqueraded-request",
+            Self::MasqueradedReply => "masqueraded-reply",
+        })
+    }
 }
 
 /// Ports of one client address.
@@ -34,6 +80,7 @@ const FIRST_PORT: u32 = 10_000;
 pub(super) struct Flows<F: BenchFamily> {
     proto: Proto,
     services: u32,
+    dialled: Features,
     /// Flows that are open: those of the numbers below.
     open: Vec<FlowKey<F::Addr>>,
     /// Number of the next flow that was never used.
@@ -45,17 +92,49 @@ impl<F: BenchFamily> Flows<F> {
         Self {
             proto,
             services,
+            dialled: Features::None,
             open: Vec::new(),
             fresh: 0,
+        }
+    }
+
+    /// The same to what Services have besides.
+    pub(super) fn dialling(self, dialled: Features) -> Self {
+        Self { dialled, ..self }
+    }
+
+    /// With tuples that come after all that others have used.
+    pub(super) fn after(self, others: &Self) -> Self {
+        Self {
+            fresh: others.fresh,
+            ..self
         }
     }
 
     fn key(&self, number: u32) -> Result<FlowKey<F::Addr>> {
         let client = client::<F>(number / PORTS_OF_CLIENT)?;
         let frontend =
-            F::address(cluster_ip(F::MODEL, number % self.services)).context("a ClusterIP of this family")?;
+            F::address(self.dialled.dialled(F::MODEL, number % self.services)).context("a frontend of this family")?;
         let port = Port::new((FIRST_PORT + number % PORTS_OF_CLIENT) as u16);
         Ok(FlowKey::new(client, port, frontend, Port::new(PORT), self.proto))
+    }
+
+    /// The tuples that packets of these flows have on a leg, as the datapath's entries say.
+    fn of_leg(&self, rig: &Rig, requests: &[FlowKey<F::Addr>], leg: Leg) -> Result<Vec<FlowKey<F::Addr>>> {
+        let entry = |key: &FlowKey<F::Addr>| there(F::flows(rig).get(key), "the entry of an open flow");
+        let leg_of = |key: &FlowKey<F::Addr>| -> Result<FlowKey<F::Addr>> {
+            let flow = match leg {
+                Leg::Request | Leg::RequestXdp => return Ok(*key),
+                _ => entry(key)?,
+            };
+            let towards = FlowKey::new(flow.src, flow.sport, flow.dst, flow.dport, key.proto);
+            Ok(match leg {
+                Leg::MasqueradedRequest => towards,
+                Leg::MasqueradedReply => F::reply(&towards, &entry(&towards)?),
+                _ => F::reply(key, &flow),
+            })
+        };
+        requests.iter().map(leg_of).collect()
     }
 
     fn unused(&mut self, count: u32) -> Result<Vec<FlowKey<F::Addr>>> {
@@ -86,10 +165,15 @@ impl<F: BenchFamily> Flows<F> {
             drops - drops_before
         );
         rig.run(Program::TcIngress, Callee::Ours, &self.frame(ACK), more)?;
-        let replies = replies::<F>(rig, &opened)?;
+        let replies = self.of_leg(rig, &opened, Leg::Reply)?;
         rig.put_tuples(tuples::<F>(&replies))?;
         rig.run(Program::TcEgress, Callee::Ours, &self.frame(SYN | ACK), more)?;
         self.fill_floor(rig, &opened, &replies)?;
+        if self.dialled == Features::All {
+            let requests = self.of_leg(rig, &opened, Leg::MasqueradedRequest)?;
+            let replies = self.of_leg(rig, &opened, Leg::MasqueradedReply)?;
+            self.fill_floor(rig, &requests, &replies)?;
+        }
         self.open.extend(opened);
         Ok(())
     }
@@ -120,11 +204,9 @@ impl<F: BenchFamily> Flows<F> {
     }
 
     /// What packets of the open flows cost.
-    pub(super) fn measure(&mut self, rig: &mut Rig, extent: &Extent, program: Program) -> Result<Cost> {
-        let mut keys = match direction(program) {
-            Direction::Request => self.open.clone(),
-            Direction::Reply => replies::<F>(rig, &self.open)?,
-        };
+    pub(super) fn measure_leg(&mut self, rig: &mut Rig, extent: &Extent, leg: Leg) -> Result<Cost> {
+        let program = leg.program();
+        let mut keys = self.of_leg(rig, &self.open, leg)?;
         shuffle(&mut keys);
         let count = keys.len() as u32;
         rig.put_tuples(tuples::<F>(&keys))?;
@@ -221,16 +303,6 @@ fn client<F: BenchFamily>(number: u32) -> Result<<F as Family>::Addr> {
 
 fn tuples<F: BenchFamily>(keys: &[FlowKey<F::Addr>]) -> impl ExactSizeIterator<Item = Tuple> {
     keys.iter().map(F::tuple)
-}
-
-fn replies<F: BenchFamily>(rig: &Rig, requests: &[FlowKey<F::Addr>]) -> Result<Vec<FlowKey<F::Addr>>> {
-    let reply = |key: &FlowKey<F::Addr>| {
-        Ok(F::reply(
-            key,
-            &there(F::flows(rig).get(key), "the entry of an open flow")?,
-        ))
-    };
-    requests.iter().map(reply).collect()
 }
 
 /// Fisher and Yates, with numbers by Marsaglia's xorshift: the same order on every machine.

@@ -18,10 +18,14 @@ use anyhow::{Context as _, Result, ensure};
 use lb_common::layout::{Counter, Proto, V4, V6};
 use lb_userspace::model::{Family as ModelFamily, Protocol};
 
-use super::{figure::Figure, population::Population, samples::Samples};
+use super::{
+    figure::Figure,
+    population::{Features, Population},
+    samples::Samples,
+};
 use crate::packet::kernel::enter_sandbox;
 use family::BenchFamily;
-use flows::{Direction, Flows};
+use flows::{Flows, Leg};
 use rig::{Cost, Program, Rig};
 
 /// An established packet costs at most this much of the floor's.
@@ -82,6 +86,7 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     let mut table = Table::default();
     by_flows(&extent, &mut table)?;
     by_services(&extent, &mut table)?;
+    with_everything(&extent, &mut table)?;
     full_table(&extent, &mut table)?;
     Ok(table.0)
 }
@@ -119,6 +124,7 @@ fn by_flows(extent: &Extent, table: &mut Table) -> Result<()> {
         services: SERVICES_OF_FLOWS,
         families: &ModelFamily::BOTH,
         protocols: &[Protocol::Tcp, Protocol::Udp],
+        features: Features::None,
     };
     for proto in [Proto::TCP, Proto::UDP] {
         // A rig of its own, so that the table holds the flows of the row and no others.
@@ -134,7 +140,7 @@ fn established<F: BenchFamily>(rig: &mut Rig, extent: &Extent, proto: Proto, tab
     for &count in extent.flows {
         flows.open(rig, count)?;
         for program in Program::ALL {
-            let cost = flows.measure(rig, extent, program)?;
+            let cost = flows.measure_leg(rig, extent, Leg::of(program))?;
             let name = format!("{program}/{}/{proto}/established/flows={count}", F::SHORT).to_lowercase();
             table.add_cost(&name, &cost, Some(ESTABLISHED_MAX));
         }
@@ -150,6 +156,7 @@ fn by_services(extent: &Extent, table: &mut Table) -> Result<()> {
             services,
             families: &ModelFamily::BOTH,
             protocols: &[Protocol::Tcp],
+            features: Features::None,
         };
         let mut rig = Rig::new(extent.flows_max, population)?;
         services_of::<V4>(&mut rig, extent, services, table, &mut established)?;
@@ -184,7 +191,7 @@ fn services_of<F: BenchFamily>(
     let mut flows = Flows::<F>::new(Proto::TCP, services);
     flows.open(rig, extent.flows_of_services)?;
     for program in Program::ALL {
-        let cost = flows.measure(rig, extent, program)?;
+        let cost = flows.measure_leg(rig, extent, Leg::of(program))?;
         let name = format!("{program}/{}/tcp/established", F::SHORT);
         table.add_cost(&format!("{name}/services={services}"), &cost, Some(ESTABLISHED_MAX));
         established.push((name, services, cost.ours));
@@ -200,12 +207,48 @@ fn services_of<F: BenchFamily>(
     Ok(())
 }
 
+/// Masqueraded flows to load-balancer addresses of Services with NodePort, affinity and source ranges; and, in the same tables,
+/// flows to their ClusterIPs, which need none of that.
+fn with_everything(extent: &Extent, table: &mut Table) -> Result<()> {
+    let population = Population {
+        services: SERVICES_OF_FLOWS,
+        families: &ModelFamily::BOTH,
+        protocols: &[Protocol::Tcp],
+        features: Features::All,
+    };
+    let mut rig = Rig::new(extent.flows_max, population)?;
+    with_everything_of::<V4>(&mut rig, extent, table)?;
+    with_everything_of::<V6>(&mut rig, extent, table)
+}
+
+fn with_everything_of<F: BenchFamily>(rig: &mut Rig, extent: &Extent, table: &mut Table) -> Result<()> {
+    let mut flows = Flows::<F>::new(Proto::TCP, SERVICES_OF_FLOWS).dialling(Features::All);
+    flows.open(rig, extent.flows_of_services)?;
+    for leg in Leg::ALL {
+        let cost = flows.measure_leg(rig, extent, leg)?;
+        let name = format!("{}/{}/tcp/everything/{leg}", leg.program(), F::SHORT);
+        table.add_cost(&name, &cost, Some(ESTABLISHED_MAX));
+    }
+    for (name, features) in [("everything", Features::All), ("everything/plain", Features::None)] {
+        let mut fresh = Flows::<F>::new(Proto::TCP, SERVICES_OF_FLOWS)
+            .dialling(features)
+            .after(&flows);
+        for program in [Program::TcIngress, Program::Xdp] {
+            let cost = fresh.measure_new(rig, extent, program)?;
+            table.add_cost(&format!("{program}/{}/tcp/new/{name}", F::SHORT), &cost, None);
+        }
+        flows = fresh;
+    }
+    Ok(())
+}
+
 /// New flows where every entry takes the place of another.
 fn full_table(extent: &Extent, table: &mut Table) -> Result<()> {
     let population = Population {
         services: 10,
         families: &ModelFamily::BOTH,
         protocols: &[Protocol::Tcp],
+        features: Features::None,
     };
     let mut rig = Rig::new(lb_common::layout::limits::FLOWS_MIN, population)?;
     full_table_of::<V4>(&mut rig, extent, table)?;
@@ -231,15 +274,6 @@ fn check_counted(before: &[u64], after: &[u64], created: RangeInclusive<u64>, wh
         "{what}: {now} flows were opened where {created:?} should have been"
     );
     Ok(())
-}
-
-/// Which tuple a packet of a program has.
-fn direction(program: Program) -> Direction {
-    if program == Program::TcEgress {
-        Direction::Reply
-    } else {
-        Direction::Request
-    }
 }
 
 /// Something that has to be there.

@@ -1,7 +1,11 @@
 //! The test rig: the datapath as the agent loads it, the floor object beside it, and a way to run either on packets
 //! that get another flow's tuple before every run.
 
-use std::{env, fmt, fs, path::PathBuf};
+use std::{
+    env, fmt, fs,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -11,13 +15,13 @@ use aya::{
 };
 use lb_common::{
     datapath::Hook,
-    layout::{Counter, DropReason, V4, V6, names},
+    layout::{Counter, DropReason, Node, V4, V6, names},
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     model::NodeView,
     reconcile::Reconciler,
-    tables::{FlowTable, KernelTables, Stats},
+    tables::{FlowTable, KernelTables, NodeTable, Stats},
 };
 
 use super::super::{
@@ -120,6 +124,17 @@ impl Rig {
         if let Some(problem) = reconciler.problems().first() {
             bail!("{} is not in the tables: {}", problem.port, problem.reason);
         }
+        // An address to masquerade with; nothing is a pod's.
+        let mut node4 = NodeTable::<V4>::open(datapath.take_map(names::LB4_NODE)?)?;
+        let mut node6 = NodeTable::<V6>::open(datapath.take_map(names::LB6_NODE)?)?;
+        node4.put(Node {
+            address: Ipv4Addr::new(192, 168, 9, 1).into(),
+            ..Node::default()
+        })?;
+        node6.put(Node {
+            address: Ipv6Addr::new(0xfd00, 0x1929, 0, 0, 0, 0, 0, 1).into(),
+            ..Node::default()
+        })?;
         let mut floor = load_floor(flows_max)?;
         Ok(Self {
             flows4: FlowTable::open(datapath.take_map(names::CT4_FLOWS)?)?,
