@@ -239,6 +239,13 @@ pub fn skb_is_tagged(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & IDENTIFIER != 0 }
 }
 
+/// Whether the packet is larger than what goes over the wire: somebody cuts it to pieces before.
+#[inline(always)]
+pub fn skb_is_gso(ctx: &TcContext) -> bool {
+    // SAFETY: as in `skb_ifindex`.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
+}
+
 /// Whether the packet was sent by this host rather than received: it has no device on which it came in.
 #[inline(always)]
 pub fn skb_is_local(ctx: &TcContext) -> bool {

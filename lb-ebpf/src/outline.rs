@@ -12,7 +12,7 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{
         Chosen, Claim, Errors, Hook, Opened, Opens, Verdict, choose, claim, crc32c_of_change, error, open, open_pair,
-        refuse, reset,
+        refuse, reset, too_big,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
 };
@@ -285,6 +285,28 @@ outlined! {
 outlined! {
     /// Turns the packet into a TCP reset. Zero if that failed.
     hang_up(lb_reset, lb_reset_l3) |mut skb| i32::from(reset(&mut skb))
+}
+
+/// Turns the packet into an ICMP error that says how much fits on its way. Zero if that failed.
+#[inline(always)]
+pub fn too_big_for<const LINK: usize>(ctx: &TcContext, mtu: u16) -> i32 {
+    if LINK == ETHERNET {
+        lb_too_big(ctx.skb.skb, mtu.into())
+    } else {
+        lb_too_big_l3(ctx.skb.skb, mtu.into())
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn lb_too_big(skb: *mut __sk_buff, mtu: u32) -> i32 {
+    i32::from(too_big(&mut Skb::<ETHERNET>(&TcContext::new(skb)), mtu as u16))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn lb_too_big_l3(skb: *mut __sk_buff, mtu: u32) -> i32 {
+    i32::from(too_big(&mut Skb::<NO_LINK>(&TcContext::new(skb)), mtu as u16))
 }
 
 outlined! {

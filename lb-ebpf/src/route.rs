@@ -21,8 +21,8 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{Skb, mark_rerouted, skb_ifindex},
-    outline::OfSkb,
+    frame::{Skb, mark_rerouted, skb_ifindex, skb_is_gso},
+    outline::{self, OfSkb},
     world::Kernel,
 };
 
@@ -120,6 +120,10 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     } else {
         return TC_ACT_SHOT;
     }
+    // What the stack has left whole for a device will be cut by the way's device.
+    if !skb_is_gso(skb.0) {
+        query.__bindgen_anon_1.tot_len = (skb.len() - LINK) as u16;
+    }
     // SAFETY: context and query are the program's own and of the length given.
     let found = unsafe { bpf_fib_lookup(skb.0.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
     mark_rerouted(skb.0);
@@ -129,6 +133,17 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
             unsafe { bpf_redirect_neigh(query.ifindex, ptr::null_mut(), 0, 0) as i32 }
         }
         BPF_FIB_LKUP_RET_NOT_FWDED => up(skb),
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // The socket thought of the way to the service address. What it is told now comes by our own hook, which says
+            // that of the packet as the socket has sent it.
+            // SAFETY: integers, whatever the union holds.
+            let mtu = unsafe { query.__bindgen_anon_1.mtu_result };
+            if outline::too_big_for::<LINK>(skb.0, mtu) != 0 {
+                up(skb)
+            } else {
+                TC_ACT_SHOT
+            }
+        }
         _ => TC_ACT_UNSPEC,
     }
 }

@@ -20,7 +20,7 @@ const CASES: u64 = 100_000;
 const FIRST_SEED: u64 = 1;
 
 /// What is kept of a client that was at several endpoints.
-const KEPT: Memory = Memory::EachEndpoint;
+const KEPT: Memory = Memory::Latest;
 
 #[test]
 fn sluice_does_what_the_oracle_says() {

@@ -11,7 +11,7 @@ use tests::packet::{
     encode::Link,
     host::{Carrier, HostFamily, HostOutcome, HostPacket},
     random::spoil,
-    side::{Side as _, State},
+    side::{Side as _, State, TC_SHOT},
     sketch::udp,
     story::{Scrap, Stage},
     sums::fold,
@@ -167,19 +167,32 @@ fn rules<F: HostFamily>(
                 "a drop must be counted once, under its reason",
             )
         }
-        Verdict::Refuse => {
-            let reason = DropReason::NoEndpoint as usize;
-            ensure(
-                after.drops[reason] == before.drops[reason] + 1 && dropped == 1,
-                "a refusal must be counted once",
-            )?;
-            ensure(scrap.hook != Hook::Xdp, "XDP can't answer")?;
-            // The kernel may refuse half-way; such a packet is never sent.
-            if refused_writes {
-                Ok(())
+        Verdict::Refuse | Verdict::Reset => {
+            let counted = |reason: DropReason| after.drops[reason as usize] - before.drops[reason as usize];
+            let (right, why) = if got.verdict == Verdict::Reset {
+                (counted(DropReason::EndpointRemoved), "a reset must be counted once")
             } else {
-                verify(out, scrap.link)
+                let refused = counted(DropReason::NoEndpoint) + counted(DropReason::UnknownPort);
+                (refused, "a refusal must be counted once")
+            };
+            ensure(right == 1 && dropped == 1, why)?;
+            ensure(scrap.hook != Hook::Xdp, "XDP can't answer")?;
+            if got.verdict == Verdict::Reset {
+                let is_first = seen
+                    .as_ref()
+                    .is_some_and(|seen| seen.proto == 6 && seen.tuple().is_some());
+                ensure(is_first, "only TCP is reset, by its first part")?;
             }
+            // The kernel may refuse half-way, and options hide what a reset needs; such a packet is never sent.
+            if got.outcome.code == TC_SHOT {
+                let has_options = seen.is_some_and(|seen| seen.extensions > 0 || seen.checked_header.len() > 20);
+                return ensure(
+                    refused_writes || got.verdict == Verdict::Reset && has_options,
+                    "what can be answered is answered",
+                );
+            }
+            verify(out, scrap.link)?;
+            answers(&scrap.frame, out, scrap.link)
         }
         Verdict::Pass | Verdict::Route | Verdict::Deliver => {
             ensure(dropped == 0, "a packet that goes on must not be counted as dropped")?;
@@ -200,7 +213,15 @@ fn rules<F: HostFamily>(
 }
 
 fn is_later_part(seen: &Seen<'_>) -> bool {
-    seen.is_later_fragment() && [6, 17].contains(&seen.proto)
+    seen.is_later_fragment() && [6, 17, 132].contains(&seen.proto)
+}
+
+/// An answer goes to who has sent the packet.
+fn answers(packet: &[u8], answer: &[u8], link: Link) -> Result<(), String> {
+    match (read(packet, link), read(answer, link)) {
+        (Some(packet), Some(answer)) if answer.dst == packet.src => Ok(()),
+        _ => Err("an answer goes to who has sent the packet".to_owned()),
+    }
 }
 
 /// What a translation may change: addresses, ports and the checksums that follow them.
@@ -214,12 +235,18 @@ fn translated(seen: &Seen<'_>, scrap: &Scrap, carrier: Carrier, out: &[u8]) -> R
         return Err("the header's checksum is not as right as it was".to_owned());
     }
     let rest = |seen: &Seen<'_>| {
-        seen.layer4
-            .get(if seen.proto == 6 { 18 } else { 8 }..)
-            .map(<[u8]>::to_vec)
+        let behind = match seen.proto {
+            6 => 18,
+            132 => 12,
+            _ => 8,
+        };
+        seen.layer4.get(behind..).map(<[u8]>::to_vec)
     };
     if rest(seen) != rest(&now) || seen.is_later_fragment() && seen.layer4 != now.layer4 {
         return Err("a translation leaves all but ports and checksum alone".to_owned());
+    }
+    if seen.proto == 132 && !seen.is_later_fragment() {
+        return sctp_translated(seen, &now);
     }
     if carrier == Carrier::SkbPartial || seen.fragment.is_some() {
         return Ok(());
@@ -230,6 +257,20 @@ fn translated(seen: &Seen<'_>, scrap: &Scrap, carrier: Carrier, out: &[u8]) -> R
         (before, now) => Err(format!(
             "the checksum was {before:x?} off before and is {now:x?} off now"
         )),
+    }
+}
+
+/// The same of SCTP. Its checksum covers what no first fragment has, so that of one nothing but addresses may change.
+fn sctp_translated(seen: &Seen<'_>, now: &Seen<'_>) -> Result<(), String> {
+    let fine = if seen.fragment.is_some() {
+        seen.layer4 == now.layer4
+    } else {
+        seen.layer4[4..8] == now.layer4[4..8] && seen.sctp_error() == now.sctp_error()
+    };
+    if fine {
+        Ok(())
+    } else {
+        Err("the checksum of SCTP is not as right as it was, or the tag is another".to_owned())
     }
 }
 

@@ -106,7 +106,7 @@ fn world<F: HostFamily>(parties: &Parties, proto: Proto) -> HostWorld {
     };
     let mut world = HostWorld::default();
     let backend = format!("{} local", text(parties.backend));
-    for change in [Change::Node, Change::Serve(text(parties.frontend), vec![backend])] {
+    for change in [Change::Node, Change::serve(&text(parties.frontend), &[&backend])] {
         for write in Scene::default().writes::<F>(&change, proto) {
             Side::<F>::write(&mut world, &write).expect("a host world takes every write");
         }
@@ -221,7 +221,8 @@ fn completed(frame: &[u8], variant: Variant) -> Vec<u8> {
 fn the_hash_of_the_tuple_spreads_flows_over_the_backends() {
     let mut world = HostWorld::default();
     let backends: Vec<String> = (1..=5).map(|host| format!("10.0.0.{host}:80")).collect();
-    for write in Scene::default().writes::<V4>(&Change::Serve("web:80".to_owned(), backends), Proto::TCP) {
+    let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+    for write in Scene::default().writes::<V4>(&Change::serve("web:80", &backends), Proto::TCP) {
         Side::<V4>::write(&mut world, &write).expect("a host world takes every write");
     }
     let mut hits = [0_u32; 6];
@@ -244,7 +245,7 @@ fn the_hash_of_the_tuple_spreads_flows_over_the_backends() {
 #[test]
 fn a_client_that_holds_every_port_of_a_backend_is_told_by_a_drop() {
     let mut world = HostWorld::default();
-    let serve = Change::Serve("web:80".to_owned(), vec!["pod:8080".to_owned()]);
+    let serve = Change::serve("web:80", &["pod:8080"]);
     for write in Scene::default().writes::<V4>(&serve, Proto::TCP) {
         Side::<V4>::write(&mut world, &write).expect("a host world takes every write");
     }
@@ -292,7 +293,7 @@ fn a_client_that_holds_every_port_of_a_backend_is_told_by_a_drop() {
 #[test]
 fn an_answer_that_the_kernel_refuses_half_way_is_never_sent() {
     let mut world = HostWorld::default();
-    for write in Scene::default().writes::<V4>(&Change::Reject("web:80".to_owned()), Proto::TCP) {
+    for write in Scene::default().writes::<V4>(&Change::reject("web:80"), Proto::TCP) {
         Side::<V4>::write(&mut world, &write).expect("a host world takes every write");
     }
     let variant = Variant {

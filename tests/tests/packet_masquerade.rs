@@ -148,38 +148,64 @@ fn a_connection_of_the_host_itself_to_a_free_tuple_is_not_ours() {
         .run();
 }
 
+/// Type and code of "fragmentation needed" and "packet too big".
+const TOO_BIG: [(bool, u8, u8, usize); 2] = [(false, 3, 4, 28), (true, 2, 0, 48)];
+
 #[test]
 fn icmp_errors_about_a_masqueraded_flow_find_its_client_and_its_endpoint() {
-    // Somebody on the way to the endpoint says that the packet is too big.
-    node()
-        .ingress(udp("client:40000 > vip:80"))
-        .becomes("client:40000 > pod:8080")
-        .counting(&[FlowsCreated, FlowsMasqueraded])
-        .egress(udp("client:40000 > pod:8080"))
-        .becomes("node:40000 > pod:8080")
-        .ingress(icmp("world > node", 3, 4).quoting(udp("node:40000 > pod:8080"), 28))
-        .becomes("world > client")
-        .quoting("client:40000 > pod:8080")
-        .counting(&[ErrorsTranslated])
-        .egress(icmp("world > client", 3, 4).quoting(udp("client:40000 > pod:8080"), 28))
-        .becomes("world > client")
-        .quoting("client:40000 > vip:80")
-        .counting(&[ErrorsTranslated])
-        // Somebody on the way to the client says so of an answer.
-        .ingress(udp("pod:8080 > node:40000"))
-        .becomes("pod:8080 > client:40000")
-        .egress(udp("pod:8080 > client:40000"))
-        .becomes("vip:80 > client:40000")
-        .ingress(icmp("world > vip", 3, 4).quoting(udp("vip:80 > client:40000"), 28))
-        .becomes("world > pod")
-        .quoting("pod:8080 > client:40000")
-        .counting(&[ErrorsTranslated])
-        .egress(icmp("world > pod", 3, 4).quoting(udp("pod:8080 > client:40000"), 28))
-        .becomes("world > pod")
-        .quoting("pod:8080 > node:40000")
-        .counting(&[ErrorsTranslated])
-        .v4()
-        .run();
+    for frontend in ["vip:80", "node:30080"] {
+        let address = frontend.split(':').next().expect("an address");
+        for (v6, kind, code, quoted) in TOO_BIG {
+            let row = node()
+                .ingress(udp(&format!("client:40000 > {frontend}")))
+                .becomes("client:40000 > pod:8080")
+                .counting(&[FlowsCreated, FlowsMasqueraded])
+                .egress(udp("client:40000 > pod:8080"))
+                .becomes("node:40000 > pod:8080")
+                // Somebody on the way to the endpoint says that the packet is too big.
+                .ingress(icmp("world > node", kind, code).quoting(udp("node:40000 > pod:8080"), quoted))
+                .becomes("world > client")
+                .quoting("client:40000 > pod:8080")
+                .counting(&[ErrorsTranslated])
+                .egress(icmp("world > client", kind, code).quoting(udp("client:40000 > pod:8080"), quoted))
+                .becomes("world > client")
+                .quoting(&format!("client:40000 > {frontend}"))
+                .counting(&[ErrorsTranslated])
+                // Somebody on the way to the client says so of an answer.
+                .ingress(udp("pod:8080 > node:40000"))
+                .becomes("pod:8080 > client:40000")
+                .egress(udp("pod:8080 > client:40000"))
+                .becomes(&format!("{frontend} > client:40000"))
+                .ingress(
+                    icmp(&format!("world > {address}"), kind, code)
+                        .quoting(udp(&format!("{frontend} > client:40000")), quoted),
+                )
+                .becomes("world > pod")
+                .quoting("pod:8080 > client:40000")
+                .counting(&[ErrorsTranslated])
+                .egress(icmp("world > pod", kind, code).quoting(udp("pod:8080 > client:40000"), quoted))
+                .becomes("world > pod")
+                .quoting("pod:8080 > node:40000")
+                .counting(&[ErrorsTranslated]);
+            if v6 { row.v6() } else { row.v4() }.run();
+        }
+    }
+}
+
+#[test]
+fn an_error_about_the_first_fragment_of_an_answer_finds_its_endpoint() {
+    for (v6, kind, code, quoted) in TOO_BIG {
+        let answer = |tuple: &str| udp(tuple).sized(200).fragment(9, 0, 104);
+        let row = node()
+            .ingress(udp("client:40000 > vip:80"))
+            .becomes("client:40000 > pod:8080")
+            .counting(&[FlowsCreated, FlowsMasqueraded])
+            .ingress(icmp("world > vip", kind, code).quoting(answer("vip:80 > client:40000"), quoted + 8))
+            .becomes("world > pod")
+            .quoting("pod:8080 > client:40000")
+            .counting(&[ErrorsTranslated]);
+        if v6 { row.v6() } else { row.v4() }.run();
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum::{self, negate, updated},
-    header::{IcmpHead, Ipv4, Ipv6, Ports, Tcp, Udp},
+    header::{IcmpHead, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp},
     packet::Packet,
     parse::{ParseFamily, has_ports},
     path::{Hook, Verdict, done},
@@ -129,14 +129,26 @@ impl ErrorFamily for V6 {
         }
         let inner_at = icmp + size_of::<IcmpHead>();
         let inner = packet.header::<Ipv6>(inner_at)?;
-        let proto = Proto(inner.next[0]);
-        if inner.version_class_flow[0] >> 4 != 6 || !has_ports(proto) {
+        let (mut proto, mut l4) = (Proto(inner.next[0]), inner_at + size_of::<Ipv6>());
+        if inner.version_class_flow[0] >> 4 != 6 {
+            return None;
+        }
+        // A datagram that was too big in one piece may be too big in pieces, too.
+        if proto.0 == Ipv6Fragment::NUMBER {
+            let fragment = packet.header::<Ipv6Fragment>(l4)?;
+            if u16::from_be_bytes(fragment.offset) & 0xfff8 != 0 {
+                return None;
+            }
+            proto = Proto(fragment.next[0]);
+            l4 += size_of::<Ipv6Fragment>();
+        }
+        if !has_ports(proto) {
             return None;
         }
         Some(Quote {
             icmp,
             ip: inner_at,
-            l4: inner_at + size_of::<Ipv6>(),
+            l4,
             proto,
             end,
         })

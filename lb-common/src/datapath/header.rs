@@ -102,6 +102,11 @@ header! {
     }
 }
 
+impl Ipv6Fragment {
+    /// Its number as a next header.
+    pub const NUMBER: u8 = 44;
+}
+
 header! {
     /// The ports, which TCP, UDP and SCTP have in the same place.
     Ports {

@@ -167,7 +167,7 @@ impl ParseFamily for V6 {
                     next = extension.next[0];
                     at += (usize::from(extension.len[0]) + 1) * 8;
                 }
-                44 => {
+                Ipv6Fragment::NUMBER => {
                     let fragment = packet.header::<Ipv6Fragment>(at)?;
                     let offset = u16::from_be_bytes(fragment.offset);
                     next = fragment.next[0];

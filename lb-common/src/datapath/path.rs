@@ -9,7 +9,7 @@ use super::{
     open::{Chosen, Opened, choose, is_unallocated, open},
     packet::Packet,
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
-    reject::turn_into_port_unreachable,
+    reject::{Told, turn_into_error},
     reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
     track::{Claim, claim, counterpart, open_pair},
@@ -83,8 +83,18 @@ pub fn xdp<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &
 #[inline(always)]
 pub fn refuse<P: Packet>(packet: &mut P) -> bool {
     match network(packet) {
-        Network::V4 => turn_into_port_unreachable::<V4, P>(packet),
-        Network::V6 => turn_into_port_unreachable::<V6, P>(packet),
+        Network::V4 => turn_into_error::<V4, P>(packet, Told::PortUnreachable),
+        Network::V6 => turn_into_error::<V6, P>(packet, Told::PortUnreachable),
+        Network::Other => false,
+    }
+}
+
+/// Turns a packet into an answer to its sender: only `mtu` octets fit on its way. False if the kernel refused.
+#[inline(always)]
+pub fn too_big<P: Packet>(packet: &mut P, mtu: u16) -> bool {
+    match network(packet) {
+        Network::V4 => turn_into_error::<V4, P>(packet, Told::TooBig(mtu)),
+        Network::V6 => turn_into_error::<V6, P>(packet, Told::TooBig(mtu)),
         Network::Other => false,
     }
 }

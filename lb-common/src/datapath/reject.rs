@@ -1,5 +1,6 @@
-//! Telling a client that a Service has no endpoint: the packet is turned into an ICMP or ICMPv6 port unreachable
-//! back to its sender (kube-proxy-behaviour §3.3; RFC 792, RFC 4443 §3.1), from the address that it was sent to.
+//! Telling a sender by ICMP or ICMPv6 what became of its packet, which is turned into the answer (RFC 792, RFC 4443 §3),
+//! from the address that it was sent to: a client that a Service has no endpoint (kube-proxy-behaviour §3.3), a process of
+//! the host that its packet does not fit on the way to the endpoint.
 
 use super::{
     checksum,
@@ -19,8 +20,25 @@ pub(super) trait RejectFamily: Family {
     const ANSWER_LEN: usize;
     /// Addresses of the offending packet and its length as the IP header says.
     fn offender<P: Packet>(packet: &P) -> Option<Offender<Self::Addr>>;
+    /// Type and code of an error, and the octets that follow its checksum.
+    fn told(error: Told) -> (u8, u8, u32);
     /// Writes IP and ICMP header in front of a quote whose one's complement sum is `quote_sum`.
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Self::Addr>, quote: usize, quote_sum: u64) -> bool;
+    fn write_answer<P: Packet>(
+        packet: &mut P,
+        offender: &Offender<Self::Addr>,
+        error: Told,
+        quote: usize,
+        quote_sum: u64,
+    ) -> bool;
+}
+
+/// What a sender is told.
+#[derive(Clone, Copy)]
+pub(super) enum Told {
+    /// Nobody listens.
+    PortUnreachable,
+    /// Only so many octets fit.
+    TooBig(u16),
 }
 
 /// What the answer needs to know of the packet.
@@ -32,7 +50,7 @@ pub(super) struct Offender<A> {
 
 /// Turns the packet into the answer. False if the kernel refused; the packet is then not fit to be sent.
 #[inline(always)]
-pub(super) fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mut P) -> bool {
+pub(super) fn turn_into_error<F: RejectFamily, P: Packet>(packet: &mut P, error: Told) -> bool {
     let Some(offender) = F::offender(packet) else {
         return false;
     };
@@ -57,7 +75,7 @@ pub(super) fn turn_into_port_unreachable<F: RejectFamily, P: Packet>(packet: &mu
         at += 4;
     }
     packet.insert_after_link(F::ANSWER_LEN)
-        && F::write_answer(packet, &offender, quote, sum)
+        && F::write_answer(packet, &offender, error, quote, sum)
         && turn_link_around(packet)
 }
 
@@ -111,7 +129,23 @@ impl RejectFamily for V4 {
     }
 
     #[inline(always)]
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip4>, quote: usize, quote_sum: u64) -> bool {
+    fn told(error: Told) -> (u8, u8, u32) {
+        match error {
+            // Destination unreachable: port, or fragmentation needed (RFC 1191 §4: the MTU in the last two octets).
+            Told::PortUnreachable => (3, 3, 0),
+            Told::TooBig(mtu) => (3, 4, u32::from(mtu).to_be()),
+        }
+    }
+
+    #[inline(always)]
+    fn write_answer<P: Packet>(
+        packet: &mut P,
+        offender: &Offender<Ip4>,
+        error: Told,
+        quote: usize,
+        quote_sum: u64,
+    ) -> bool {
+        let (kind, code, rest) = Self::told(error);
         let total_len = (Self::ANSWER_LEN + quote) as u16;
         let (src, dst) = (offender.dst.word(0), offender.src.word(0));
         let first = word(0x45, 0, total_len.to_be());
@@ -120,9 +154,12 @@ impl RejectFamily for V4 {
         let third = word(TTL, Proto::ICMP.0, 0);
         let sum = [first, second, third, src, dst].into_iter().map(u64::from).sum();
         let third = word(TTL, Proto::ICMP.0, !checksum::fold(sum));
-        // Type 3, destination unreachable; code 3, port unreachable.
-        let icmp = word(3, 3, !checksum::fold(u64::from(word(3, 3, 0)) + quote_sum));
-        store_words(packet, P::LINK_LEN, [first, second, third, src, dst, icmp, 0])
+        let icmp = word(
+            kind,
+            code,
+            !checksum::fold(u64::from(word(kind, code, 0)) + u64::from(rest) + quote_sum),
+        );
+        store_words(packet, P::LINK_LEN, [first, second, third, src, dst, icmp, rest])
     }
 }
 
@@ -141,7 +178,23 @@ impl RejectFamily for V6 {
     }
 
     #[inline(always)]
-    fn write_answer<P: Packet>(packet: &mut P, offender: &Offender<Ip6>, quote: usize, quote_sum: u64) -> bool {
+    fn told(error: Told) -> (u8, u8, u32) {
+        match error {
+            // Destination unreachable, port; packet too big (RFC 4443 §3.2).
+            Told::PortUnreachable => (1, 4, 0),
+            Told::TooBig(mtu) => (2, 0, u32::from(mtu).to_be()),
+        }
+    }
+
+    #[inline(always)]
+    fn write_answer<P: Packet>(
+        packet: &mut P,
+        offender: &Offender<Ip6>,
+        error: Told,
+        quote: usize,
+        quote_sum: u64,
+    ) -> bool {
+        let (kind, code, rest) = Self::told(error);
         let payload_len = (size_of::<IcmpHead>() + quote) as u16;
         let first = word(0x60, 0, 0);
         let second = {
@@ -151,11 +204,11 @@ impl RejectFamily for V6 {
         let pseudo = address_sum(&offender.src, &offender.dst)
             + u64::from(payload_len.to_be())
             + u64::from(u16::from(Proto::ICMPV6.0).to_be());
-        // Type 1, destination unreachable; code 4, port unreachable.
-        let icmp = word(1, 4, !checksum::fold(u64::from(word(1, 4, 0)) + quote_sum + pseudo));
+        let sum = u64::from(word(kind, code, 0)) + u64::from(rest) + quote_sum + pseudo;
+        let icmp = word(kind, code, !checksum::fold(sum));
         store_words(packet, P::LINK_LEN, [first, second])
             && packet.store(P::LINK_LEN + 8, &offender.dst.octets)
             && packet.store(P::LINK_LEN + 24, &offender.src.octets)
-            && store_words(packet, P::LINK_LEN + size_of::<Ipv6>(), [icmp, 0])
+            && store_words(packet, P::LINK_LEN + size_of::<Ipv6>(), [icmp, rest])
     }
 }

@@ -26,8 +26,8 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-pub use observe::ObserveOptions;
 pub use node::{NodeOptions, device_records, host_addresses, node_record};
+pub use observe::ObserveOptions;
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 
@@ -306,7 +306,9 @@ impl Agent {
     fn apply(&mut self, batch: &mut Vec<Change>) {
         let count = batch.len();
         let was_ready = self.reconciler.is_ready();
-        let about_node = batch.iter().any(|change| matches!(change, Change::Node(_) | Change::ServiceCidrs(_)));
+        let about_node = batch
+            .iter()
+            .any(|change| matches!(change, Change::Node(_) | Change::ServiceCidrs(_)));
         let store = self.reconciler.store();
         let zone_before = store.node().zone.clone();
         let touched = self.observer.changes_come(store, batch, was_ready);
@@ -351,7 +353,8 @@ impl Agent {
         if self.reconciler.is_ready() && !pending && !self.reconciler.is_settled() {
             let began = Instant::now();
             self.reconciler.retry();
-            self.observer.changes_are_in(&self.reconciler, [false; 2], SyncKind::Partial, began.elapsed());
+            self.observer
+                .changes_are_in(&self.reconciler, [false; 2], SyncKind::Partial, began.elapsed());
             self.removed.note(&mut self.reconciler);
             self.state_is_old = true;
         }
@@ -382,7 +385,9 @@ impl Agent {
     async fn follow_health(&mut self) {
         if self.reconciler.is_ready() && self.devices_followed {
             let node_ports = &self.options.node.node_ports;
-            self.observer.follow_ports(self.reconciler.store(), &self.devices, node_ports).await;
+            self.observer
+                .follow_ports(self.reconciler.store(), &self.devices, node_ports)
+                .await;
         }
         let (problems, open) = (self.observer.problems(), self.observer.open_ports());
         if problems != self.state.health_problems || open != self.state.health_ports {
@@ -393,7 +398,8 @@ impl Agent {
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.observer.snapshot(&self.reconciler, [self.flows4.capacity, self.flows6.capacity])
+        self.observer
+            .snapshot(&self.reconciler, [self.flows4.capacity, self.flows6.capacity])
     }
 
     fn note_source(&mut self, status: &SourceStatus) {

@@ -162,13 +162,16 @@ fn listen_address(flag: &str, text: &str, usual_port: u16) -> Result<Option<Sock
     if text.is_empty() {
         return Ok(None);
     }
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(Some(SocketAddr::new(address, usual_port)));
     }
-    let address = text.parse().with_context(|| {
-        format!("{flag} {text}: not an address such as 0.0.0.0:{usual_port} or [::]:{usual_port}")
-    })?;
+    let address = text
+        .parse()
+        .with_context(|| format!("{flag} {text}: not an address such as 0.0.0.0:{usual_port} or [::]:{usual_port}"))?;
     Ok(Some(address))
 }
 

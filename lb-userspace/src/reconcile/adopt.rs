@@ -77,7 +77,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             if record == Backend::default() || self.backends.contains_key(&number) {
                 continue;
             }
-            self.free_backends.take_at(number, 1);
+            self.free_backends.take_at(number);
             let retired = Used {
                 record,
                 wanted: record,
@@ -167,7 +167,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         for &number in &backends {
             let record = self.tables.backend(number);
             let used = self.backends.entry(number).or_insert_with(|| {
-                self.free_backends.take_at(number, 1);
+                self.free_backends.take_at(number);
                 Used {
                     record,
                     wanted: record,

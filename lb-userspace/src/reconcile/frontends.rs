@@ -107,7 +107,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         // What another port is about to take over, or what could not be removed.
         let left = std::mem::take(&mut port.frontends).into_iter();
-        let left: Vec<_> = left.filter(|key| !keep.contains(key) && self.owns(port.number, key)).collect();
+        let left: Vec<_> = left
+            .filter(|key| !keep.contains(key) && self.owns(port.number, key))
+            .collect();
         keep.extend(left);
         port.frontends = keep;
         (wrote, problem)
@@ -126,7 +128,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         siblings: &Siblings<'_>,
     ) -> Result<bool, TableError> {
         let key = |frontend: &Frontend| {
-            Some(FrontendKey::new(F::from_ip(frontend.address)?, Port::new(frontend.port), proto))
+            Some(FrontendKey::new(
+                F::from_ip(frontend.address)?,
+                Port::new(frontend.port),
+                proto,
+            ))
         };
         let wanted: Vec<_> = wanted.iter().filter_map(key).collect();
         let (mut wrote, mut result) = (false, Ok(()));

@@ -96,9 +96,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             let fading = (port.number, list == List::Local);
             if fresh.word == ScopeWord::ABSENT {
                 // A reader may have seen the policy that asked for it.
-                self.fades += 1;
-                self.fading.insert(fading, self.fades);
-                self.retired.lists.push((port.number, list, self.fades));
+                self.fadings += 1;
+                self.fading.insert(fading, self.fadings);
+                self.retired.lists.push((port.number, list, self.fadings));
             } else {
                 self.fading.remove(&fading);
                 self.tables.put_scope(port.number, list, fresh.word);
@@ -217,7 +217,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let number = match self.numbers_by_identity.get(&identity(record)) {
             Some(&number) => number,
             // There is one: `check_room` has counted.
-            None => self.free_backends.take(1).unwrap_or_default(),
+            None => self.free_backends.take(&identity(record)).unwrap_or_default(),
         };
         self.numbers_by_identity.insert(identity(record), number);
         let is_new = !self.backends.contains_key(&number);

@@ -6,6 +6,7 @@ mod adopt;
 mod frontends;
 pub mod grace;
 mod lists;
+mod numbers;
 mod publish;
 mod ranges;
 mod reconciler;

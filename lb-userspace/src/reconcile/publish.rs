@@ -22,6 +22,7 @@ use thiserror::Error;
 use super::{
     frontends::AddressBook,
     lists::Identity,
+    numbers::Numbers,
     ranges::Ranges,
     retire::{Fading, Retired},
     siblings::{Siblings, is_of},
@@ -145,12 +146,12 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) backends: HashMap<u32, Used<F::Addr>>,
     pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
     pub(super) free_slots: Ranges,
-    pub(super) free_backends: Ranges,
+    pub(super) free_backends: Numbers<F::Addr>,
     pub(super) free_numbers: Ranges,
     pub(super) free_sets: Ranges,
     pub(super) fading: Fading,
-    /// How often a list was given up.
-    pub(super) fades: u64,
+    /// How many lists have begun to fade.
+    pub(super) fadings: u64,
     pub(super) retired: Retired<F::Addr>,
     gone: Vec<Gone<F::Addr>>,
     /// A frontend was given up since somebody last asked.
@@ -185,11 +186,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             backends: HashMap::new(),
             numbers_by_identity: HashMap::new(),
             free_slots: Ranges::new(0, slots),
-            free_backends: Ranges::new(1, backends),
+            free_backends: Numbers::new(1, backends),
             free_numbers: Ranges::new(0, services),
             free_sets: Ranges::new(1, Self::SETS),
             fading: Fading::new(),
-            fades: 0,
+            fadings: 0,
             retired: Retired::default(),
             gone: Vec::new(),
             freed: false,

@@ -13,9 +13,10 @@ pub struct Retired<A> {
     pub(super) slots: Vec<(u32, u32)>,
     /// Backend number, and which of its retirements this is.
     pub(super) backends: Vec<(u32, u64)>,
-    /// Backends that stopped serving, and for which time: a reader of the old range must still find them in service.
+    /// Backends that stopped serving: a reader of the old range must still find them in service.
+    /// With which of its stops this is.
     pub(super) flags: Vec<(u32, u64)>,
-    /// Lists that no policy asks for any more, and which giving up this is.
+    /// Lists that no policy asks for any more, and the how manyth this is.
     pub(super) lists: Vec<(u32, List, u64)>,
     pub(super) numbers: Vec<u32>,
     pub(super) sources: Vec<(u32, Vec<SourceRange<A>>)>,
@@ -47,8 +48,8 @@ impl<A> Retired<A> {
     }
 }
 
-/// Lists that are to be absent after the next grace period, unless they are published again meanwhile; and which giving up
-/// it was, since one that came back and went again needs a grace period of its own.
+/// Lists that are to be absent after a grace period, unless they are published again meanwhile. One that is, and fades
+/// again, waits for a period that began then: the number says which it waits for.
 pub(super) type Fading = HashMap<(u32, bool), u64>;
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
@@ -60,17 +61,18 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     /// Frees what was retired before a grace period that is over.
     pub fn reuse(&mut self, retired: Retired<F::Addr>) {
-        for (number, list, fade) in retired.lists {
-            let fading = (number, list == List::Local);
-            if self.fading.get(&fading) == Some(&fade) {
-                self.fading.remove(&fading);
+        for (number, list, fading) in retired.lists {
+            let key = (number, list == List::Local);
+            if self.fading.get(&key) == Some(&fading) {
+                self.fading.remove(&key);
                 self.tables.put_scope(number, list, ScopeWord::ABSENT);
             }
         }
         for (number, stop) in retired.flags {
+            // It may have served again meanwhile, and even have stopped again.
             if let Some(used) = self.backends.get_mut(&number)
-                && used.record != used.wanted
                 && used.stops == stop
+                && used.record != used.wanted
             {
                 used.record = used.wanted;
                 self.tables.put_backend(number, &used.record);
@@ -89,7 +91,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             self.backends.remove(&number);
             self.tables.put_backend(number, &Backend::default());
             self.tables.forget_backend_counts(number);
-            self.free_backends.give_back(number, 1);
+            // Clients may be remembered by it.
+            let service = identity.0;
+            if self.labels.contains_key(&service) && self.tables.service(service).rules.affinity_s != 0 {
+                self.free_backends.keep(number, identity);
+            } else {
+                self.free_backends.give_back(number);
+            }
         }
         for number in retired.numbers {
             for list in [List::Cluster, List::Local] {

@@ -61,8 +61,8 @@ impl Affinity {
         seen.insert(endpoint, now);
     }
 
-    /// The Service port has no affinity any more.
-    pub fn forget(&mut self, port: &PortId) {
-        self.seen.retain(|(kept, _), _| kept != port);
+    /// Only these Service ports have affinity from now on; what was kept for others is gone.
+    pub fn only_of(&mut self, have: impl Fn(&PortId) -> bool) {
+        self.seen.retain(|(port, _), _| have(port));
     }
 }

@@ -4,6 +4,7 @@
 //! Here: addresses and numbers of both families. Not here: who of them is chosen (`random`).
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use lb_userspace::model::{Cidr, Family};
 
@@ -140,8 +141,9 @@ impl Cast {
 
     /// The casts of both families.
     #[must_use]
-    pub fn both() -> [Self; 2] {
-        Family::BOTH.map(Self::of)
+    pub fn both() -> &'static [Self; 2] {
+        static BOTH: LazyLock<[Cast; 2]> = LazyLock::new(|| Family::BOTH.map(Cast::of));
+        &BOTH
     }
 
     /// Every address that somebody may send from or run at, but for loopback.

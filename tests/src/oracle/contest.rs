@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::affinity::{Affinity, Memory};
 use super::outcome::{DropWhy, NewFlow, Outcome};
 use super::random::{Case, Step};
-use super::subject::{Sluice, covers};
+use super::subject::Sluice;
 use super::world::World;
 
 /// What Sluice did with a flow.
@@ -43,7 +43,7 @@ pub fn agrees(allowed: &Outcome, seen: &Seen) -> bool {
     }
 }
 
-/// What became of flows, by outcome; `left out` are those that Sluice does not know yet.
+/// What became of flows, by outcome.
 pub type Tally = BTreeMap<&'static str, usize>;
 
 fn kind(outcome: &Outcome) -> &'static str {
@@ -78,15 +78,12 @@ pub fn play(case: &Case, kept: Memory) -> Result<Tally, String> {
             Step::Becomes(other) => {
                 world = (**other).clone();
                 sluice.becomes(&world);
+                memory.only_of(|port| world.has_affinity(port));
             }
             Step::Dial { after, flow } => {
                 now += *after;
                 sluice.later(*after);
                 let decision = world.decide_at(flow, &memory, now);
-                if !covers(&world, flow, &decision) {
-                    *tally.entry("left out").or_default() += 1;
-                    continue;
-                }
                 let seen = sluice.meets(flow);
                 if !agrees(&decision.outcome, &seen) {
                     return Err(format!(
@@ -115,7 +112,7 @@ fn spread(case: &Case, world: &World, sluice: &mut Sluice, tally: &mut Tally) ->
     });
     // Who is remembered stays where it is.
     let translated = dialled.find_map(|(flow, decision)| match (&decision.outcome, &decision.sticks) {
-        (Outcome::Translate(to), None) if covers(world, flow, &decision) => Some((flow, to.clone(), decision)),
+        (Outcome::Translate(to), None) => Some((flow, to.clone(), decision)),
         _ => None,
     });
     let Some((flow, to, decision)) = translated else {

@@ -12,7 +12,7 @@ use super::affinity::Affinity;
 use super::categorise::{categorise, external_is_local, internal_is_local};
 use super::frontend::{self, Frontend, Kind};
 use super::node::contains;
-use super::outcome::{DropWhy, NewFlow, Outcome};
+use super::outcome::{DropWhy, NewFlow, Origin, Outcome};
 use super::world::{Candidate, PortId, World};
 
 /// What has to become of a flow, and who remembers the client.
@@ -102,16 +102,18 @@ impl World {
                 masquerade: true,
                 is_local: false,
             }
+        } else if flow.origin == Origin::Host {
+            // Before the next: a bridge's address may be the host's and in the range of pods. The text has both rules and
+            // no order (§3.2).
+            Choice {
+                from: lists.cluster,
+                masquerade: true,
+                is_local: false,
+            }
         } else if is_pod {
             Choice {
                 from: lists.cluster,
                 masquerade: false,
-                is_local: false,
-            }
-        } else if self.node.is_host(flow.source.ip()) {
-            Choice {
-                from: lists.cluster,
-                masquerade: true,
                 is_local: false,
             }
         } else {

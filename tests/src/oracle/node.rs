@@ -147,7 +147,11 @@ impl Node {
             .filter(|range| range.family() == family)
             .collect();
         // A family of which nothing is said is everywhere, also if something is said of the other (§2.2 rule 1).
-        ranges.is_empty() || ranges.iter().any(|range| contains(range, address))
+        let is_in = |range: &Cidr| {
+            // Loopback is served as a whole, by whichever part of it is listed (§2.2 rule 5).
+            contains(range, address) || address.is_loopback() && range.base().is_loopback()
+        };
+        ranges.is_empty() || ranges.iter().any(is_in)
     }
 
     fn ranges_of(&self, entry: NodePortAddress) -> Vec<Cidr> {

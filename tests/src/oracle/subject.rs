@@ -1,50 +1,32 @@
 //! Sluice as the oracle meets it: planner and reconciler over tables in memory, and the decision core over a copy of them.
 //!
-//! This is the only file here that knows how Sluice is built. Whoever changes the tables changes [`Sluice::copy`];
-//! whoever teaches Sluice something new says so in [`covers`].
+//! This is the only file here that knows how Sluice is built. Whoever changes the tables changes [`Sluice::copy`].
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::datapath::{Hook, Verdict};
-use lb_common::layout::{DropReason, Ip4, Ip6, Service, V4, V6};
+use lb_common::layout::{Counter, DropReason, Ip4, Ip6, Service, V4, V6};
+use lb_userspace::agent::{NodeOptions, device_records, host_addresses, node_record};
 use lb_userspace::model::{Change, EndpointSlice, Family, NodeFacts, Protocol, Service as ModelService, SyncedKind};
+use lb_userspace::plan;
 use lb_userspace::reconcile::Reconciler;
-use lb_userspace::tables::{Capacity, List, MemoryTables, Write};
+use lb_userspace::source::devices::{Device, Devices, Framing, node_addresses};
+use lb_userspace::tables::{Capacity, List, MemoryTables, TableFamily, Write};
 
+use super::cast::Cast;
 use super::contest::Seen;
-use super::decide::Decision;
-use super::frontend::{self, Kind};
-use super::outcome::{DropWhy, NewFlow, Origin, Outcome};
+use super::node::{Detector, Node, contains};
+use super::outcome::{DropWhy, NewFlow, Origin};
 use super::world::World;
 use crate::packet::decode::read;
 use crate::packet::encode::{Link, Variant, encode};
 use crate::packet::host::{Cabinet, HostFamily, HostWorld};
 use crate::packet::names::Version;
 use crate::packet::side::Shot;
-use crate::packet::sketch::{other, tcp, udp};
-
-/// IANA's number of SCTP.
-const SCTP: u8 = 132;
-
-/// Does Sluice do all that this decision is made of? Flows that it does not know yet are left out of the comparison.
-#[must_use]
-pub fn covers(world: &World, flow: &NewFlow, decision: &Decision) -> bool {
-    let Some(frontend) = frontend::find(world, flow) else {
-        return decision.outcome == Outcome::NotHandled;
-    };
-    frontend.kind == Kind::ClusterIp && flow.protocol != Protocol::Sctp && decision.sticks.is_none()
-}
-
-/// Can Sluice's answer be asked whether it masquerades a flow to this endpoint?
-fn tells_masquerade(world: &World, flow: &NewFlow, to: SocketAddr) -> bool {
-    // A host process's source is the route's; what is for the host itself is masqueraded nowhere, not even by netfilter.
-    let is_forwarded = matches!(flow.origin, Origin::Device(_)) && !world.node.is_host(to.ip());
-    // Today only who meets itself is masqueraded.
-    is_forwarded && flow.source.ip() == to.ip()
-}
+use crate::packet::sketch::{INIT, sctp, tcp, udp};
 
 /// One node's agent, tables and programs.
 pub struct Sluice {
@@ -75,14 +57,7 @@ impl Sluice {
             copied: (0, 0),
             world: world.clone(),
         };
-        sluice.host.v4.node.address = as_v4(world.node.local_addresses[0]);
-        let v6 = world.node.local_addresses.iter().find_map(|address| as_v6(*address));
-        sluice.host.v6.node.address = v6.expect("the node has an IPv6 address");
-        let facts = NodeFacts {
-            zone: world.node.view.zone.clone(),
-            ..NodeFacts::default()
-        };
-        let mut changes: Vec<Change> = vec![Change::Node(Some(facts))];
+        let mut changes: Vec<Change> = node_changes(&world.node).into();
         changes.extend(
             world
                 .slices
@@ -99,12 +74,18 @@ impl Sluice {
         );
         changes.extend([SyncedKind::EndpointSlices, SyncedKind::Services].map(Change::Synced));
         sluice.tell(changes);
+        sluice.follow_node();
+        sluice.copy();
         sluice
     }
 
     /// The world is different from now on: the agent is told what has changed.
     pub fn becomes(&mut self, world: &World) {
         let mut changes = Vec::new();
+        let node_is_other = self.world.node != world.node;
+        if node_is_other {
+            changes.extend(node_changes(&world.node));
+        }
         let (was, is) = (services(&self.world), services(world));
         changes.extend(
             was.keys()
@@ -121,8 +102,12 @@ impl Sluice {
         );
         let news = is.iter().filter(|(key, slice)| was.get(*key) != Some(*slice));
         changes.extend(news.map(|(_, slice)| Change::SliceApply(Arc::new((*slice).clone()))));
-        self.tell(changes);
         self.world = world.clone();
+        self.tell(changes);
+        if node_is_other {
+            self.follow_node();
+            self.copy();
+        }
     }
 
     fn tell(&mut self, changes: Vec<Change>) {
@@ -133,6 +118,23 @@ impl Sluice {
             self.reconciler.problems()
         );
         self.copy();
+        route_pods::<V4>(&mut self.host, &self.world);
+        route_pods::<V6>(&mut self.host, &self.world);
+    }
+
+    /// What the agent does when devices, the Node object or ServiceCIDRs change.
+    fn follow_node(&mut self) {
+        let (devices, options) = (devices(&self.world.node), options(&self.world.node));
+        let store = self.reconciler.store();
+        let (node, ranges) = (store.node().clone(), store.service_cidrs().to_vec());
+        let (v4, v6) = node_addresses(&devices);
+        self.host.v4.node = node_record::<V4>(v4.map(Into::into), &options, &node, &ranges);
+        self.host.v6.node = node_record::<V6>(v6.map(Into::into), &options, &node, &ranges);
+        self.host.devices = device_records(&devices, &options.detector);
+        let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
+        let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
+        let result = self.reconciler.set_host_addresses(&host4, &host6);
+        result.expect("tables in memory refuse nothing");
     }
 
     /// Brings what the agent has written before the decision core.
@@ -162,38 +164,148 @@ impl Sluice {
     }
 
     fn meets_in<F: HostFamily>(&self, flow: &NewFlow) -> Seen {
-        let frame = frame(flow);
         let hook = match flow.origin {
             Origin::Device(_) => Hook::Ingress,
             Origin::Host => Hook::EgressLocal,
         };
         let flows = || F::cabinet(&self.host).flows.borrow().len();
-        let before = flows();
+        let masqueraded = || self.host.counters.borrow()[Counter::FlowsMasqueraded as usize];
+        let before = (flows(), masqueraded());
+        let frame = match self.passes(hook, &frame(flow)) {
+            Ok(frame) => frame,
+            Err(end) => return end,
+        };
+        let node = &self.world.node;
+        let (_, to) = ends(&frame);
+        let is_forwarded = hook == Hook::Ingress && !node.is_host(to.ip());
+        let left = if is_forwarded {
+            match self.passes(Hook::EgressForwarded, &frame) {
+                Ok(frame) => frame,
+                Err(end) => return end,
+            }
+        } else {
+            frame
+        };
+        let (from, to_in_the_end) = ends(&left);
+        assert_eq!(to_in_the_end, to, "{flow}: where a packet leaves its source is changed");
+        if flows() == before.0 {
+            assert_eq!(
+                (from, to),
+                (flow.source, flow.dialled),
+                "{flow}: changed without a flow"
+            );
+            return Seen::Untouched;
+        }
+        let masquerade = masqueraded() > before.1;
+        if hook == Hook::EgressLocal || is_forwarded {
+            let source = from.ip();
+            let right = if masquerade {
+                node.is_host(source) && !source.is_loopback()
+            } else {
+                source == flow.source.ip()
+            };
+            assert!(
+                right,
+                "{flow}: masqueraded {masquerade}, left for {to} with source {source}"
+            );
+        }
+        // A process that dials the host itself is told apart by nobody.
+        let tells = !(flow.origin == Origin::Host && flow.source.ip() == to.ip());
+        Seen::Translated {
+            to,
+            masquerade: tells.then_some(masquerade),
+        }
+    }
+
+    /// What is left of a frame behind a hook, or what else became of it.
+    fn passes(&self, hook: Hook, frame: &[u8]) -> Result<Vec<u8>, Seen> {
         let got = self.host.shoot_plain(Shot {
             hook,
             link: Link::Ethernet,
-            frame: &frame,
+            frame,
         });
         match got.verdict {
-            Verdict::Refuse => return Seen::Refused,
-            Verdict::Drop(reason) => return Seen::Dropped(why(reason), reason.name()),
-            Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Reset => {}
+            Verdict::Refuse => Err(Seen::Refused),
+            Verdict::Drop(reason) => Err(Seen::Dropped(why(reason), reason.name())),
+            Verdict::Reset => Err(Seen::Dropped(None, "a reset")),
+            Verdict::Pass | Verdict::Route | Verdict::Deliver => Ok(got.outcome.frame),
         }
-        let frame = got.outcome.frame;
-        let (_, to) = ends(&frame);
-        if to == flow.dialled && flows() == before {
-            return Seen::Untouched;
-        }
-        let masquerade = tells_masquerade(&self.world, flow, to).then(|| {
-            let left = self.host.shoot_plain(Shot {
-                hook: Hook::EgressForwarded,
-                link: Link::Ethernet,
-                frame: &frame,
-            });
-            ends(&left.outcome.frame).0.ip() != flow.source.ip()
-        });
-        Seen::Translated { to, masquerade }
     }
+}
+
+fn node_changes(node: &Node) -> [Change; 2] {
+    let facts = NodeFacts {
+        zone: node.view.zone.clone(),
+        addresses: node.node_ips.clone().into(),
+        pod_cidrs: node.pod_cidrs.clone().into(),
+        ..NodeFacts::default()
+    };
+    [
+        Change::Node(Some(facts)),
+        Change::ServiceCidrs(node.service_cidrs.clone().into()),
+    ]
+}
+
+/// What the agent is told on its command line.
+fn options(node: &Node) -> NodeOptions {
+    let node_ports: Vec<String> = node.node_port_addresses.iter().map(ToString::to_string).collect();
+    NodeOptions {
+        detector: match &node.detector {
+            Detector::None => plan::Detector::default(),
+            Detector::ClusterCidr(ranges) => plan::Detector::ClusterCidr(ranges.clone()),
+            Detector::NodeCidr => plan::Detector::NodeCidr,
+            Detector::Devices(devices) if devices.len() > 1 => plan::Detector::BridgeInterface(BRIDGE.to_owned()),
+            Detector::Devices(devices) => {
+                plan::Detector::InterfaceNamePrefix(devices.first().expect("a device").clone())
+            }
+        },
+        masquerade_all: node.masquerade_all,
+        node_ports: node_ports.join(",").parse().expect("the notation is the flag's"),
+        ..NodeOptions::default()
+    }
+}
+
+const BRIDGE: &str = "cni0";
+const BRIDGE_INDEX: u32 = 3;
+
+/// Devices have numbers: those of pods from 10, ports of a bridge that has the host's address among pods; other addresses
+/// are on the outward device, numbered 2, by which goes what a process sends.
+fn devices(node: &Node) -> Devices {
+    let device = |ifindex, name: String| Device {
+        ifindex,
+        name,
+        framing: Some(Framing::Ethernet),
+        mtu: 1500,
+        controller: (ifindex >= 10).then_some(BRIDGE_INDEX),
+        has_default_route: ifindex == 2,
+        addresses: Vec::new(),
+    };
+    let mut devices: Devices = (10..13)
+        .map(|ifindex| (ifindex, device(ifindex, format!("pod{}", ifindex - 10))))
+        .collect();
+    devices.insert(2, device(2, "eth0".to_owned()));
+    devices.insert(BRIDGE_INDEX, device(BRIDGE_INDEX, BRIDGE.to_owned()));
+    for address in &node.local_addresses {
+        let ifindex = if is_pod(*address) { BRIDGE_INDEX } else { 2 };
+        devices
+            .entry(ifindex)
+            .and_modify(|device| device.addresses.push(*address));
+    }
+    devices
+}
+
+fn is_pod(address: IpAddr) -> bool {
+    Cast::both().iter().any(|cast| contains(&cast.pods[1], address))
+}
+
+/// Pods of this node are behind the bridge; everybody else is wherever the routing table says.
+fn route_pods<F: HostFamily + TableFamily>(host: &mut HostWorld, world: &World) {
+    let endpoints = world.slices.iter().flat_map(|slice| &slice.endpoints);
+    let pods = endpoints
+        .map(|endpoint| endpoint.address)
+        .filter(|address| is_pod(*address));
+    let routes = &mut F::cabinet_mut(host).routes;
+    routes.extend(pods.filter_map(|address| Some((F::from_ip(address)?, BRIDGE_INDEX))));
 }
 
 fn services(world: &World) -> BTreeMap<&lb_userspace::model::ServiceKey, &ModelService> {
@@ -204,15 +316,6 @@ fn slices(world: &World) -> BTreeMap<&lb_userspace::model::SliceKey, &EndpointSl
     world.slices.iter().map(|slice| (&slice.key, slice)).collect()
 }
 
-fn as_v4(address: std::net::IpAddr) -> Ip4 {
-    <V4 as lb_userspace::tables::TableFamily>::from_ip(address).expect("the node's first address is IPv4")
-}
-
-fn as_v6(address: std::net::IpAddr) -> Option<Ip6> {
-    <V6 as lb_userspace::tables::TableFamily>::from_ip(address)
-}
-
-/// Devices have numbers: those of pods from 10, anything else is 2, and what a process sends leaves by that, too.
 fn ifindex(origin: &Origin) -> u32 {
     let Origin::Device(name) = origin else { return 2 };
     let pod = name.strip_prefix("pod").and_then(|number| number.parse::<u32>().ok());
@@ -245,6 +348,8 @@ fn service<A: lb_common::layout::Address>(cabinet: &mut Cabinet<A>, number: u32)
 fn why(reason: DropReason) -> Option<DropWhy> {
     match reason {
         DropReason::NoLocalEndpoint => Some(DropWhy::NoLocalEndpoint),
+        DropReason::SourceDenied => Some(DropWhy::SourceRange),
+        DropReason::UnknownAddress => Some(DropWhy::Unallocated),
         _ => None,
     }
 }
@@ -254,7 +359,7 @@ fn frame(flow: &NewFlow) -> Vec<u8> {
     let sketch = match flow.protocol {
         Protocol::Tcp => tcp(&tuple).syn(),
         Protocol::Udp => udp(&tuple),
-        Protocol::Sctp => other(&tuple, SCTP),
+        Protocol::Sctp => sctp(&tuple, INIT),
     };
     let variant = Variant {
         version: if flow.family() == Family::V4 {

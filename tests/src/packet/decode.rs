@@ -148,12 +148,16 @@ impl Seen<'_> {
     /// Whether the checksum over an SCTP packet is right, or still to be made.
     #[must_use]
     pub fn sctp_is_sound(&self) -> bool {
+        self.sctp_error().is_none_or(|error| error == 0)
+    }
+
+    /// By which bits the checksum over an SCTP packet is wrong; nothing if it is still to be made.
+    #[must_use]
+    pub fn sctp_error(&self) -> Option<u32> {
         let mut octets = self.layer4.to_vec();
-        let Some(field) = octets.get_mut(8..12) else {
-            return true;
-        };
+        let field = octets.get_mut(8..12)?;
         let found: [u8; 4] = std::array::from_fn(|at| std::mem::take(&mut field[at]));
-        found == [0; 4] || found == crc32c(&octets).to_le_bytes()
+        (found != [0; 4]).then(|| u32::from_le_bytes(found) ^ crc32c(&octets))
     }
 
     /// Folded sum over TCP or UDP and its pseudo header: 0xffff if the checksum is right. Nothing where there is no

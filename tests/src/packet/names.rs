@@ -209,12 +209,12 @@ mod tests {
             assert_eq!(Tuple::read(text, version).to_string(), text);
         }
         assert_eq!(
-            Tuple::read("[::1]:1 > [fe80::2]:2", Version::V6).to_string(),
-            "[::1]:1 > [fe80::2]:2"
+            Tuple::read("[fe80::1]:1 > [fe80::2]:2", Version::V6).to_string(),
+            "[fe80::1]:1 > [fe80::2]:2"
         );
         assert_eq!(
-            Tuple::read("127.0.0.1:1 > pod", Version::V4).to_string(),
-            "127.0.0.1:1 > pod:0"
+            Tuple::read("127.0.0.7:1 > pod", Version::V4).to_string(),
+            "127.0.0.7:1 > pod:0"
         );
     }
 }

@@ -10,7 +10,7 @@ use super::{
     names::Version,
     scene::Change,
     service::ServiceSketch,
-    sketch::{Checksum, Extension, Fragment, Layer4, Sketch, icmp, other, tcp, udp},
+    sketch::{ABORT, Checksum, DATA, Extension, Fragment, INIT, Layer4, Sketch, icmp, other, sctp, tcp, udp},
     tape::Tape,
 };
 
@@ -208,7 +208,8 @@ fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch 
     let tuple = tuple(tape, flows);
     let mut sketch = match tape.below(16) {
         0..=7 => tcp(&tuple).flags(tape.pick(&[0x02, 0x10, 0x18, 0x12, 0x11, 0x04, 0x14, 0x29, 0xff, 0x00])),
-        8..=13 => udp(&tuple),
+        8..=12 => udp(&tuple),
+        13 => sctp(&tuple, tape.pick(&[INIT, DATA, ABORT, 2, 7, 14, 255])),
         14 => icmp(&tuple, tape.octet(), tape.octet()),
         _ => other(&tuple, tape.pick(&[6, 17, 0, 44, 50, 58, 132, 255])),
     };
@@ -265,6 +266,8 @@ fn extension(tape: &mut Tape<'_>) -> Extension {
 fn fragment(tape: &mut Tape<'_>, sketch: &Sketch) -> Option<Fragment> {
     let header_len = match sketch.layer4 {
         Layer4::Tcp(_) => 20,
+        // With the padding behind the chunk.
+        Layer4::Sctp(_) => 16 + sketch.payload.len().next_multiple_of(4) - sketch.payload.len(),
         Layer4::Udp | Layer4::Icmp(..) => 8,
         Layer4::Other(17) => 8,
         _ => 4,

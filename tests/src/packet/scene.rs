@@ -59,6 +59,20 @@ pub enum Change {
     Reset(String),
 }
 
+impl Change {
+    /// The ClusterIP is served by these backends from now on.
+    #[must_use]
+    pub fn serve(frontend: &str, backends: &[&str]) -> Self {
+        Self::Service(Box::new(ServiceSketch::new(frontend).to(backends)))
+    }
+
+    /// From now on nobody in the whole cluster serves the ClusterIP.
+    #[must_use]
+    pub fn reject(frontend: &str) -> Self {
+        Self::Service(Box::new(ServiceSketch::new(frontend).nobody()))
+    }
+}
+
 /// One write to the tables of a family.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<F: Named> {
@@ -139,8 +153,9 @@ impl Scene {
             Change::WithdrawFrom(service, backend) => self.backend_writes::<F>(backend, Some(service), None),
             Change::StopServing(backend) => self.backend_writes::<F>(backend, None, Some(BackendFlags::default())),
             Change::Reuse(old, new) => {
-                let place = self.backends.iter().position(|(_, known)| known == old);
-                let place = place.unwrap_or_else(|| panic!("nobody has {old}"));
+                let Some(place) = self.backends.iter().position(|(_, known)| known == old) else {
+                    return Vec::new();
+                };
                 new.clone_into(&mut self.backends[place].1);
                 let service = self.backends[place].0;
                 vec![Write::Backend(
@@ -257,13 +272,14 @@ impl Scene {
             self.sets += 1;
             self.sets
         };
-        writes.extend(sketch.sources.iter().map(|name| {
+        // A range of the other family is none of this one's.
+        writes.extend(sketch.sources.iter().filter_map(|name| {
             let cidr = range(name, F::VERSION);
-            Write::Source(SourceRange {
+            Some(Write::Source(SourceRange {
                 set: sources,
-                base: F::from_ip(cidr.base()).expect("a range of this family"),
+                base: F::from_ip(cidr.base())?,
                 prefix_len: cidr.prefix_len(),
-            })
+            }))
         }));
         let (times, has_it) = self.affinities.entry(number).or_default();
         *times += u32::from(sketch.affinity_s != 0 && !*has_it);

@@ -67,9 +67,9 @@ impl<'a, F: HostFamily> Stage<'a, F> {
         Ok(stage)
     }
 
-    /// The same change for both protocols, on both sides.
+    /// The same change for every protocol, on both sides.
     fn change(&mut self, change: &Change) -> Result<()> {
-        for proto in [Proto::TCP, Proto::UDP] {
+        for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
             for write in self.scene.writes::<F>(change, proto) {
                 self.both(|side| side.write(&write))?;
             }

@@ -93,7 +93,7 @@ impl View {
 
     fn read<F: TableFamily>(&self, tables: &KernelTables<F>, number: u32) -> Set {
         loop {
-            let word = tables.scopes(number).0;
+            let word = tables.service(number).cluster;
             let mut set = 0;
             if let Choice::Slots { base, len } = word.choice() {
                 for place in base..base + len {
@@ -102,7 +102,7 @@ impl View {
                 }
             }
             // A range that was given up may be another Service's by now: the kernel's readers are waited for, this one isn't.
-            if tables.scopes(number).0 == word {
+            if tables.service(number).cluster == word {
                 return Set(set);
             }
         }
@@ -127,9 +127,9 @@ fn kept<F: TableFamily>(tables: &KernelTables<F>) -> usize {
 }
 
 fn add_frontends<F: TableFamily>(tables: &KernelTables<F>, numbers: &mut HashMap<(SocketAddr, u8), u32>) {
-    for (key, number) in tables.frontends().expect("the table can be read") {
+    for (key, frontend) in tables.frontends().expect("the table can be read") {
         let target = SocketAddr::new(F::to_ip(key.address), key.port.get());
-        numbers.insert((target, key.proto.0), number);
+        numbers.insert((target, key.proto.0), frontend.number());
     }
 }
 

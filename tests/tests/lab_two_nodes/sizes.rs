@@ -115,9 +115,22 @@ fn failures(lab: &Lab, lost_max: u32) -> Vec<String> {
         for v6 in [false, true] {
             for &(over, octets) in ROWS {
                 let target = frontend.of(number, lab.node(), over, v6);
+                // A process that dials a NodePort of its own node sends over loopback, whose MTU says nothing about the way. It is
+                // told by ICMP, as by any router: over IPv4 the kernel remembers that, over IPv6 it remembers nothing about its
+                // own addresses (`__ip6_rt_update_pmtu`), and the process hears of each datagram that does not fit.
+                let by_loopback = matches!(who, Who::Node) && over == Over::Udp && octets > 1_420;
                 // Without losses nothing has to be waited for.
-                let lost_max = if over == Over::Tcp { 0 } else { lost_max };
+                let lost_max = match over {
+                    Over::Tcp => 0,
+                    Over::Udp if by_loopback => LOST_MAX,
+                    Over::Udp => lost_max,
+                };
                 let outcome = from.run(|| exchanges(target, over, octets, lost_max));
+                let outcome = match outcome {
+                    Err(error) if by_loopback && v6 && error.raw_os_error() == Some(libc::EMSGSIZE) => Ok(()),
+                    Ok(()) if by_loopback && v6 => Err(std::io::Error::other("it fits: say so in the docs")),
+                    other => other,
+                };
                 if let Err(error) = outcome {
                     wrong.push(format!(
                         "{who:?} -> {frontend:?} {target}, {over:?}, {octets} octets: {error}"

@@ -105,7 +105,11 @@ fn the_bind_address_goes_before_the_nodes_addresses() {
     store.apply(Change::Synced(SyncedKind::EndpointSlices));
     let ranges = |s: &mut Service| s.source_ranges = [cidr("192.0.2.0/24")].into();
     store.apply(apply_service(with(service("api"), ranges)));
-    assert!(store.apply(own_node(|node| node.addresses = [ip("192.0.2.1")].into())).is_empty());
+    assert!(
+        store
+            .apply(own_node(|node| node.addresses = [ip("192.0.2.1")].into()))
+            .is_empty()
+    );
     assert_eq!(store.node().address(Family::V4), Some(ip("192.0.2.9")));
     let v6 = own_node(|node| node.addresses = [ip("192.0.2.1"), ip("2001:db8::1")].into());
     assert_eq!(names(&store.apply(v6)), ["api"]);

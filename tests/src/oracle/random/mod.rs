@@ -52,21 +52,25 @@ impl Case {
     /// The case of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        let octets = recorded(seed, 1500);
+        let octets = recorded(seed, 2500);
         let mut tape = Tape::new(&octets);
         let casts = Cast::both();
-        let world = world(&mut tape, &casts);
+        let world = world(&mut tape, casts);
         let (mut steps, mut now) = (Vec::new(), world.clone());
         let mut dialled: Vec<NewFlow> = Vec::new();
         for number in 0..FLOWS {
-            if number > 0 && tape.once_in(8) {
-                services::change(&mut tape, &casts, &mut now);
+            if number > 0 && tape.once_in(5) {
+                if tape.once_in(5) {
+                    change_node(&mut tape, casts, &mut now.node);
+                } else {
+                    services::change(&mut tape, casts, &mut now);
+                }
                 steps.push(Step::Becomes(Box::new(now.clone())));
             }
             // Multiples of 7 seconds: no sum of them is a time limit.
             let after = Duration::from_secs(tape.pick(&[0, 0, 0, 7, 14, 28]));
             let port = 40_000 + number as u16;
-            let flow = flows::flow(&mut tape, &casts, &now, &dialled, port);
+            let flow = flows::flow(&mut tape, casts, &now, &dialled, port);
             dialled.push(flow.clone());
             steps.push(Step::Dial { after, flow });
         }
@@ -141,6 +145,31 @@ fn node(tape: &mut Tape<'_>, casts: &[Cast; 2]) -> Node {
         })
         .collect();
     node
+}
+
+/// Something about the node becomes different.
+fn change_node(tape: &mut Tape<'_>, casts: &[Cast; 2], node: &mut Node) {
+    let cast = &casts[tape.below(2)];
+    let toggle = |list: &mut Vec<IpAddr>, address: IpAddr| {
+        let before = list.len();
+        list.retain(|other| *other != address);
+        if list.len() == before {
+            list.push(address);
+        }
+    };
+    match tape.below(8) {
+        // One that may be a load balancer's, an ExternalIP, or an endpoint's; the first stays, for masquerading.
+        0 | 1 => toggle(&mut node.local_addresses, cast.vips[1]),
+        2 | 3 => toggle(&mut node.local_addresses, cast.node[1]),
+        4 => toggle(&mut node.node_ips, cast.node[0]),
+        5 => node.view.zone = tape.pick(&[Some("a"), Some("b"), None]).map(Into::into),
+        6 => node.pod_cidrs.truncate(1),
+        _ => {
+            node.service_cidrs = tape
+                .pick(&[vec![], casts.iter().map(|cast| cast.services).collect()].each_ref())
+                .clone()
+        }
+    }
 }
 
 fn detector(tape: &mut Tape<'_>, casts: &[Cast; 2]) -> Detector {

@@ -42,14 +42,112 @@ pub(super) fn add(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
 /// Something about a Service that is there becomes different.
 pub(super) fn change(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
     let at = tape.below(world.services.len());
-    match tape.below(6) {
-        0 => flip(&mut world.services[at].internal_policy),
-        1 => flip(&mut world.services[at].external_policy),
-        2 => drop(world.slices.pop()),
+    match tape.below(20) {
+        0 | 1 => flip(&mut world.services[at].internal_policy),
+        2 | 3 => flip(&mut world.services[at].external_policy),
+        4 => drop(world.slices.pop()),
+        5 => {
+            let service = &mut world.services[at];
+            service.affinity_timeout_s = match service.affinity_timeout_s {
+                Some(_) => None,
+                None => Some(tape.pick(&[10, 30, 10_800])),
+            };
+        }
+        6 => {
+            let ranges: Vec<_> = casts.iter().map(|cast| tape.pick(&cast.source_ranges)).collect();
+            let service = &mut world.services[at];
+            service.source_ranges = if service.source_ranges.is_empty() {
+                ranges.into()
+            } else {
+                [].into()
+            };
+        }
+        7 => world.services[at].load_balancer_vips = [].into(),
+        8 => world.services[at].external_ips = [].into(),
+        9 => world.services[at]
+            .ports
+            .iter_mut()
+            .for_each(|port| port.node_port = None),
+        10 => rename(tape, world, at),
+        11 if world.services.len() > 1 => drop(world.services.remove(at)),
+        11 | 12 => more(tape, casts, world),
+        13..=16 => endpoints(tape, world),
         _ => {
             let key = world.services[at].key.clone();
             world.slices.retain(|slice| slice.service.as_ref() != Some(&key));
             world.slices.extend(slices(tape, casts, &world.services[at]));
+        }
+    }
+}
+
+/// A port gets another name, and so do its slices': to the agent it is another port.
+fn rename(tape: &mut Tape<'_>, world: &mut World, at: usize) {
+    let service = &mut world.services[at];
+    let place = tape.below(service.ports.len());
+    if service.ports.iter().any(|port| &*port.name == "new") {
+        return;
+    }
+    let name = std::mem::replace(&mut service.ports[place].name, "new".into());
+    let of_service = |slice: &&mut EndpointSlice| slice.service.as_ref() == Some(&service.key);
+    for slice in world.slices.iter_mut().filter(of_service) {
+        for port in slice.ports.iter_mut().filter(|port| port.name.as_ref() == Some(&name)) {
+            port.name = Some("new".into());
+        }
+    }
+}
+
+/// A Service that was not there.
+fn more(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
+    let is_free = |number: &usize| {
+        let key = ServiceKey::new("default", NAMES[*number]);
+        world.services.iter().all(|service| service.key != key)
+    };
+    if let Some(number) = (0..3).find(is_free) {
+        let service = service(tape, casts, number, &Claims::of(world));
+        world
+            .slices
+            .retain(|slice| slice.service.as_ref() != Some(&service.key));
+        world.slices.extend(slices(tape, casts, &service));
+        world.services.push(service);
+    }
+}
+
+/// What endpoints are changes, or one is gone; where they are, too.
+fn endpoints(tape: &mut Tape<'_>, world: &mut World) {
+    let state = tape.pick(&[
+        (true, true, false),
+        (true, true, false),
+        (false, true, true),
+        (false, false, false),
+        (false, true, false),
+    ]);
+    let here = tape.pick(&[None, None, Some(HERE)]);
+    let all: Vec<IpAddr> = world
+        .slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .map(|one| one.address)
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    let address = tape.pick(&all);
+    let goes = tape.once_in(4);
+    for slice in &mut world.slices {
+        if goes {
+            slice.endpoints = slice
+                .endpoints
+                .iter()
+                .filter(|one| one.address != address)
+                .cloned()
+                .collect();
+        }
+        // All that have the address: two that differ are undefined.
+        for one in slice.endpoints.iter_mut().filter(|one| one.address == address) {
+            (one.ready, one.serving, one.terminating) = state;
+            if here.is_some() {
+                one.node_name = here.map(Into::into);
+            }
         }
     }
 }

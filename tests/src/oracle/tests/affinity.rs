@@ -99,6 +99,7 @@ fn without_affinity_nothing_is_left() {
     let decision = story
         .world
         .decide_at(&flow("pod", CLUSTER_IP), &story.memory, story.now);
-    story.memory.forget(&decision.sticks.expect("affinity").0);
+    let port = decision.sticks.expect("affinity").0;
+    story.memory.only_of(|other| *other != port);
     story.dials(1, "pod", CLUSTER_IP, "1+2+3 -", None);
 }

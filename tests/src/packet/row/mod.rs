@@ -164,13 +164,13 @@ impl Row {
     /// The ClusterIP is served by these backends from now on: `"pod:8080"`, or `"pod:8080 local"` for one on this node.
     #[must_use]
     pub fn serve(self, frontend: &str, backends: &[&str]) -> Self {
-        self.given(ServiceSketch::new(frontend).to(backends))
+        self.change(Change::serve(frontend, backends))
     }
 
     /// From now on nobody in the whole cluster serves the ClusterIP.
     #[must_use]
     pub fn reject(self, frontend: &str) -> Self {
-        self.given(ServiceSketch::new(frontend).nobody())
+        self.change(Change::reject(frontend))
     }
 
     /// From now on the policy allows none of the backends here.
