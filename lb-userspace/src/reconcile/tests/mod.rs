@@ -6,6 +6,7 @@ mod adoption;
 mod affinity;
 mod lists;
 mod sources;
+mod written;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,6 +24,25 @@ use crate::tables::{Capacity, Faulty, List, MemoryTables, Write};
 
 /// How many writes that may fail still succeed; then one fails.
 type Fuse = Rc<Cell<Option<u32>>>;
+
+/// Tables of which a write fails when the fuse has burnt down.
+fn faulty<T>(inner: T) -> (Faulty<T>, Fuse) {
+    let fuse = Fuse::default();
+    let burning = fuse.clone();
+    let fails = move || match burning.get() {
+        None => false,
+        Some(0) => {
+            burning.set(None);
+            true
+        }
+        Some(left) => {
+            burning.set(Some(left - 1));
+            false
+        }
+    };
+    let fails = Box::new(fails);
+    (Faulty { inner, fails }, fuse)
+}
 
 /// A publisher whose writes are looked at.
 struct Bench {
@@ -42,23 +62,7 @@ impl Bench {
 
     fn adopting(mut tables: MemoryTables<Ip4>) -> Self {
         tables.writes.clear();
-        let fuse = Fuse::default();
-        let burning = fuse.clone();
-        let fails = move || match burning.get() {
-            None => false,
-            Some(0) => {
-                burning.set(None);
-                true
-            }
-            Some(left) => {
-                burning.set(Some(left - 1));
-                false
-            }
-        };
-        let tables = Faulty {
-            inner: tables,
-            fails: Box::new(fails),
-        };
+        let (tables, fuse) = faulty(tables);
         let publisher = Publisher::adopt(tables).expect("nothing fails");
         Self { publisher, fuse }
     }
