@@ -178,7 +178,9 @@ fn rules<F: HostFamily>(
             ensure(right == 1 && dropped == 1, why)?;
             ensure(scrap.hook != Hook::Xdp, "XDP can't answer")?;
             if got.verdict == Verdict::Reset {
-                let is_first = seen.as_ref().is_some_and(|seen| seen.proto == 6 && seen.tuple().is_some());
+                let is_first = seen
+                    .as_ref()
+                    .is_some_and(|seen| seen.proto == 6 && seen.tuple().is_some());
                 ensure(is_first, "only TCP is reset, by its first part")?;
             }
             // The kernel may refuse half-way, and options hide what a reset needs; such a packet is never sent.

@@ -167,7 +167,11 @@ fn spread(case: &Case, world: &World, sluice: &mut Sluice, tally: &mut Tally) ->
             missing.remove(&to);
         }
         if missing.is_empty() {
-            let what = if decision.sticks.is_some() { "spread over all, forgotten" } else { "spread over all" };
+            let what = if decision.sticks.is_some() {
+                "spread over all, forgotten"
+            } else {
+                "spread over all"
+            };
             *tally.entry(what).or_default() += 1;
             return Ok(());
         }

@@ -139,9 +139,7 @@ mod tests {
             .map(Case::of)
             .find(|case| case.world.services.len() == 3)
             .expect("one of them");
-        let small = shrunk(&case, |case| {
-            !case.world.services.is_empty() && !case.steps.is_empty()
-        });
+        let small = shrunk(&case, |case| !case.world.services.is_empty() && !case.steps.is_empty());
         assert_eq!(small.world.services[0].ports.len(), 1);
         assert_eq!(
             (small.world.services.len(), small.world.slices.len(), small.steps.len()),

@@ -189,7 +189,11 @@ impl Sluice {
         let (from, to_in_the_end) = ends(&left);
         assert_eq!(to_in_the_end, to, "{flow}: where a packet leaves its source is changed");
         if flows() == before.0 {
-            assert_eq!((from, to), (flow.source, flow.dialled), "{flow}: changed without a flow");
+            assert_eq!(
+                (from, to),
+                (flow.source, flow.dialled),
+                "{flow}: changed without a flow"
+            );
             return Seen::Untouched;
         }
         let masquerade = masqueraded() > before.1;
@@ -200,7 +204,10 @@ impl Sluice {
             } else {
                 source == flow.source.ip()
             };
-            assert!(right, "{flow}: masqueraded {masquerade}, left for {to} with source {source}");
+            assert!(
+                right,
+                "{flow}: masqueraded {masquerade}, left for {to} with source {source}"
+            );
         }
         // A process that dials the host itself is told apart by nobody.
         let tells = !(flow.origin == Origin::Host && flow.source.ip() == to.ip());
@@ -273,12 +280,16 @@ fn devices(node: &Node) -> Devices {
         has_default_route: ifindex == 2,
         addresses: Vec::new(),
     };
-    let mut devices: Devices = (10..13).map(|ifindex| (ifindex, device(ifindex, format!("pod{}", ifindex - 10)))).collect();
+    let mut devices: Devices = (10..13)
+        .map(|ifindex| (ifindex, device(ifindex, format!("pod{}", ifindex - 10))))
+        .collect();
     devices.insert(2, device(2, "eth0".to_owned()));
     devices.insert(BRIDGE_INDEX, device(BRIDGE_INDEX, BRIDGE.to_owned()));
     for address in &node.local_addresses {
         let ifindex = if is_pod(*address) { BRIDGE_INDEX } else { 2 };
-        devices.entry(ifindex).and_modify(|device| device.addresses.push(*address));
+        devices
+            .entry(ifindex)
+            .and_modify(|device| device.addresses.push(*address));
     }
     devices
 }
@@ -290,7 +301,9 @@ fn is_pod(address: IpAddr) -> bool {
 /// Pods of this node are behind the bridge; everybody else is wherever the routing table says.
 fn route_pods<F: HostFamily + TableFamily>(host: &mut HostWorld, world: &World) {
     let endpoints = world.slices.iter().flat_map(|slice| &slice.endpoints);
-    let pods = endpoints.map(|endpoint| endpoint.address).filter(|address| is_pod(*address));
+    let pods = endpoints
+        .map(|endpoint| endpoint.address)
+        .filter(|address| is_pod(*address));
     let routes = &mut F::cabinet_mut(host).routes;
     routes.extend(pods.filter_map(|address| Some((F::from_ip(address)?, BRIDGE_INDEX))));
 }

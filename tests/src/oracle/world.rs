@@ -59,7 +59,10 @@ impl World {
     pub fn has_affinity(&self, port: &PortId) -> bool {
         let of_service = |service: &&Service| service.key == port.service && service.affinity_timeout_s.is_some();
         let is_it = |other: &ServicePort| other.name == port.name && other.protocol == port.protocol;
-        self.services.iter().filter(of_service).any(|service| service.ports.iter().any(is_it))
+        self.services
+            .iter()
+            .filter(of_service)
+            .any(|service| service.ports.iter().any(is_it))
     }
 
     /// The endpoints of a Service port in one family, each once, in the order of their texts (§1.5).

@@ -56,11 +56,18 @@ pub(super) fn change(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) 
         6 => {
             let ranges: Vec<_> = casts.iter().map(|cast| tape.pick(&cast.source_ranges)).collect();
             let service = &mut world.services[at];
-            service.source_ranges = if service.source_ranges.is_empty() { ranges.into() } else { [].into() };
+            service.source_ranges = if service.source_ranges.is_empty() {
+                ranges.into()
+            } else {
+                [].into()
+            };
         }
         7 => world.services[at].load_balancer_vips = [].into(),
         8 => world.services[at].external_ips = [].into(),
-        9 => world.services[at].ports.iter_mut().for_each(|port| port.node_port = None),
+        9 => world.services[at]
+            .ports
+            .iter_mut()
+            .for_each(|port| port.node_port = None),
         10 => rename(tape, world, at),
         11 if world.services.len() > 1 => drop(world.services.remove(at)),
         11 | 12 => more(tape, casts, world),
@@ -97,7 +104,9 @@ fn more(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
     };
     if let Some(number) = (0..3).find(is_free) {
         let service = service(tape, casts, number, &Claims::of(world));
-        world.slices.retain(|slice| slice.service.as_ref() != Some(&service.key));
+        world
+            .slices
+            .retain(|slice| slice.service.as_ref() != Some(&service.key));
         world.slices.extend(slices(tape, casts, &service));
         world.services.push(service);
     }
@@ -113,7 +122,12 @@ fn endpoints(tape: &mut Tape<'_>, world: &mut World) {
         (false, true, false),
     ]);
     let here = tape.pick(&[None, None, Some(HERE)]);
-    let all: Vec<IpAddr> = world.slices.iter().flat_map(|slice| &slice.endpoints).map(|one| one.address).collect();
+    let all: Vec<IpAddr> = world
+        .slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .map(|one| one.address)
+        .collect();
     if all.is_empty() {
         return;
     }
@@ -121,7 +135,12 @@ fn endpoints(tape: &mut Tape<'_>, world: &mut World) {
     let goes = tape.once_in(4);
     for slice in &mut world.slices {
         if goes {
-            slice.endpoints = slice.endpoints.iter().filter(|one| one.address != address).cloned().collect();
+            slice.endpoints = slice
+                .endpoints
+                .iter()
+                .filter(|one| one.address != address)
+                .cloned()
+                .collect();
         }
         // All that have the address: two that differ are undefined.
         for one in slice.endpoints.iter_mut().filter(|one| one.address == address) {
