@@ -19,7 +19,8 @@ const CASES: u64 = 100_000;
 /// The same cases each time: a failure is somebody's change, not luck.
 const FIRST_SEED: u64 = 1;
 
-/// What is kept of a client that was at several endpoints.
+/// What is kept of a client that was at several endpoints: where it was last. Where several endpoints remember it the text
+/// takes the first in the order of their names (§3.4), which takes a client away from where it is.
 const KEPT: Memory = Memory::Latest;
 
 #[test]
@@ -52,7 +53,10 @@ fn sluice_does_what_the_oracle_says() {
         ("rejected", 10),
         ("not handled", 10),
         ("dropped, no local endpoint", 20),
+        ("dropped, source not allowed", 20),
+        ("dropped, unallocated", 50),
         ("spread over all", 100),
+        ("spread over all, forgotten", 100),
     ] {
         let count = total.get(what).copied().unwrap_or(0) as u64;
         assert!(count * every > CASES, "only {count} flows were {what}: {total:?}");

@@ -36,7 +36,7 @@ const CHANGE_MAX: Duration = Duration::from_secs(2);
 #[rstest]
 #[case::killed(Agent::kill9)]
 #[case::asked_to(Agent::stop)]
-fn the_datapath_goes_on_without_the_agent_and_the_next_one_writes_nothing(
+fn row_123_the_datapath_goes_on_without_the_agent_and_the_next_one_writes_nothing(
     #[case] end: fn(&mut Agent) -> anyhow::Result<()>,
 ) {
     let mut cluster = start(&SERVICES);

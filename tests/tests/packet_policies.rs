@@ -67,7 +67,7 @@ fn row_75_internal_local_with_endpoints_elsewhere_only_is_dropped_and_left_to_tc
 }
 
 #[test]
-fn row_76_and_row_85_when_the_slice_is_gone_everybody_is_refused_whatever_the_policies() {
+fn rows_76_and_85_when_the_slice_is_gone_everybody_is_refused_whatever_the_policies() {
     for service in [
         the_service().nobody(),
         the_service().nobody().internal_local(),

@@ -162,3 +162,25 @@ fn row_135_the_same_address_with_another_port_is_another_endpoint() {
         .counting(&[FlowsCreated, FlowsReselected])
         .run();
 }
+
+#[test]
+fn row_124_endpoints_that_are_emptied_and_restored_at_once_serve_again_and_leave_nothing_stale() {
+    let datagram = || udp("client:40000 > web:53");
+    row()
+        .node()
+        .given(the_service().to(&["pod:5353"]))
+        .ingress(datagram())
+        .becomes("client:40000 > pod:5353")
+        .counting(&[FlowsCreated])
+        .given(the_service().nobody())
+        .withdraw("pod:5353")
+        .ingress(datagram())
+        .gets_refused(NoEndpoint)
+        .given(the_service().to(&["pod:5353"]))
+        .ingress(datagram())
+        .becomes("client:40000 > pod:5353")
+        .ingress(udp("client:40001 > web:53"))
+        .becomes("client:40001 > pod:5353")
+        .counting(&[FlowsCreated])
+        .run();
+}

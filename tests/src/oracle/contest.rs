@@ -10,7 +10,8 @@ use super::affinity::{Affinity, Memory};
 use super::outcome::{DropWhy, NewFlow, Outcome};
 use super::random::{Case, Step};
 use super::subject::Sluice;
-use super::world::World;
+use super::world::{PortId, World};
+use lb_userspace::model::Service;
 
 /// What Sluice did with a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,22 +105,55 @@ pub fn play(case: &Case, kept: Memory) -> Result<Tally, String> {
     Ok(tally)
 }
 
+/// How a client that is remembered is forgotten.
+#[derive(Clone, Copy)]
+enum Forgets {
+    /// It is away for too long.
+    InTime,
+    /// The Service loses its affinity and gets it again.
+    WithItsAffinity,
+}
+
+impl Forgets {
+    fn client(self, world: &World, sluice: &mut Sluice, port: &PortId, timeout: Duration) {
+        match self {
+            Self::InTime => sluice.later(timeout + Duration::from_secs(7)),
+            Self::WithItsAffinity => {
+                let mut without = world.clone();
+                let of_port = |service: &&mut Service| service.key == port.service;
+                for service in without.services.iter_mut().filter(of_port) {
+                    service.affinity_timeout_s = None;
+                }
+                sluice.becomes(&without);
+                sluice.becomes(world);
+            }
+        }
+    }
+}
+
 /// Dials the last thing that is translated until every endpoint has been chosen.
 fn spread(case: &Case, world: &World, sluice: &mut Sluice, tally: &mut Tally) -> Result<(), String> {
     let mut dialled = case.steps.iter().rev().filter_map(|step| match step {
         Step::Dial { flow, .. } => Some((flow, world.decide_at(flow, &Affinity::default(), Duration::ZERO))),
         Step::Becomes(_) => None,
     });
-    // Who is remembered stays where it is.
-    let translated = dialled.find_map(|(flow, decision)| match (&decision.outcome, &decision.sticks) {
-        (Outcome::Translate(to), None) => Some((flow, to.clone(), decision)),
+    let translated = dialled.find_map(|(flow, decision)| match &decision.outcome {
+        Outcome::Translate(to) => Some((flow, to.clone(), decision)),
         _ => None,
     });
     let Some((flow, to, decision)) = translated else {
         return Ok(());
     };
+    let forgets = if (case.seed / SPREAD_EVERY).is_multiple_of(2) {
+        Forgets::InTime
+    } else {
+        Forgets::WithItsAffinity
+    };
     let mut missing: BTreeSet<SocketAddr> = to.keys().copied().collect();
     for number in 0..FLOWS_PER_ENDPOINT * to.len() {
+        if let Some((port, timeout)) = &decision.sticks {
+            forgets.client(world, sluice, port, *timeout);
+        }
         let mut flow: NewFlow = flow.clone();
         flow.source.set_port(50_000 + number as u16);
         let seen = sluice.meets(&flow);
@@ -133,7 +167,12 @@ fn spread(case: &Case, world: &World, sluice: &mut Sluice, tally: &mut Tally) ->
             missing.remove(&to);
         }
         if missing.is_empty() {
-            *tally.entry("spread over all").or_default() += 1;
+            let what = if decision.sticks.is_some() {
+                "spread over all, forgotten"
+            } else {
+                "spread over all"
+            };
+            *tally.entry(what).or_default() += 1;
             return Ok(());
         }
     }

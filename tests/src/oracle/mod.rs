@@ -9,7 +9,8 @@
 //!
 //! Nothing here knows how Sluice does it, but for [`subject`], which asks Sluice. Of the agent only the plain values of
 //! `model` are used, as input. Where kube-proxy's modes disagree (§10) this is the nftables one, with two differences:
-//! NodePorts are on all addresses unless told otherwise, and on loopback for the host's own processes.
+//! NodePorts are on all addresses unless told otherwise, and on loopback for the host's own processes, all of it or nothing.
+//! Where the text has two rules and no order, what a process of the host sends is the host's, whatever its address is.
 //!
 //! Start reading at [`decide`]. [`notation`] says worlds and flows in lines of text, which failures print and tests read.
 

@@ -103,6 +103,10 @@ fn source(tape: &mut Tape<'_>, cast: &Cast, world: &World, dialled: IpAddr) -> I
     if dialled.is_loopback() && !tape.once_in(8) {
         return tape.pick(&[cast.loopback[0], cast.loopback[0], cast.node[0]]);
     }
+    if cast.vips.contains(&dialled) && world.node.is_host(cast.vips[1]) && tape.once_in(3) {
+        // Source ranges have a clause of its own for this one (§4.4).
+        return cast.vips[1];
+    }
     let mut all = cast.everybody();
     // A load balancer's address is a source where the host has it.
     all.extend(cast.vips.iter().filter(|address| world.node.is_host(**address)));

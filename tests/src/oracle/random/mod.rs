@@ -157,13 +157,13 @@ fn change_node(tape: &mut Tape<'_>, casts: &[Cast; 2], node: &mut Node) {
             list.push(address);
         }
     };
-    match tape.below(8) {
+    match tape.below(9) {
         // One that may be a load balancer's, an ExternalIP, or an endpoint's; the first stays, for masquerading.
         0 | 1 => toggle(&mut node.local_addresses, cast.vips[1]),
         2 | 3 => toggle(&mut node.local_addresses, cast.node[1]),
-        4 => toggle(&mut node.node_ips, cast.node[0]),
-        5 => node.view.zone = tape.pick(&[Some("a"), Some("b"), None]).map(Into::into),
-        6 => node.pod_cidrs.truncate(1),
+        4 | 5 => toggle(&mut node.node_ips, cast.node[0]),
+        6 => node.view.zone = tape.pick(&[Some("a"), Some("b"), None]).map(Into::into),
+        7 => node.pod_cidrs.truncate(1),
         _ => {
             node.service_cidrs = tape
                 .pick(&[vec![], casts.iter().map(|cast| cast.services).collect()].each_ref())
