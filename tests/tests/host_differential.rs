@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tests::oracle::contest::{Tally, play};
 use tests::oracle::random::{Case, Step};
 use tests::oracle::shrink::shrunk;
-use tests::oracle::{Memory, Outcome, World};
+use tests::oracle::{Memory, NewFlow, Outcome, World};
 
 /// How many cases are played.
 const CASES: u64 = 100_000;
@@ -93,6 +94,40 @@ fn add(total: &mut Tally, part: Tally) {
     for (what, count) in part {
         *total.entry(what).or_default() += count;
     }
+}
+
+/// Random worlds seldom come to this: a client's endpoint goes, others take the places of all that went, and it is back.
+#[test]
+fn a_client_finds_its_endpoint_again_when_that_comes_back() {
+    let world = |endpoints: &str| {
+        World::read(&format!(
+            "node here local 192.168.3.4 fd00:192:168:3::4
+             service web cluster 10.96.0.10 affinity 30 ports http/TCP/80
+             slice web-1 of web ports http/TCP/8080 endpoints {endpoints}"
+        ))
+    };
+    let dials = |clients: std::ops::Range<u16>| {
+        clients.map(|number| Step::Dial {
+            after: Duration::ZERO,
+            flow: NewFlow::read(&format!(
+                "TCP eth0 10.244.2.{}:{} > 10.96.0.10:80",
+                number % 100,
+                40_000 + number
+            )),
+        })
+    };
+    let becomes = |endpoints| Step::Becomes(Box::new(world(endpoints)));
+    let mut steps: Vec<Step> = dials(1..20).collect();
+    steps.push(becomes("10.244.1.3 10.244.1.4"));
+    steps.push(becomes("10.244.1.0 10.244.1.1 10.244.1.2"));
+    steps.extend(dials(101..120));
+    let case = Case {
+        seed: 1,
+        world: world("10.244.1.1 10.244.1.2"),
+        steps,
+    };
+    let tally = play(&case, KEPT).unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(tally.get("translated"), Some(&38), "{tally:?}");
 }
 
 #[test]

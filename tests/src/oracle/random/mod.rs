@@ -60,7 +60,10 @@ impl Case {
         let mut dialled: Vec<NewFlow> = Vec::new();
         for number in 0..FLOWS {
             if number > 0 && tape.once_in(5) {
-                if tape.once_in(5) {
+                if tape.once_in(6) {
+                    // Endpoints that were gone come back: some client may be remembered.
+                    now.slices.clone_from(&world.slices);
+                } else if tape.once_in(5) {
                     change_node(&mut tape, casts, &mut now.node);
                 } else {
                     services::change(&mut tape, casts, &mut now);

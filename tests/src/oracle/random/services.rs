@@ -42,7 +42,7 @@ pub(super) fn add(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
 /// Something about a Service that is there becomes different.
 pub(super) fn change(tape: &mut Tape<'_>, casts: &[Cast; 2], world: &mut World) {
     let at = tape.below(world.services.len());
-    match tape.below(20) {
+    match tape.below(24) {
         0 | 1 => flip(&mut world.services[at].internal_policy),
         2 | 3 => flip(&mut world.services[at].external_policy),
         4 => drop(world.slices.pop()),
