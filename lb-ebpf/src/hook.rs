@@ -36,7 +36,14 @@ where
         return TC_ACT_UNSPEC;
     }
     let ifindex = skb_ifindex(ctx);
-    match datapath::tc(&mut Skb::<LINK>(ctx), &Kernel { ifindex, context: ctx.skb.skb }, hook) {
+    match datapath::tc(
+        &mut Skb::<LINK>(ctx),
+        &Kernel {
+            ifindex,
+            context: ctx.skb.skb,
+        },
+        hook,
+    ) {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Route => outline::reroute::<LINK>(ctx),
         Verdict::Deliver if ifindex == route::LOOPBACK => TC_ACT_UNSPEC,
@@ -92,7 +99,13 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
-    match datapath::xdp(&mut XdpFrame(&ctx), &Kernel { ifindex, context: ctx.ctx }) {
+    match datapath::xdp(
+        &mut XdpFrame(&ctx),
+        &Kernel {
+            ifindex,
+            context: ctx.ctx,
+        },
+    ) {
         Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }

@@ -111,7 +111,11 @@ macro_rules! opens {
                 context: search.context,
             };
             search.claim = claim::<$family, _>(&kernel, search.first.wrapping_add(index));
-            if search.claim == Claim::Taken { GO_ON } else { ENOUGH }
+            if search.claim == Claim::Taken {
+                GO_ON
+            } else {
+                ENOUGH
+            }
         }
 
         impl Opens<$family> for Kernel<$context> {
@@ -160,10 +164,46 @@ macro_rules! opens {
     };
 }
 
-opens!(V4, Ip4, OfSkb, ifindex_of_skb, lb_open4, lb_choose4, lb_pair4, try_port4);
-opens!(V6, Ip6, OfSkb, ifindex_of_skb, lb_open6, lb_choose6, lb_pair6, try_port6);
-opens!(V4, Ip4, OfXdp, ifindex_of_xdp, lb_open4_xdp, lb_choose4_xdp, lb_pair4_xdp, try_port4_xdp);
-opens!(V6, Ip6, OfXdp, ifindex_of_xdp, lb_open6_xdp, lb_choose6_xdp, lb_pair6_xdp, try_port6_xdp);
+opens!(
+    V4,
+    Ip4,
+    OfSkb,
+    ifindex_of_skb,
+    lb_open4,
+    lb_choose4,
+    lb_pair4,
+    try_port4
+);
+opens!(
+    V6,
+    Ip6,
+    OfSkb,
+    ifindex_of_skb,
+    lb_open6,
+    lb_choose6,
+    lb_pair6,
+    try_port6
+);
+opens!(
+    V4,
+    Ip4,
+    OfXdp,
+    ifindex_of_xdp,
+    lb_open4_xdp,
+    lb_choose4_xdp,
+    lb_pair4_xdp,
+    try_port4_xdp
+);
+opens!(
+    V6,
+    Ip6,
+    OfXdp,
+    ifindex_of_xdp,
+    lb_open6_xdp,
+    lb_choose6_xdp,
+    lb_pair6_xdp,
+    try_port6_xdp
+);
 
 /// What a loop over slots is told, and tells.
 struct Slots {
@@ -230,7 +270,14 @@ macro_rules! errors {
         #[unsafe(no_mangle)]
         extern "C" fn $error(skb: *mut __sk_buff, hook: u32) -> u32 {
             let mut packet = Skb::<$link>(&TcContext::new(skb));
-            match error::<$family, _, _>(&mut packet, &Kernel { ifindex: 0, context: skb }, hook_from_code(hook)) {
+            match error::<$family, _, _>(
+                &mut packet,
+                &Kernel {
+                    ifindex: 0,
+                    context: skb,
+                },
+                hook_from_code(hook),
+            ) {
                 Verdict::Route => 1,
                 Verdict::Deliver => 2,
                 _ => 0,

@@ -72,7 +72,7 @@ pub fn takes<T: Tuple>(context: *mut c_void, key: &T) -> bool {
     let mut aligned: Aligned = unsafe { mem::zeroed() };
     let tuple = &mut aligned.0;
     key.put(tuple);
-    let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+    let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
     let socket: *mut bpf_sock = match key.proto() {
         // SAFETY: context and tuple are the program's own, and the tuple is of the length given.
         Proto::TCP => unsafe { bpf_skc_lookup_tcp(context, &raw mut *tuple, T::LEN, netns, 0) },

@@ -14,8 +14,8 @@ use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow,
-        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys, TokenBucket,
-        V4, V6,
+        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
+        TokenBucket, V4, V6,
     },
 };
 
@@ -76,7 +76,9 @@ macro_rules! tables {
             #[inline(always)]
             fn allows(&self, set: u32, address: &$addr) -> bool {
                 let key = address.source_key(set);
-                maps::$sources.get(&Key::new(key_bits::<<$addr as SourceKeys>::SourceKey>(), key)).is_some()
+                maps::$sources
+                    .get(&Key::new(key_bits::<<$addr as SourceKeys>::SourceKey>(), key))
+                    .is_some()
             }
 
             #[inline(always)]
@@ -191,16 +193,42 @@ macro_rules! tables {
 }
 
 tables!(
-    V4, Ip4, ipv4, place_of4,
-    LB4_ADDRESSES, LB4_FRONTENDS, LB4_SERVICES, LB4_SLOTS, LB4_BACKENDS, LB4_SOURCES, LB4_NODE,
-    LB4_SVC_STATS, LB4_BACK_STATS,
-    CT4_FLOWS, CT4_FRAGMENTS, CT4_AFFINITY, CT4_DESK
+    V4,
+    Ip4,
+    ipv4,
+    place_of4,
+    LB4_ADDRESSES,
+    LB4_FRONTENDS,
+    LB4_SERVICES,
+    LB4_SLOTS,
+    LB4_BACKENDS,
+    LB4_SOURCES,
+    LB4_NODE,
+    LB4_SVC_STATS,
+    LB4_BACK_STATS,
+    CT4_FLOWS,
+    CT4_FRAGMENTS,
+    CT4_AFFINITY,
+    CT4_DESK
 );
 tables!(
-    V6, Ip6, ipv6, place_of6,
-    LB6_ADDRESSES, LB6_FRONTENDS, LB6_SERVICES, LB6_SLOTS, LB6_BACKENDS, LB6_SOURCES, LB6_NODE,
-    LB6_SVC_STATS, LB6_BACK_STATS,
-    CT6_FLOWS, CT6_FRAGMENTS, CT6_AFFINITY, CT6_DESK
+    V6,
+    Ip6,
+    ipv6,
+    place_of6,
+    LB6_ADDRESSES,
+    LB6_FRONTENDS,
+    LB6_SERVICES,
+    LB6_SLOTS,
+    LB6_BACKENDS,
+    LB6_SOURCES,
+    LB6_NODE,
+    LB6_SVC_STATS,
+    LB6_BACK_STATS,
+    CT6_FLOWS,
+    CT6_FRAGMENTS,
+    CT6_AFFINITY,
+    CT6_DESK
 );
 
 impl<C: Context> World for Kernel<C> {
@@ -229,7 +257,7 @@ impl<C: Context> World for Kernel<C> {
     #[inline(always)]
     fn is_pod_device(&self, ifindex: u32) -> bool {
         // SAFETY: one aligned word is looked at; a recycled entry yields another device's flags at worst.
-        unsafe { maps::DEVICES.get(&ifindex) }.is_some_and(|device| device.flags.has(DeviceFlags::PODS))
+        unsafe { maps::DEVICES.get(ifindex) }.is_some_and(|device| device.flags.has(DeviceFlags::PODS))
     }
 
     #[inline(always)]

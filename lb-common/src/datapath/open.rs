@@ -15,6 +15,8 @@
 //! masquerade? ────> entries
 //! ```
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::{
     affinity,
     path::{Hook, Opens, PathFamily, dropped},
@@ -264,10 +266,7 @@ struct Origin {
 }
 
 #[inline(always)]
-fn origin<F: Family, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &F::Addr, hook: Hook) -> Origin
-where
-    F: PathFamily,
-{
+fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &F::Addr, hook: Hook) -> Origin {
     let host = hook.is_egress();
     let by_address = node.flags.has(NodeFlags::PODS_BY_ADDRESS);
     let by_device = node.flags.has(NodeFlags::PODS_BY_DEVICE);
@@ -292,7 +291,8 @@ fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: boo
     }
 }
 
-/// A packet without a flow, of the desk's `old` tuple: which backend takes it? The desk's `new` becomes the tuple towards it, `opening` what the entries have in common.
+/// A packet without a flow, of the desk's `old` tuple: which backend takes it? The desk's `new` becomes the tuple towards
+/// it, `opening` what the entries have in common.
 #[inline(always)]
 pub fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Chosen {
     match backend::<F, W>(world, hook) {
@@ -319,6 +319,8 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     let origin = origin::<F, W>(world, &node, &desk.old.src, hook);
     let all = node.flags.has(NodeFlags::MASQUERADE_ALL);
     let (local, masquerade) = policy(&service, frontend.is_external(), origin, all);
+    // Rules first, then the list that they ask for: the agent publishes them the other way round.
+    compiler_fence(Ordering::SeqCst);
     let scope = if local { service.local } else { service.cluster };
     let (base, len) = match scope.choice() {
         Choice::Slots { base, len } => (base, len),

@@ -102,6 +102,8 @@ struct Agent {
     record4: Node<Ip4>,
     record6: Node<Ip6>,
     device_table: DeviceTable,
+    /// The kernel refused some of what it is to know about the node: tried again.
+    node_is_refused: bool,
     /// The devices last heard of.
     devices: Devices,
     removed: RemovedEndpoints,
@@ -293,6 +295,7 @@ impl Agent {
             record4: Node::default(),
             record6: Node::default(),
             device_table,
+            node_is_refused: false,
             devices: Devices::new(),
             removed: RemovedEndpoints::default(),
             observer,
@@ -358,7 +361,7 @@ impl Agent {
             self.removed.note(&mut self.reconciler);
             self.state_is_old = true;
         }
-        if !self.state.node_problems.is_empty() {
+        if self.node_is_refused {
             self.follow_node();
         }
         self.removed

@@ -49,9 +49,12 @@ impl Agent {
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
         let records = device_records(&devices, &options.detector);
         let mut problems: Vec<String> = Vec::new();
-        let mut note = |result: Result<bool, TableError>| match result {
-            Ok(_) => {}
-            Err(error) => problems.push(error.to_string()),
+        let mut refused = false;
+        let mut note = |result: Result<bool, TableError>| {
+            if let Err(error) = result {
+                refused = true;
+                problems.push(error.to_string());
+            }
         };
         note(put(&mut self.node4, &mut self.record4, record4));
         note(put(&mut self.node6, &mut self.record6, record6));
@@ -65,12 +68,16 @@ impl Agent {
                     family.api_name()
                 ));
             }
-            if options.detector == Detector::NodeCidr && options.detector.pods(family, &node).is_none() {
-                problems.push(format!(
-                    "--detect-local-mode node-cidr: the Node object has no {} pod range (spec.podCIDRs) yet: nothing counts as a pod's connection",
-                    family.api_name()
-                ));
-            }
+        }
+        let knows_pods = Family::BOTH
+            .iter()
+            .any(|family| options.detector.pods(*family, &node).is_some());
+        if options.detector == Detector::NodeCidr && !knows_pods {
+            problems.push(
+                "--detect-local-mode node-cidr: the Node object has no pod range (spec.podCIDRs) yet: nothing counts as a \
+                 pod's connection"
+                    .to_owned(),
+            );
         }
         if problems != self.state.node_problems {
             for problem in &problems {
@@ -78,6 +85,7 @@ impl Agent {
             }
             self.state.node_problems = problems;
         }
+        self.node_is_refused = refused;
         self.state_is_old = true;
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     plan::NodePortAddresses,
     reconcile::{Fill, Publisher},
     source::devices::Devices,
-    tables::{KernelTables, Stats, TableFamily, Tables as _},
+    tables::{Counts, KernelTables, Stats, TableFamily, Tables as _},
 };
 
 /// A change that is not in the tables after twice this time makes the proxy unhealthy (kube-proxy's `syncPeriod`).
@@ -258,7 +258,7 @@ fn tables<F: TableFamily>(
 
 /// Connections and flows of Service ports and backends.
 fn read<F: TableFamily>(publisher: &Publisher<F, KernelTables<F>>, flows: &FlowCounts, into: &mut Snapshot) {
-    let (services, backends) = match publisher.tables().counts() {
+    let Counts { services, backends } = match publisher.tables().counts() {
         Ok(counts) => counts,
         Err(error) => {
             warn!(error = format!("{error:#}"), "connections are left out of the metrics");

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use lb_common::layout::{Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, TcpSeen, V4, V6};
+use lb_common::layout::{
+    Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, ServiceStats, TcpSeen, V4, V6,
+};
 use serde::Serialize;
 
 use super::{Output, Place, text::print_table};
@@ -47,6 +49,10 @@ struct FrontendRow {
     policy: &'static str,
     /// Seconds for which a client keeps its backend; 0 without session affinity.
     affinity_s: u32,
+    /// Connections of the Service port that were given a backend, by all of its frontends.
+    connections: u64,
+    /// Packets of new connections of the Service port that were refused or dropped.
+    refused: u64,
     /// `backends`, `reject` (no endpoint anywhere), `drop` (none that the policy allows here).
     action: &'static str,
     backends: Vec<String>,
@@ -83,7 +89,9 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
             print(
                 args.output,
                 &rows,
-                &["SERVICE", "KIND", "FRONTEND", "PROTOCOL", "POLICY", "BACKENDS"],
+                &[
+                    "SERVICE", "KIND", "FRONTEND", "PROTOCOL", "POLICY", "OPENED", "REFUSED", "BACKENDS",
+                ],
                 |row| {
                     let backends = match row.action {
                         "backends" => row.backends.join(" "),
@@ -95,6 +103,8 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
                         row.frontend.clone(),
                         row.protocol.clone(),
                         row.policy.to_owned(),
+                        row.connections.to_string(),
+                        row.refused.to_string(),
                         backends,
                     ]
                 },
@@ -166,6 +176,7 @@ fn name(names: &BTreeMap<u32, String>, number: u32) -> String {
 fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
     let names = names::<F>(place)?;
     let tables = place.tables::<F>()?;
+    let counts: BTreeMap<u32, ServiceStats> = tables.counts()?.services.into_iter().collect();
     let mut rows = Vec::new();
     for (key, word) in tables.frontends()? {
         let service = tables.service(word.number());
@@ -208,6 +219,8 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             kind,
             policy: if is_local { "Local" } else { "Cluster" },
             affinity_s: service.rules.affinity_s,
+            connections: counts.get(&word.number()).map_or(0, |stats| stats.opened),
+            refused: counts.get(&word.number()).map_or(0, |stats| stats.refused),
             action,
             backends,
         });

@@ -168,6 +168,15 @@ fn from_port_and_flags([p, q, f, g]: [u8; 4]) -> (Port, BackendFlags) {
     (Port { octets: [p, q] }, BackendFlags(u16::from_ne_bytes([f, g])))
 }
 
+/// What was counted since numbers are whose they are.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// By service number.
+    pub services: Vec<(u32, ServiceStats)>,
+    /// Connections by backend number.
+    pub backends: Vec<(u32, u64)>,
+}
+
 /// The tables of one family, in the kernel.
 pub struct KernelTables<F: TableFamily> {
     frontends: HashMap<MapData, FrontendKey<F::Addr>, u32>,
@@ -224,20 +233,20 @@ impl<F: TableFamily> KernelTables<F> {
     ///
     /// # Errors
     /// If the kernel refuses to tell.
-    pub fn counts(&self) -> Result<(Vec<(u32, ServiceStats)>, Vec<(u32, u64)>)> {
+    pub fn counts(&self) -> Result<Counts> {
         let mut services = Vec::new();
-        for entry in self.service_counts.iter() {
+        for entry in &self.service_counts {
             let (number, per_cpu) = entry.context(F::SERVICE_STATS)?;
             let opened = per_cpu.iter().map(|stats| stats.opened).sum();
             let refused = per_cpu.iter().map(|stats| stats.refused).sum();
             services.push((number, ServiceStats { opened, refused }));
         }
         let mut backends = Vec::new();
-        for entry in self.backend_counts.iter() {
+        for entry in &self.backend_counts {
             let (number, per_cpu) = entry.context(F::BACKEND_STATS)?;
             backends.push((number, per_cpu.iter().sum()));
         }
-        Ok((services, backends))
+        Ok(Counts { services, backends })
     }
 }
 

@@ -16,7 +16,7 @@ use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, L
 use thiserror::Error;
 
 pub use flows::{FlowEntry, FlowTable};
-pub use kernel::{KernelTables, TableFamily};
+pub use kernel::{Counts, KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, NodeTable, node_range};
 pub use stats::{EventReader, Stats};

@@ -43,6 +43,19 @@ pub fn is_sound(sum: u64) -> bool {
     fold(sum) == 0xffff
 }
 
+/// CRC32c, bit by bit (RFC 9260 appendix A).
+#[must_use]
+pub fn crc32c(octets: &[u8]) -> u32 {
+    let mut state = u32::MAX;
+    for octet in octets {
+        state ^= u32::from(*octet);
+        for _ in 0..8 {
+            state = (state >> 1) ^ if state & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !state
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,17 +71,4 @@ mod tests {
     fn an_odd_octet_is_the_high_half_of_a_word() {
         assert_eq!(sum(&[0x12, 0x34, 0x56]), 0x1234 + 0x5600);
     }
-}
-
-/// CRC32c, bit by bit (RFC 9260 appendix A).
-#[must_use]
-pub fn crc32c(octets: &[u8]) -> u32 {
-    let mut state = u32::MAX;
-    for octet in octets {
-        state ^= u32::from(*octet);
-        for _ in 0..8 {
-            state = (state >> 1) ^ if state & 1 == 1 { 0x82f6_3b78 } else { 0 };
-        }
-    }
-    !state
 }

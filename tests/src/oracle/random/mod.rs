@@ -170,7 +170,7 @@ fn change_node(tape: &mut Tape<'_>, casts: &[Cast; 2], node: &mut Node) {
         _ => {
             node.service_cidrs = tape
                 .pick(&[vec![], casts.iter().map(|cast| cast.services).collect()].each_ref())
-                .clone()
+                .clone();
         }
     }
 }

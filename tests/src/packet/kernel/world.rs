@@ -126,10 +126,10 @@ impl<F: KernelFamily> Drawer<F> {
             self.tables.forget_service_counts(number);
         }
         // Of services that no row gave a number, too.
-        for (number, _) in self.tables.counts()?.0 {
+        for (number, _) in self.tables.counts()?.services {
             self.tables.forget_service_counts(number);
         }
-        for (number, _) in self.tables.counts()?.1 {
+        for (number, _) in self.tables.counts()?.backends {
             self.tables.forget_backend_counts(number);
         }
         self.node.put(Node::default())?;
@@ -428,11 +428,11 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         for affinity in affinities.values_mut() {
             affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
         }
-        let (service_counts, backend_counts) = drawer.tables.counts()?;
+        let counts = drawer.tables.counts()?;
         Ok(State {
             affinities,
-            service_counts: service_counts.into_iter().collect(),
-            backend_counts: backend_counts.into_iter().collect(),
+            service_counts: counts.services.into_iter().collect(),
+            backend_counts: counts.backends.into_iter().collect(),
             flows,
             fragments: drawer.fragments()?,
             counters,
