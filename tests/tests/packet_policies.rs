@@ -109,7 +109,7 @@ fn rows_77_to_84_policies_over_lists_that_a_fall_back_fills_xdp_included() {
     ];
     for (name, external_local, cluster, here) in rows {
         let mut service = match (cluster, here) {
-            (Nobody, _) | (NobodyHere, _) => the_service().nobody(),
+            (Nobody | NobodyHere, _) => the_service().nobody(),
             (This(backend), This(local)) => the_service().to(&[backend]).here(&[local]),
             (This(backend), NobodyHere) => the_service().to(&[backend]).nobody_here(),
             (This(backend), Nobody) => the_service().to(&[backend]),
