@@ -12,7 +12,7 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{
         Chosen, Claim, Errors, Hook, Opened, Opens, Verdict, choose, claim, crc32c_of_change, error, open, open_pair,
-        refuse, reset, too_big,
+        refuse, reset, stray, too_big,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
 };
@@ -254,7 +254,7 @@ pub extern "C" fn lb_crc32c(change: u32, following: u32) -> u32 {
 
 /// ICMP errors on devices with this link header.
 macro_rules! errors {
-    ($family:ty, $link:ident, $error:ident) => {
+    ($family:ty, $link:ident, $error:ident, $stray:ident) => {
         impl Errors<$family, Skb<'_, $link>> for Kernel<OfSkb> {
             #[inline(always)]
             fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
@@ -263,6 +263,31 @@ macro_rules! errors {
                     2 => Verdict::Deliver,
                     _ => Verdict::Pass,
                 }
+            }
+
+            #[inline(always)]
+            fn stray(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
+                match $stray(packet.0.skb.skb, hook_code(hook)) {
+                    0 => Verdict::Pass,
+                    code => match DropReason::from_number((code - 1) as u16) {
+                        Some(reason) => Verdict::Drop(reason),
+                        None => Verdict::Pass,
+                    },
+                }
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $stray(skb: *mut __sk_buff, hook: u32) -> u32 {
+            let kernel = Kernel {
+                ifindex: ifindex_of_skb(skb),
+                context: skb,
+            };
+            let mut packet = Skb::<$link>(&TcContext::new(skb));
+            match stray::<$family, _, _>(&mut packet, &kernel, hook_from_code(hook)) {
+                Verdict::Drop(reason) => reason as u32 + 1,
+                _ => 0,
             }
         }
 
@@ -286,10 +311,10 @@ macro_rules! errors {
     };
 }
 
-errors!(V4, ETHERNET, lb_error4);
-errors!(V6, ETHERNET, lb_error6);
-errors!(V4, NO_LINK, lb_error4_l3);
-errors!(V6, NO_LINK, lb_error6_l3);
+errors!(V4, ETHERNET, lb_error4, lb_stray4);
+errors!(V6, ETHERNET, lb_error6, lb_stray6);
+errors!(V4, NO_LINK, lb_error4_l3, lb_stray4_l3);
+errors!(V6, NO_LINK, lb_error6_l3, lb_stray6_l3);
 
 // Never asked for: XDP leaves ICMP to tc.
 impl Errors<V4, XdpFrame<'_>> for Kernel<OfXdp> {}

@@ -1,8 +1,12 @@
 //! Rows: what stands around and in front of a TCP or UDP header, and what is no packet of ours.
 
-use lb_common::layout::Counter::FlowsCreated;
+use lb_common::layout::{
+    Counter::FlowsCreated,
+    DropReason::{UnknownPort, WouldLoop},
+};
 use tests::packet::{
     row::{Row, row},
+    service::service,
     sketch::{Extension, Sketch, any, icmp, other, tcp, udp},
 };
 
@@ -188,32 +192,43 @@ fn another_ethertype_is_not_ours() {
 
 #[test]
 fn icmp_and_other_protocols_are_not_ours() {
-    for (kind, code) in [(8, 0), (0, 0), (3, 3), (128, 0), (135, 0), (1, 4)] {
+    let mut packets: Vec<Sketch> = [(8, 0), (0, 0), (3, 3), (128, 0), (135, 0), (1, 4)]
+        .map(|(kind, code)| icmp("client > vip", kind, code))
+        .into();
+    packets.extend([2, 4, 33, 41, 47, 50, 59, 89, 136, 255].map(|proto| other("client > vip", proto).sized(100)));
+    for packet in packets {
+        let given = || row().given(service("web").load_balancer("vip:80").to(&["pod:8080 local"]));
+        given()
+            .ingress(packet.clone())
+            .stays_untouched()
+            .host_egress(packet.between("node > vip"))
+            .stays_untouched()
+            .egress(packet.clone())
+            .stays_untouched()
+            .run();
+        given().xdp(packet.clone()).stays_untouched().run();
+        // A ClusterIP is nobody's address: whatever else is sent to it has nowhere to go.
         row()
             .serve("web:80", &["pod:8080 local"])
-            .ingress(icmp("client > web", kind, code))
-            .stays_untouched()
-            .host_egress(icmp("node > web", kind, code))
-            .stays_untouched()
+            .ingress(packet.between("client > web"))
+            .gets_dropped(UnknownPort)
+            .host_egress(packet.between("node > web"))
+            .gets_dropped(UnknownPort)
             .run();
         row()
             .serve("web:80", &["pod:8080 local"])
-            .xdp(icmp("client > web", kind, code))
+            .xdp(packet.between("client > web"))
             .stays_untouched()
             .run();
-    }
-    for proto in [2, 4, 33, 41, 47, 50, 51, 59, 89, 136, 255] {
-        row()
-            .serve("web:80", &["pod:8080 local"])
-            .ingress(other("client:40000 > web:80", proto).sized(100))
+        // And to an external address it must not go back where it came from.
+        given()
+            .leads_back("vip")
+            .ingress(packet.clone())
+            .gets_dropped(WouldLoop)
+            .quiet_host_address("vip")
+            .ingress(packet)
             .stays_untouched()
-            .host_egress(other("node:40000 > web:80", proto).sized(100))
-            .stays_untouched()
-            .run();
-        row()
-            .serve("web:80", &["pod:8080 local"])
-            .xdp(other("client:40000 > web:80", proto).sized(100))
-            .stays_untouched()
+            .host_only("the namespace of test runs has no routes; in the kernel: lab_two_nodes")
             .run();
     }
 }

@@ -35,7 +35,7 @@ pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
 pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, tc, too_big, xdp};
+pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, stray, tc, too_big, xdp};
 pub use select::{flow_hash, pick};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -105,9 +105,26 @@ pub trait ParseFamily: Family {
 
     /// Source and destination.
     fn addresses<P: Packet>(packet: &P) -> Option<(Self::Addr, Self::Addr)>;
+
+    /// The protocol of a whole packet whose IP header says that none follows which is balanced: ICMP and the like. Nothing for
+    /// packets that are malformed, and where IPv6's extension headers or fragments leave it open.
+    fn other_proto<P: Packet>(packet: &P) -> Option<Proto>;
 }
 
 impl ParseFamily for V4 {
+    #[inline(always)]
+    fn other_proto<P: Packet>(packet: &P) -> Option<Proto> {
+        let ip = packet.header::<Ipv4>(P::LINK_LEN)?;
+        let ihl = usize::from(ip.version_ihl[0] & 0x0f) * 4;
+        let total_len = usize::from(u16::from_be_bytes(ip.total_len));
+        let sound = ip.version_ihl[0] >> 4 == 4
+            && ihl >= size_of::<Ipv4>()
+            && total_len >= ihl
+            && P::LINK_LEN + total_len <= packet.len();
+        let proto = Proto(ip.proto[0]);
+        (sound && !has_ports(proto)).then_some(proto)
+    }
+
     #[inline(always)]
     fn addresses<P: Packet>(packet: &P) -> Option<(Ip4, Ip4)> {
         let ip = packet.header::<Ipv4>(P::LINK_LEN)?;
@@ -140,6 +157,16 @@ impl ParseFamily for V4 {
 }
 
 impl ParseFamily for V6 {
+    #[inline(always)]
+    fn other_proto<P: Packet>(packet: &P) -> Option<Proto> {
+        let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
+        let end = P::LINK_LEN + size_of::<Ipv6>() + usize::from(u16::from_be_bytes(ip.payload_len));
+        let sound = ip.version_class_flow[0] >> 4 == 6 && end <= packet.len();
+        let is_extension = matches!(ip.next[0], 0 | 43 | Ipv6Fragment::NUMBER | 51 | 60 | 135 | 139 | 140);
+        let proto = Proto(ip.next[0]);
+        (sound && !is_extension && !has_ports(proto)).then_some(proto)
+    }
+
     #[inline(always)]
     fn addresses<P: Packet>(packet: &P) -> Option<(Ip6, Ip6)> {
         let ip = packet.header::<Ipv6>(P::LINK_LEN)?;

@@ -16,7 +16,7 @@ use super::{
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Proto, Rewrite, TcpSeen, V4, V6,
+    Address, AddressFlags, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite, TcpSeen, V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -158,12 +158,48 @@ pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
     fn error(&self, packet: &mut P, hook: Hook) -> Verdict {
         error::<F, P, Self>(packet, self, hook)
     }
+
+    /// See [`stray`].
+    #[inline(always)]
+    fn stray(&self, packet: &mut P, hook: Hook) -> Verdict {
+        stray::<F, P, Self>(packet, self, hook)
+    }
 }
 
 /// An ICMP message of this family: an error about a packet that was translated is translated back.
 #[inline(always)]
 pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     error::translate_back::<F, P, W>(packet, world, hook).unwrap_or(Verdict::Pass)
+}
+
+/// A packet of a protocol that is not balanced (`ping`). To a ClusterIP it has nobody to go to, as in nftables mode, and one to
+/// an external address must not go back where it came from. All others are not ours, and what is malformed never is.
+#[inline(always)]
+pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+    let (Some(proto), Some((src, dst))) = (F::other_proto(packet), F::addresses(packet)) else {
+        return Verdict::Pass;
+    };
+    let Some(is) = world.address(&dst.looked_up()) else {
+        return Verdict::Pass;
+    };
+    let reason = if is.has(AddressFlags::HOST) {
+        None
+    } else if is.has(AddressFlags::CLUSTER_IP) {
+        Some(DropReason::UnknownPort)
+    } else if hook == Hook::Ingress && world.outgoing(&dst) == Some(world.ifindex()) {
+        Some(DropReason::WouldLoop)
+    } else {
+        None
+    };
+    let Some(reason) = reason else {
+        return Verdict::Pass;
+    };
+    if let Some(mut desk) = world.desk() {
+        desk.old = FlowKey::new(src, Port::default(), dst, Port::default(), proto);
+        desk.opening.service = u32::MAX;
+    }
+    dropped::<F, W>(world, reason);
+    Verdict::Drop(reason)
 }
 
 /// What the flow table says of a packet.
@@ -183,10 +219,19 @@ enum Followed<A: Address> {
 #[inline(always)]
 fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world) else {
-        return if hook != Hook::Xdp && F::is_icmp(packet) {
-            world.error(packet, hook)
-        } else {
-            Verdict::Pass
+        if hook == Hook::Xdp {
+            return Verdict::Pass;
+        }
+        if F::is_icmp(packet) {
+            let verdict = world.error(packet, hook);
+            if verdict != Verdict::Pass {
+                return verdict;
+            }
+        }
+        // An error that was translated has another destination now.
+        return match hook {
+            Hook::Ingress | Hook::EgressLocal => world.stray(packet, hook),
+            Hook::EgressForwarded | Hook::Xdp => Verdict::Pass,
         };
     };
     if hook == Hook::Xdp && parsed.fragment.is_some() {
