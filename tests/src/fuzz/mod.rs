@@ -98,12 +98,10 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let seed = match options.seed {
         Some(seed) => seed,
-        None => {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .context("this machine's clock is before 1970")?
-                .as_nanos() as u64
-        }
+        None => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("this machine's clock is before 1970")?
+            .as_nanos() as u64,
     };
     println!("seed {seed}");
     let mut good = true;

@@ -82,7 +82,10 @@ pub fn host_only(tape: &mut Tape<'_>) -> Vec<Change> {
     if tape.once_in(4) {
         let backend = tape.pick(&["pod:8080", "pod2:8080", "pod2:53", "pod3:443"]);
         let node = tape.pick(&["node", "node2", "web"]);
-        changes.push(Change::Socket(format!("{backend} > {node}:{}", tape.pick(&CLIENT_PORTS))));
+        changes.push(Change::Socket(format!(
+            "{backend} > {node}:{}",
+            tape.pick(&CLIENT_PORTS)
+        )));
     }
     if tape.once_in(8) {
         changes.push(Change::LeadsBack(tape.pick(&["vip", "eip", "pod"]).to_owned()));
@@ -106,7 +109,7 @@ pub fn next(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happe
 }
 
 fn host(frontend: &str) -> &str {
-    frontend.split(':').next().unwrap_or(frontend)
+    frontend.rsplit_once(':').map_or(frontend, |(host, _)| host)
 }
 
 fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
@@ -279,13 +282,21 @@ fn error(tape: &mut Tape<'_>, version: Version, about: &str) -> Sketch {
         None => [about.to_owned(), about.to_owned()],
     };
     let (from, to) = back.split_once(" > ").unwrap_or(("client", "web"));
-    let from = if tape.once_in(2) { tape.pick(&CLIENTS) } else { host(from) };
+    let from = if tape.once_in(2) {
+        tape.pick(&CLIENTS)
+    } else {
+        host(from)
+    };
     let to = if tape.once_in(8) { tape.pick(&CLIENTS) } else { host(to) };
     let kinds = match version {
         Version::V4 => [3, 11, 12, 5],
         Version::V6 => [1, 2, 3, 4],
     };
-    let kind = if tape.once_in(8) { tape.octet() } else { tape.pick(&kinds) };
+    let kind = if tape.once_in(8) {
+        tape.octet()
+    } else {
+        tape.pick(&kinds)
+    };
     let mut inner = match tape.below(8) {
         0..=2 => tcp(&quoted),
         3..=5 => udp(&quoted),

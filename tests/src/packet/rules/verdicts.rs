@@ -44,9 +44,9 @@ impl<F: HostFamily> Played<'_, F> {
         let may_be_ours = seen
             .as_ref()
             .is_some_and(|seen| seen.tuple().is_some() || is_later_part(seen));
-            if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
-                return self.error(seen);
-            }
+        if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
+            return self.error(seen);
+        }
         if !may_be_ours {
             ensure(
                 got.verdict == Verdict::Pass && !changed && before == after,
@@ -92,7 +92,9 @@ impl<F: HostFamily> Played<'_, F> {
             Verdict::Pass | Verdict::Route | Verdict::Deliver => {
                 ensure(dropped == 0, "a packet that goes on must not be counted as dropped")?;
                 ensure(
-                    got.verdict != Verdict::Route || scrap.hook == Hook::EgressLocal || scrap.hook == Hook::EgressForwarded,
+                    got.verdict != Verdict::Route
+                        || scrap.hook == Hook::EgressLocal
+                        || scrap.hook == Hook::EgressForwarded,
                     "only what leaves gets a route",
                 )?;
                 ensure(
@@ -117,7 +119,10 @@ impl<F: HostFamily> Played<'_, F> {
         let count = self.after.counters[translated] - self.before.counters[translated];
         let mut counters = self.after.counters.clone();
         counters[translated] = self.before.counters[translated];
-        if self.before.flows != self.after.flows || self.before.drops != self.after.drops || self.before.counters != counters {
+        if self.before.flows != self.after.flows
+            || self.before.drops != self.after.drops
+            || self.before.counters != counters
+        {
             return Err("an ICMP error leaves nothing behind".to_owned());
         }
         if self.refused_writes {
@@ -127,7 +132,11 @@ impl<F: HostFamily> Played<'_, F> {
         if count != u64::from(changed) {
             return Err("an ICMP error that is translated is counted, and no other".to_owned());
         }
-        if changed { translated::error(seen, self.scrap, out) } else { Ok(()) }
+        if changed {
+            translated::error(seen, self.scrap, out)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -148,4 +157,3 @@ fn answers(packet: &[u8], answer: &[u8], link: Link) -> Result<(), String> {
         _ => Err("an answer goes to who has sent the packet".to_owned()),
     }
 }
-
