@@ -2,13 +2,13 @@
 //! it by a reset at their next write; else they go on waiting. One that only changes its slice keeps its connections.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use tests::lab::Lab;
-use tests::traffic::{Cluster, Over};
+use tests::traffic::Over;
 
 use crate::scene::{drops, ip, service, start, vip};
 use crate::talk::Talk;
@@ -58,8 +58,9 @@ fn clients_of_a_removed_endpoint_are_told_where_that_was_asked_for(#[case] words
     let (told, waiting, mut back) = (open(on), open(off), open(BACK));
 
     ip(lab.backend(1), "link set eth0 down");
-    for name in ["default", "annotated", "back"] {
-        keep(&cluster, name, |_| false);
+    for file in ["default.yaml", "annotated.yaml", "back.yaml"] {
+        let left = cluster.manifests.keep_endpoints(file, |_| false);
+        left.expect("the folder can be written to");
     }
     let removed = Instant::now();
     thread::scope(|scope| {
@@ -112,13 +113,4 @@ fn write_until(talk: &mut Talk, end: Instant) -> (Option<Error>, Duration) {
         }
     }
     (None, begun.elapsed())
-}
-
-/// Keeps those endpoints of a Service whose address passes.
-fn keep(cluster: &Cluster, name: &str, passes: impl Fn(IpAddr) -> bool) {
-    let file = format!("{name}.yaml");
-    cluster
-        .manifests
-        .keep_endpoints(&file, passes)
-        .expect("the folder can be written to");
 }

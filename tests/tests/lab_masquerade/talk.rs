@@ -2,6 +2,7 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use tests::lab::Host;
 use tests::traffic::{Over, Pattern, connect_from};
@@ -33,8 +34,7 @@ impl Talk {
         talk.unwrap_or_else(|why| panic!("{own} -> {to}, {over:?}: {why}"))
     }
 
-    /// As [`Self::open`], in the namespace of the calling thread.
-    pub(crate) fn try_open(own: SocketAddr, to: SocketAddr, over: Over) -> Result<Self> {
+    fn try_open(own: SocketAddr, to: SocketAddr, over: Over) -> Result<Self> {
         let mut talk = Self {
             socket: match over {
                 Over::Tcp => Socket::Tcp(connect_from(own, to, PATIENCE)?),
@@ -107,6 +107,15 @@ impl Talk {
         } else {
             Err(Error::new(ErrorKind::InvalidData, "wrong bytes came back"))
         }
+    }
+
+    /// How long an answer is waited for from now on.
+    pub(crate) fn wait_at_most(&self, patience: Duration) {
+        let set = match &self.socket {
+            Socket::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+            Socket::Udp(socket) => socket.set_read_timeout(Some(patience)),
+        };
+        set.expect("a time-out is allowed");
     }
 
     /// The socket of a conversation over TCP.
