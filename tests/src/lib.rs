@@ -3,6 +3,7 @@
 pub mod behaviour;
 pub mod bench;
 pub mod demo;
+pub mod fuzz;
 pub mod lab;
 pub mod oracle;
 pub mod packet;

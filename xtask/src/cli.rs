@@ -44,6 +44,11 @@ pub(crate) enum Verb {
     /// Build, then measure: every figure in the README comes from one of these benches (as root)
     Bench(PassedOn),
 
+    /// Build, then play random packets on the host and through the loaded programs until one breaks a rule (as root)
+    ///
+    /// Ten minutes on the host and a million packets in the kernel, unless told. `cargo xtask test` has short versions.
+    Fuzz(PassedOn),
+
     /// Check formatting, clippy (warnings are errors), lock files and the tree rules
     Lint,
 

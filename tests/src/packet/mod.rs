@@ -11,12 +11,14 @@
 
 pub mod answer;
 pub mod decode;
+pub mod duel;
 pub mod encode;
 pub mod host;
 pub mod kernel;
 pub mod names;
 pub mod random;
 pub mod row;
+pub mod rules;
 pub mod scene;
 pub mod service;
 pub mod side;

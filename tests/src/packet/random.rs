@@ -75,6 +75,24 @@ pub fn beginning(tape: &mut Tape<'_>) -> Vec<Change> {
     changes
 }
 
+/// What only a host world can be told: sockets of the host, and a route that leads back. Nothing in most stories.
+#[must_use]
+pub fn host_only(tape: &mut Tape<'_>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if tape.once_in(4) {
+        let backend = tape.pick(&["pod:8080", "pod2:8080", "pod2:53", "pod3:443"]);
+        let node = tape.pick(&["node", "node2", "web"]);
+        changes.push(Change::Socket(format!(
+            "{backend} > {node}:{}",
+            tape.pick(&CLIENT_PORTS)
+        )));
+    }
+    if tape.once_in(8) {
+        changes.push(Change::LeadsBack(tape.pick(&["vip", "eip", "pod"]).to_owned()));
+    }
+    changes
+}
+
 /// Picks a tuple of the flow table, if there is one: many packets follow it.
 pub type PickFlow<'a> = &'a dyn Fn(&mut Tape<'_>) -> Option<String>;
 
@@ -91,7 +109,7 @@ pub fn next(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happe
 }
 
 fn host(frontend: &str) -> &str {
-    frontend.split(':').next().unwrap_or(frontend)
+    frontend.rsplit_once(':').map_or(frontend, |(host, _)| host)
 }
 
 fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
@@ -196,7 +214,10 @@ fn tuple(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> String {
     } else {
         tape.pick(&DIALLED).to_owned()
     };
-    if tape.once_in(16) {
+    if tape.once_in(32) {
+        // Land: who sends it is whom it is for.
+        format!("{server} > {server}")
+    } else if tape.once_in(16) {
         format!("{server} > {client}")
     } else {
         format!("{client} > {server}")
@@ -210,7 +231,8 @@ fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch 
         0..=7 => tcp(&tuple).flags(tape.pick(&[0x02, 0x10, 0x18, 0x12, 0x11, 0x04, 0x14, 0x29, 0xff, 0x00])),
         8..=12 => udp(&tuple),
         13 => sctp(&tuple, tape.pick(&[INIT, DATA, ABORT, 2, 7, 14, 255])),
-        14 => icmp(&tuple, tape.octet(), tape.octet()),
+        14 if tape.once_in(2) => icmp(&tuple, tape.octet(), tape.octet()),
+        14 => return error(tape, version, &tuple),
         _ => other(&tuple, tape.pick(&[6, 17, 0, 44, 50, 58, 132, 255])),
     };
     let len = tape.pick(&[10, 0, 1, 2, 60, 100, 400, 1400]);
@@ -249,6 +271,69 @@ fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch 
         sketch.ethertype = Some(tape.pick(&[0x0800, 0x86dd, 0x0806, 0x8100, 0]));
     }
     sketch
+}
+
+/// An ICMP error about a packet of a flow, as one of its routers or its receiver sends it; or nearly so.
+fn error(tape: &mut Tape<'_>, version: Version, about: &str) -> Sketch {
+    let [quoted, back] = match about.split_once(" > ") {
+        // The entry found is that of packets that travel as the error does, so it quotes one of the others.
+        Some((src, dst)) if !tape.once_in(4) => [format!("{dst} > {src}"), about.to_owned()],
+        Some((src, dst)) => [about.to_owned(), format!("{dst} > {src}")],
+        None => [about.to_owned(), about.to_owned()],
+    };
+    let (from, to) = back.split_once(" > ").unwrap_or(("client", "web"));
+    let from = if tape.once_in(2) {
+        tape.pick(&CLIENTS)
+    } else {
+        host(from)
+    };
+    let to = if tape.once_in(8) { tape.pick(&CLIENTS) } else { host(to) };
+    let kinds = match version {
+        Version::V4 => [3, 11, 12, 5],
+        Version::V6 => [1, 2, 3, 4],
+    };
+    let kind = if tape.once_in(8) {
+        tape.octet()
+    } else {
+        tape.pick(&kinds)
+    };
+    let mut inner = match tape.below(8) {
+        0..=2 => tcp(&quoted),
+        3..=5 => udp(&quoted),
+        6 => sctp(&quoted, DATA),
+        _ => other(&quoted, tape.pick(&[1, 47, 58, 41])),
+    };
+    match version {
+        Version::V4 if tape.once_in(6) => inner.options = tape.below(11),
+        Version::V6 if tape.once_in(4) => inner.extensions = vec![extension(tape)],
+        _ => {}
+    }
+    if tape.once_in(6) {
+        inner.fragment = fragment(tape, &inner);
+    }
+    if tape.once_in(6) {
+        inner.checksum = tape.pick(&[Checksum::None, Checksum::Partial, Checksum::OffBy(0x1234)]);
+    }
+    if tape.once_in(16) {
+        inner = icmp(&quoted, 3, 1).quoting(inner, 60);
+    }
+    let octets_max = tape.pick(&[1_200, 28, 48, 27, 24, 20, 8, 0]);
+    let mut error = icmp(&format!("{from} > {to}"), kind, tape.pick(&[0, 1, 3, 4])).quoting(inner, octets_max);
+    if tape.once_in(6) {
+        error.payload = tape.take(8);
+    }
+    if tape.once_in(8) {
+        error.checksum = Checksum::OffBy(tape.word());
+    }
+    match version {
+        Version::V4 if tape.once_in(8) => error.options = tape.below(11),
+        Version::V6 if tape.once_in(8) => error.extensions = vec![extension(tape)],
+        _ => {}
+    }
+    if tape.once_in(16) {
+        error.says_len = Some(tape.below(120) as u16);
+    }
+    error
 }
 
 fn extension(tape: &mut Tape<'_>) -> Extension {

@@ -201,6 +201,8 @@ impl Scene {
             Change::Socket(tuple) => vec![Write::Socket(F::key(tuple, proto))],
             Change::Evict(tuple) => vec![Write::Evict(F::key(tuple, proto))],
             Change::Garble(tuple) => vec![Write::Garble(F::key(tuple, proto))],
+            // Only TCP can be reset, so nothing else is marked.
+            Change::Reset(_) if proto != Proto::TCP => Vec::new(),
             Change::Reset(tuple) => vec![Write::Reset(F::key(tuple, proto))],
         }
     }

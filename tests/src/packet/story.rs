@@ -68,7 +68,10 @@ impl<'a, F: HostFamily> Stage<'a, F> {
     }
 
     /// The same change for every protocol, on both sides.
-    fn change(&mut self, change: &Change) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the other side refuses.
+    pub fn change(&mut self, change: &Change) -> Result<()> {
         for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
             for write in self.scene.writes::<F>(change, proto) {
                 self.both(|side| side.write(&write))?;

@@ -71,6 +71,8 @@ pub struct Service {
     pub spec: Value,
     /// The object's `status`, such as load balancer addresses.
     pub status: Value,
+    /// Its annotations.
+    pub annotations: Map<String, Value>,
 }
 
 impl Service {
@@ -84,6 +86,7 @@ impl Service {
             endpoints: Vec::new(),
             spec: json!({}),
             status: Value::Null,
+            annotations: Map::new(),
         }
     }
 
@@ -133,6 +136,12 @@ impl Service {
         self
     }
 
+    /// With an annotation.
+    pub fn annotated(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// The Service and its slices, one for each family that it has, as YAML documents.
     pub fn to_yaml(&self) -> String {
         let mut documents = vec![self.service()];
@@ -179,6 +188,9 @@ impl Service {
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": spec,
         });
+        if !self.annotations.is_empty() {
+            service["metadata"]["annotations"] = self.annotations.clone().into();
+        }
         if !self.status.is_null() {
             service["status"] = self.status.clone();
         }

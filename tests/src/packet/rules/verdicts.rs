@@ -1,0 +1,159 @@
+//! What each verdict may leave behind, in tables and in the packet.
+
+use lb_common::{
+    datapath::{Hook, Verdict},
+    layout::{Counter, DropReason},
+};
+
+use super::translated;
+use crate::packet::{
+    decode::{Seen, read, verify},
+    encode::Link,
+    host::{Carrier, HostFamily, HostOutcome},
+    names::Version,
+    side::{State, TC_SHOT},
+    story::Scrap,
+};
+
+/// A packet that was played.
+pub(super) struct Played<'a, F: HostFamily> {
+    pub(super) scrap: &'a Scrap,
+    pub(super) carrier: Carrier,
+    /// Whether the kernel may have refused a write.
+    pub(super) refused_writes: bool,
+    pub(super) got: &'a HostOutcome,
+    pub(super) before: &'a State<F>,
+    pub(super) after: &'a State<F>,
+}
+
+impl<F: HostFamily> Played<'_, F> {
+    /// The rule that is broken.
+    pub(super) fn rules(&self) -> Result<(), String> {
+        let Self {
+            scrap,
+            carrier,
+            refused_writes,
+            got,
+            before,
+            after,
+        } = *self;
+        let out = &got.outcome.frame;
+        let changed = *out != scrap.frame;
+        let ensure = |condition: bool, why: &str| if condition { Ok(()) } else { Err(why.to_owned()) };
+        let seen = read(&scrap.frame, scrap.link);
+        let may_be_ours = seen
+            .as_ref()
+            .is_some_and(|seen| seen.tuple().is_some() || is_later_part(seen));
+        if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
+            return self.error(seen);
+        }
+        if !may_be_ours {
+            ensure(
+                got.verdict == Verdict::Pass && !changed && before == after,
+                "it is not ours, and was not left alone",
+            )?;
+        }
+        let dropped = after.drops.iter().sum::<u64>() - before.drops.iter().sum::<u64>();
+        match got.verdict {
+            Verdict::Drop(reason) => {
+                let counted = after.drops[reason as usize] - before.drops[reason as usize];
+                ensure(
+                    counted == 1 && dropped == 1,
+                    "a drop must be counted once, under its reason",
+                )
+            }
+            Verdict::Refuse | Verdict::Reset => {
+                let counted = |reason: DropReason| after.drops[reason as usize] - before.drops[reason as usize];
+                let (right, why) = if got.verdict == Verdict::Reset {
+                    (counted(DropReason::EndpointRemoved), "a reset must be counted once")
+                } else {
+                    let refused = counted(DropReason::NoEndpoint) + counted(DropReason::UnknownPort);
+                    (refused, "a refusal must be counted once")
+                };
+                ensure(right == 1 && dropped == 1, why)?;
+                ensure(scrap.hook != Hook::Xdp, "XDP can't answer")?;
+                if got.verdict == Verdict::Reset {
+                    let is_first = seen
+                        .as_ref()
+                        .is_some_and(|seen| seen.proto == 6 && seen.tuple().is_some());
+                    ensure(is_first, "only TCP is reset, by its first part")?;
+                }
+                // The kernel may refuse half-way, and options hide what a reset needs; such a packet is never sent.
+                if got.outcome.code == TC_SHOT {
+                    let has_options = seen.is_some_and(|seen| seen.extensions > 0 || seen.checked_header.len() > 20);
+                    return ensure(
+                        refused_writes || got.verdict == Verdict::Reset && has_options,
+                        "what can be answered is answered",
+                    );
+                }
+                verify(out, scrap.link)?;
+                answers(&scrap.frame, out, scrap.link)
+            }
+            Verdict::Pass | Verdict::Route | Verdict::Deliver => {
+                ensure(dropped == 0, "a packet that goes on must not be counted as dropped")?;
+                ensure(
+                    got.verdict != Verdict::Route
+                        || scrap.hook == Hook::EgressLocal
+                        || scrap.hook == Hook::EgressForwarded,
+                    "only what leaves gets a route",
+                )?;
+                ensure(
+                    got.verdict != Verdict::Deliver || scrap.hook == Hook::Ingress,
+                    "only what arrives is delivered",
+                )?;
+                match seen {
+                    Some(seen) if changed => translated::packet(&seen, scrap, carrier, out),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// An ICMP error goes on, in one of two ways: as it came, or translated and counted.
+    fn error(&self, seen: &Seen<'_>) -> Result<(), String> {
+        let out = &self.got.outcome.frame;
+        if !matches!(self.got.verdict, Verdict::Pass | Verdict::Route | Verdict::Deliver) {
+            return Err("an ICMP error always goes on".to_owned());
+        }
+        let translated = Counter::ErrorsTranslated as usize;
+        let count = self.after.counters[translated] - self.before.counters[translated];
+        let mut counters = self.after.counters.clone();
+        counters[translated] = self.before.counters[translated];
+        if self.before.flows != self.after.flows
+            || self.before.drops != self.after.drops
+            || self.before.counters != counters
+        {
+            return Err("an ICMP error leaves nothing behind".to_owned());
+        }
+        if self.refused_writes {
+            return Ok(());
+        }
+        let changed = *out != self.scrap.frame;
+        if count != u64::from(changed) {
+            return Err("an ICMP error that is translated is counted, and no other".to_owned());
+        }
+        if changed {
+            translated::error(seen, self.scrap, out)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Whether it may be an error about a packet of ours.
+fn is_error(seen: &Seen<'_>) -> bool {
+    let proto = if seen.version == Version::V4 { 1 } else { 58 };
+    seen.proto == proto && seen.fragment.is_none()
+}
+
+fn is_later_part(seen: &Seen<'_>) -> bool {
+    seen.is_later_fragment() && [6, 17, 132].contains(&seen.proto)
+}
+
+/// An answer goes to who has sent the packet.
+fn answers(packet: &[u8], answer: &[u8], link: Link) -> Result<(), String> {
+    match (read(packet, link), read(answer, link)) {
+        (Some(packet), Some(answer)) if answer.dst == packet.src => Ok(()),
+        _ => Err("an answer goes to who has sent the packet".to_owned()),
+    }
+}
