@@ -192,45 +192,74 @@ fn another_ethertype_is_not_ours() {
 
 #[test]
 fn icmp_and_other_protocols_are_not_ours() {
-    let mut packets: Vec<Sketch> = [(8, 0), (0, 0), (3, 3), (128, 0), (135, 0), (1, 4)]
-        .map(|(kind, code)| icmp("client > vip", kind, code))
-        .into();
-    packets.extend([2, 4, 33, 41, 47, 50, 59, 89, 136, 255].map(|proto| other("client > vip", proto).sized(100)));
-    for packet in packets {
-        let given = || row().given(service("web").load_balancer("vip:80").to(&["pod:8080 local"]));
-        given()
-            .ingress(packet.clone())
-            .stays_untouched()
-            .host_egress(packet.between("node > vip"))
-            .stays_untouched()
-            .egress(packet.clone())
-            .stays_untouched()
-            .run();
-        given().xdp(packet.clone()).stays_untouched().run();
-        // A ClusterIP is nobody's address: whatever else is sent to it has nowhere to go.
-        row()
-            .serve("web:80", &["pod:8080 local"])
-            .ingress(packet.between("client > web"))
-            .gets_dropped(UnknownPort)
-            .host_egress(packet.between("node > web"))
-            .gets_dropped(UnknownPort)
-            .run();
-        row()
-            .serve("web:80", &["pod:8080 local"])
-            .xdp(packet.between("client > web"))
-            .stays_untouched()
-            .run();
-        // And to an external address it must not go back where it came from.
-        given()
-            .leads_back("vip")
-            .ingress(packet.clone())
-            .gets_dropped(WouldLoop)
-            .quiet_host_address("vip")
-            .ingress(packet)
-            .stays_untouched()
-            .host_only("the namespace of test runs has no routes; in the kernel: lab_two_nodes")
-            .run();
+    for proto in [2, 4, 33, 41, 47, 50, 59, 89, 136, 255] {
+        goes_on(row, &other("client > vip", proto).sized(100));
+        has_nowhere_to_go(row, &other("client > web", proto).sized(100));
     }
+    for (kind, code) in [(8, 0), (0, 0), (13, 0)] {
+        goes_on(|| row().v4(), &icmp("client > vip", kind, code));
+        has_nowhere_to_go(|| row().v4(), &icmp("client > web", kind, code));
+    }
+    for (kind, code) in [(128, 0), (129, 0), (135, 0)] {
+        goes_on(|| row().v6(), &icmp("client > vip", kind, code));
+        has_nowhere_to_go(|| row().v6(), &icmp("client > web", kind, code));
+    }
+    // Errors find their flow, if there is one; if there is none, they go on.
+    for (kind, code) in [(3, 3), (11, 0)] {
+        goes_on(|| row().v4(), &icmp("client > web", kind, code));
+    }
+    for (kind, code) in [(1, 4), (2, 0)] {
+        goes_on(|| row().v6(), &icmp("client > web", kind, code));
+    }
+}
+
+/// It is left alone at every hook.
+fn goes_on(row: impl Fn() -> Row, packet: &Sketch) {
+    let given = || {
+        row().given(
+            service("web")
+                .cluster_ip("web:80")
+                .load_balancer("vip:80")
+                .to(&["pod:8080 local"]),
+        )
+    };
+    given()
+        .ingress(packet.clone())
+        .stays_untouched()
+        .host_egress(packet.clone())
+        .stays_untouched()
+        .egress(packet.clone())
+        .stays_untouched()
+        .run();
+    given().xdp(packet.clone()).stays_untouched().run();
+}
+
+/// A ClusterIP is nobody's address; and what is sent to an external one must not go back where it came from.
+fn has_nowhere_to_go(row: impl Fn() -> Row, packet: &Sketch) {
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .ingress(packet.clone())
+        .gets_dropped(UnknownPort)
+        .host_egress(packet.clone())
+        .gets_dropped(UnknownPort)
+        .egress(packet.clone())
+        .stays_untouched()
+        .run();
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .xdp(packet.clone())
+        .stays_untouched()
+        .run();
+    row()
+        .given(service("web").load_balancer("vip:80").to(&["pod:8080 local"]))
+        .leads_back("vip")
+        .ingress(packet.between("client > vip"))
+        .gets_dropped(WouldLoop)
+        .quiet_host_address("vip")
+        .ingress(packet.between("client > vip"))
+        .stays_untouched()
+        .host_only("the namespace of test runs has no routes; in the kernel: lab_two_nodes")
+        .run();
 }
 
 #[test]

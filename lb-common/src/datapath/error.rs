@@ -42,6 +42,8 @@ pub struct Quote {
 pub trait ErrorFamily: ParseFamily + RewriteFamily {
     /// Whether the packet is an ICMP message of this family.
     fn is_icmp<P: Packet>(packet: &P) -> bool;
+    /// Whether an ICMP message of this family is an error, about which no error is ever sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    fn is_error<P: Packet>(packet: &P) -> bool;
     /// Copies source and destination out of the IP header at `at`.
     fn copy_addresses<P: Packet>(packet: &P, at: usize, src: &mut Self::Addr, dst: &mut Self::Addr) -> Option<()>;
     /// Where things stand, if it is an error about a whole or first fragment of TCP, UDP or SCTP.
@@ -62,6 +64,18 @@ impl ErrorFamily for V4 {
         packet
             .header::<Ipv4>(P::LINK_LEN)
             .is_some_and(|ip| ip.proto[0] == Proto::ICMP.0)
+    }
+
+    #[inline(always)]
+    fn is_error<P: Packet>(packet: &P) -> bool {
+        let Some(ip) = packet.header::<Ipv4>(P::LINK_LEN) else {
+            return false;
+        };
+        let icmp = P::LINK_LEN + usize::from(ip.version_ihl[0] & 0x0f) * 4;
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+        packet
+            .header::<IcmpHead>(icmp)
+            .is_none_or(|icmp| matches!(icmp.kind[0], 3 | 4 | 5 | 11 | 12))
     }
 
     #[inline(always)]
@@ -112,6 +126,12 @@ impl ErrorFamily for V6 {
         packet
             .header::<Ipv6>(P::LINK_LEN)
             .is_some_and(|ip| ip.next[0] == Proto::ICMPV6.0)
+    }
+
+    #[inline(always)]
+    fn is_error<P: Packet>(packet: &P) -> bool {
+        let icmp = P::LINK_LEN + size_of::<Ipv6>();
+        packet.header::<IcmpHead>(icmp).is_none_or(|icmp| icmp.kind[0] < 128)
     }
 
     #[inline(always)]

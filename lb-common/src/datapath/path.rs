@@ -16,7 +16,8 @@ use super::{
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, AddressFlags, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite, TcpSeen, V4, V6,
+    Address, AddressFlags, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite,
+    TcpSeen, V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -173,12 +174,16 @@ pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
 }
 
 /// A packet of a protocol that is not balanced (`ping`). To a ClusterIP it has nobody to go to, as in nftables mode, and one to
-/// an external address must not go back where it came from. All others are not ours, and what is malformed never is.
+/// an external address must not go back where it came from. All others are not ours; what is malformed never is, and ICMP errors
+/// go on.
 #[inline(always)]
 pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let (Some(proto), Some((src, dst))) = (F::other_proto(packet), F::addresses(packet)) else {
         return Verdict::Pass;
     };
+    if F::is_icmp(packet) && F::is_error(packet) {
+        return Verdict::Pass;
+    }
     let Some(is) = world.address(&dst.looked_up()) else {
         return Verdict::Pass;
     };

@@ -10,7 +10,7 @@ use crate::packet::{
     decode::{Seen, read, verify},
     encode::Link,
     host::{Carrier, HostFamily, HostOutcome},
-    names::Version,
+    names::{Version, address},
     side::{State, TC_SHOT},
     story::Scrap,
 };
@@ -24,6 +24,14 @@ pub(super) struct Played<'a, F: HostFamily> {
     pub(super) got: &'a HostOutcome,
     pub(super) before: &'a State<F>,
     pub(super) after: &'a State<F>,
+}
+
+/// A whole packet of a protocol without ports, to an address that may be a ClusterIP.
+fn is_stray(seen: &Seen<'_>) -> bool {
+    let is_cluster_ip = ["web", "api", "node"]
+        .iter()
+        .any(|name| address(name, seen.version) == seen.dst);
+    is_cluster_ip && !matches!(seen.proto, 6 | 17 | 132)
 }
 
 impl<F: HostFamily> Played<'_, F> {
@@ -47,7 +55,11 @@ impl<F: HostFamily> Played<'_, F> {
         if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
             return self.error(seen);
         }
-        if !may_be_ours {
+        // What is not balanced has nobody to go to at a ClusterIP.
+        let is_stray = matches!(scrap.hook, Hook::Ingress | Hook::EgressLocal)
+            && got.verdict == Verdict::Drop(DropReason::UnknownPort)
+            && seen.as_ref().is_some_and(|seen| is_stray(seen));
+        if !may_be_ours && !is_stray {
             ensure(
                 got.verdict == Verdict::Pass && !changed && before == after,
                 "it is not ours, and was not left alone",
@@ -143,7 +155,12 @@ impl<F: HostFamily> Played<'_, F> {
 /// Whether it may be an error about a packet of ours.
 fn is_error(seen: &Seen<'_>) -> bool {
     let proto = if seen.version == Version::V4 { 1 } else { 58 };
-    seen.proto == proto && seen.fragment.is_none()
+    let kind = seen.layer4.first().copied().unwrap_or(0);
+    let says_so = match seen.version {
+        Version::V4 => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        Version::V6 => kind < 128,
+    };
+    seen.proto == proto && seen.fragment.is_none() && (says_so || seen.layer4.len() < 8)
 }
 
 fn is_later_part(seen: &Seen<'_>) -> bool {
