@@ -26,12 +26,12 @@ pub(super) struct Played<'a, F: HostFamily> {
     pub(super) after: &'a State<F>,
 }
 
-/// A whole packet of a protocol without ports, to an address that may be a ClusterIP.
+/// A whole packet of a protocol without ports, to an address that may be a Service's.
 fn is_stray(seen: &Seen<'_>) -> bool {
-    let is_cluster_ip = ["web", "api", "node"]
+    let is_service = ["web", "api", "node", "vip", "eip"]
         .iter()
         .any(|name| address(name, seen.version) == seen.dst);
-    is_cluster_ip && !matches!(seen.proto, 6 | 17 | 132)
+    is_service && !matches!(seen.proto, 6 | 17 | 132)
 }
 
 impl<F: HostFamily> Played<'_, F> {
@@ -55,9 +55,12 @@ impl<F: HostFamily> Played<'_, F> {
         if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
             return self.error(seen);
         }
-        // What is not balanced has nobody to go to at a ClusterIP.
+        // What is not balanced has nobody to go to at a ClusterIP, and must not go back from an external address.
         let is_stray = matches!(scrap.hook, Hook::Ingress | Hook::EgressLocal)
-            && got.verdict == Verdict::Drop(DropReason::UnknownPort)
+            && matches!(
+                got.verdict,
+                Verdict::Drop(DropReason::UnknownPort | DropReason::WouldLoop)
+            )
             && seen.as_ref().is_some_and(|seen| is_stray(seen));
         if !may_be_ours && !is_stray {
             ensure(
