@@ -258,3 +258,54 @@ fn a_connection_to_an_endpoint_that_is_gone_for_good_is_reset_when_the_agent_say
         .stays_untouched()
         .run();
 }
+
+/// Whose flow was over keeps no way into the flow that has its port now.
+#[test]
+fn who_comes_back_after_its_port_was_taken_over_gets_another() {
+    node()
+        .ingress(udp("client:40000 > vip:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .egress(udp("client:40000 > pod:8080"))
+        .becomes("node:40000 > pod:8080")
+        .later(Duration::from_secs(31))
+        .ingress(udp("client2:40000 > vip:80"))
+        .becomes("client2:40000 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .egress(udp("client2:40000 > pod:8080"))
+        .becomes("node:40000 > pod:8080")
+        .ingress(udp("client:40000 > vip:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
+        .egress(udp("client:40000 > pod:8080"))
+        .becomes("node:* > pod:8080")
+        .ingress(udp("pod:8080 > node:40000"))
+        .becomes("pod:8080 > client2:40000")
+        .run();
+}
+
+/// The same without masquerading: a client's own two flows to one endpoint.
+#[test]
+fn who_comes_back_to_another_frontend_after_its_tuple_was_taken_over_is_answered_by_it() {
+    let service = service("web")
+        .load_balancer("vip:80")
+        .external_local()
+        .external_ip("eip:80");
+    row()
+        .given(service.here(&["pod:8080 local"]).to(&["pod:8080 local"]))
+        .ingress(udp("client:40000 > vip:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .later(Duration::from_secs(31))
+        .ingress(udp("client:40000 > eip:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .ingress(udp("client:40000 > vip:80"))
+        .becomes("client:* > pod:8080")
+        .counting(&[FlowsCreated, PortsTranslated])
+        .egress(udp("pod:8080 > client:*"))
+        .becomes("vip:80 > client:40000")
+        .egress(udp("pod:8080 > client:40000"))
+        .becomes("eip:80 > client:40000")
+        .run();
+}

@@ -10,7 +10,7 @@ use super::{
     world::{Bucket, Insert, Refused, Tables},
 };
 use crate::layout::{
-    Address, Counter, DropReason, Family, Flow, FlowFlags, FlowKey, Port, Proto, TcpSeen,
+    Address, Counter, Desk, DropReason, Family, Flow, FlowFlags, FlowKey, Port, Proto, TcpSeen,
     limits::{SOURCE_PORT_MIN, SOURCE_PORT_SEARCHES_PER_SECOND_MAX, SOURCE_PORT_TRIES, SOURCE_PORTS},
 };
 
@@ -180,6 +180,7 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
         Ok(()) => Claim::Got,
         Err(Refused::Full) => Claim::Full,
         Err(Refused::Exists) if reply_is_free::<F, W>(world, attempt >= CLOSED_FROM_ATTEMPT) => {
+            end_holder::<F, W>(world);
             match write_entry::<F, W>(world, Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
                 Err(_) => Claim::Full,
@@ -201,11 +202,7 @@ fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bo
     let now_ns = desk.opening.now_ns;
     let (forward, tcp, seen_ns) = {
         let Some(held) = world.flow(&desk.key) else { return true };
-        let own = held.dst == desk.flow.dst
-            && held.dport == desk.flow.dport
-            && held.src == desk.flow.src
-            && held.sport == desk.flow.sport;
-        if own || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
+        if rewrites_alike(&held, &desk.flow) || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
             return true;
         }
         if !is_closed(held.tcp) {
@@ -222,6 +219,65 @@ fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bo
     let last_ns = if flow.seen_ns > seen_ns { flow.seen_ns } else { seen_ns };
     let limit_ns = idle_limit_ns(forward.proto, tcp, Some(flow.tcp), true);
     closed_is_free || now_ns.saturating_sub(last_ns) > limit_ns
+}
+
+#[inline(always)]
+fn rewrites_alike<A: Address>(one: &Flow<A>, other: &Flow<A>) -> bool {
+    one.dst == other.dst && one.dport == other.dport && one.src == other.src && one.sport == other.sport
+}
+
+/// Takes the client's way away from the flow whose reply entry is about to be taken over. Else the client's next packet would
+/// go on into the new flow, and be answered to somebody else; so it finds nothing, and opens a flow of its own.
+#[inline(never)]
+fn end_holder<F: Family, W: Tables<F>>(world: &W) {
+    let Some(mut desk) = world.desk() else { return };
+    // Key and entry are laid out anew behind this: until then they are the room that the kernel's stack doesn't have.
+    let desk = &mut *desk;
+    let masqueraded = {
+        let Some(held) = world.flow(&desk.key) else { return };
+        if rewrites_alike(&held, &desk.flow) {
+            return;
+        }
+        take_rewrite(&mut desk.flow, &held);
+        held.flags.has(FlowFlags::MASQUERADE)
+    };
+    take_way::<F, W>(world, desk);
+    if !masqueraded {
+        return;
+    }
+    // In front of this pair is the one that has the frontend.
+    desk.key.src = desk.flow.src;
+    desk.key.dst = desk.flow.dst;
+    desk.key.sport = desk.flow.sport;
+    desk.key.dport = desk.flow.dport;
+    compiler_fence(Ordering::SeqCst);
+    match world.flow(&desk.key) {
+        Some(front) => take_rewrite(&mut desk.flow, &front),
+        None => return,
+    }
+    take_way::<F, W>(world, desk);
+}
+
+#[inline(always)]
+fn take_rewrite<A: Address>(to: &mut Flow<A>, from: &Flow<A>) {
+    to.src = from.src;
+    to.dst = from.dst;
+    to.sport = from.sport;
+    to.dport = from.dport;
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The entry whose counterpart rewrites to what the desk's `flow` says is no longer about its key.
+#[inline(always)]
+fn take_way<F: Family, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) {
+    desk.key.src = desk.flow.dst;
+    desk.key.dst = desk.flow.src;
+    desk.key.sport = desk.flow.dport;
+    desk.key.dport = desk.flow.sport;
+    compiler_fence(Ordering::SeqCst);
+    if let Some(mut flow) = world.flow(&desk.key) {
+        flow.check = !desk.key.check();
+    }
 }
 
 /// Which of a pair of entries.
