@@ -144,23 +144,24 @@ fn what_a_service_asks_for_in_vain_is_told_and_the_rest_is_served() {
     let scene = Scene::start();
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: wide, namespace: default}\nspec:\n  type: NodePort\n  \
                 clusterIP: 10.96.0.82\n  sessionAffinity: ClientIP\n  ports: [{name: a, port: 82, nodePort: 30082}, \
-                {name: b, port: 83, protocol: SCTP}]\n";
+                {name: a, port: 83}, {name: c, port: 82}]\n";
     scene
         .manifests
         .write("wide.yaml", text)
         .expect("the folder can be written to");
     let left_out = |count: usize| move |state: &serde_json::Value| texts(&state["left_out"]).len() == count;
-    scene.wait_for("three wishes left out", PATIENCE, left_out(3));
+    scene.wait_for("two wishes left out", PATIENCE, left_out(2));
     let status = scene.status();
     for part in [
-        "skipped: Service default/wide: spec.ports[].nodePort: NodePorts are not served yet",
-        "skipped: Service default/wide: spec.sessionAffinity: session affinity is not kept yet",
-        "skipped: Service default/wide: spec.ports[1]: SCTP is not served yet",
+        "skipped: Service default/wide: spec.ports[1]: the name \"a\" was used before",
+        "skipped: Service default/wide: spec.ports[2]: 82/TCP was used before",
     ] {
         assert!(status.contains(part), "no \"{part}\" in:\n{status}");
     }
     let frontends = scene.sluice(&["get", "frontends"]).said;
-    assert!(frontends.contains("10.96.0.82:82"), "{frontends}");
+    for part in ["10.96.0.82:82", "*:30082"] {
+        assert!(frontends.contains(part), "no {part} in {frontends}");
+    }
     scene
         .manifests
         .remove("wide.yaml")

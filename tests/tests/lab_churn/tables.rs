@@ -1,6 +1,6 @@
 //! The kernel's tables as this process sees them: who serves what, at this moment. And a watch over all slices that counts changes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -71,19 +71,14 @@ impl View {
         }
     }
 
-    /// How many different backends all Services together name, by address and port.
+    /// How many backends all Services together name: each Service port has its own.
     pub(crate) fn named(&self) -> usize {
-        let mut named = BTreeSet::new();
-        for (target, proto) in self.numbers.keys() {
+        let of_port = |(target, proto): &(SocketAddr, u8)| {
             let over = if *proto == Proto::TCP.0 { Over::Tcp } else { Over::Udp };
             let set = self.serving(*target, over);
-            named.extend(
-                (1..=BACKENDS)
-                    .filter(|backend| set.has(*backend))
-                    .map(|backend| (backend, *proto, target.is_ipv4())),
-            );
-        }
-        named.len()
+            (1..=BACKENDS).filter(|backend| set.has(*backend)).count()
+        };
+        self.numbers.keys().map(of_port).sum()
     }
 
     /// How many backends have a record.
