@@ -256,7 +256,8 @@ fn check_one(lab: &Lab, (from, to, by, seen_as): Row, over: Over, v6: bool) -> R
         BackendTwo => [plan::backend_name(2)].into(),
         Node => [plan::NODE_NAME.to_owned()].into(),
     };
-    let node = lab.node().addresses()[usize::from(v6)];
+    // To masquerade is to speak as the node on the device by which the packet leaves, as iptables' MASQUERADE does.
+    let node = lab.node_addresses_towards_pods()[usize::from(v6)];
     let (mut answered, mut other_ports) = (BTreeSet::new(), 0);
     for connection in 1..=CONNECTIONS_MAX {
         let answer =

@@ -26,6 +26,7 @@ pub mod plan;
 mod tables;
 mod wiring;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -46,6 +47,7 @@ pub struct Lab {
     nodes: Vec<Host>,
     backends: Vec<Host>,
     backends_per_node: u8,
+    topology: Topology,
     way: wiring::Way,
     cgroup: Option<PathBuf>,
 }
@@ -113,6 +115,7 @@ impl Lab {
                 })
                 .collect(),
             backends_per_node: options.backends,
+            topology: options.topology,
             way: wiring::Way(options.way_mtu),
             name: name.clone(),
             cgroup,
@@ -120,6 +123,14 @@ impl Lab {
         // From here on `lab` cleans up after itself, however far the wiring gets.
         wiring::build(options, &lab).with_context(|| format!("building lab {name}"))?;
         Ok(lab)
+    }
+
+    /// The address that the first node has on the device towards its pods, IPv4 and IPv6: the bridge's, or its own on routed links.
+    pub fn node_addresses_towards_pods(&self) -> [IpAddr; 2] {
+        match self.topology {
+            Topology::Bridge => [plan::bridge_v4(1).into(), plan::bridge_v6(1).into()],
+            Topology::Routed => self.node().addresses(),
+        }
     }
 
     /// `slt-<id>`: what its namespaces, folders, pins and cgroup start with.
