@@ -143,8 +143,10 @@ fn a_folder_that_goes_takes_nothing_with_it() {
 fn what_a_service_asks_for_in_vain_is_told_and_the_rest_is_served() {
     let scene = Scene::start();
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: wide, namespace: default}\nspec:\n  type: NodePort\n  \
-                clusterIP: 10.96.0.82\n  sessionAffinity: ClientIP\n  ports: [{name: a, port: 82, nodePort: 30082}, \
-                {name: a, port: 83}, {name: c, port: 82}]\n";
+                clusterIP: 10.96.0.82\n  sessionAffinity: ClientIP\n  ports: [{name: a, port: 82, nodePort: 30082}]\n---\n\
+                apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: wide-1, \
+                namespace: default, labels: {kubernetes.io/service-name: wide}}\nendpoints: [{addresses: [10.244.1.11]}]\n\
+                ports: [{name: a, port: 7000}, {name: b}, {name: c, port: null}]\n";
     scene
         .manifests
         .write("wide.yaml", text)
@@ -153,8 +155,8 @@ fn what_a_service_asks_for_in_vain_is_told_and_the_rest_is_served() {
     scene.wait_for("two wishes left out", PATIENCE, left_out(2));
     let status = scene.status();
     for part in [
-        "skipped: Service default/wide: spec.ports[1]: the name \"a\" was used before",
-        "skipped: Service default/wide: spec.ports[2]: 82/TCP was used before",
+        "skipped: EndpointSlice default/wide-1: ports[1]: a port without a number (all ports) is not implemented",
+        "skipped: EndpointSlice default/wide-1: ports[2]: a port without a number (all ports) is not implemented",
     ] {
         assert!(status.contains(part), "no \"{part}\" in:\n{status}");
     }
