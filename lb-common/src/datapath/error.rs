@@ -42,7 +42,8 @@ pub struct Quote {
 pub trait ErrorFamily: ParseFamily + RewriteFamily {
     /// Whether the packet is an ICMP message of this family.
     fn is_icmp<P: Packet>(packet: &P) -> bool;
-    /// Whether an ICMP message of this family is an error, about which no error is ever sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    /// Whether an ICMP message of this family is an error, about which no error is ever sent (RFC 1122 §3.2.2, RFC 4443 §2.4);
+    /// one that is cut off counts as one.
     fn is_error<P: Packet>(packet: &P) -> bool;
     /// Copies source and destination out of the IP header at `at`.
     fn copy_addresses<P: Packet>(packet: &P, at: usize, src: &mut Self::Addr, dst: &mut Self::Addr) -> Option<()>;
@@ -71,7 +72,11 @@ impl ErrorFamily for V4 {
         let Some(ip) = packet.header::<Ipv4>(P::LINK_LEN) else {
             return false;
         };
-        let icmp = P::LINK_LEN + usize::from(ip.version_ihl[0] & 0x0f) * 4;
+        let ihl = usize::from(ip.version_ihl[0] & 0x0f) * 4;
+        if usize::from(u16::from_be_bytes(ip.total_len)) < ihl + size_of::<IcmpHead>() {
+            return true;
+        }
+        let icmp = P::LINK_LEN + ihl;
         // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
         packet
             .header::<IcmpHead>(icmp)
@@ -130,8 +135,11 @@ impl ErrorFamily for V6 {
 
     #[inline(always)]
     fn is_error<P: Packet>(packet: &P) -> bool {
+        let is_cut_off = packet
+            .header::<Ipv6>(P::LINK_LEN)
+            .is_none_or(|ip| usize::from(u16::from_be_bytes(ip.payload_len)) < size_of::<IcmpHead>());
         let icmp = P::LINK_LEN + size_of::<Ipv6>();
-        packet.header::<IcmpHead>(icmp).is_none_or(|icmp| icmp.kind[0] < 128)
+        is_cut_off || packet.header::<IcmpHead>(icmp).is_none_or(|icmp| icmp.kind[0] < 128)
     }
 
     #[inline(always)]

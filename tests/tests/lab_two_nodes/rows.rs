@@ -171,8 +171,8 @@ fn next_port(target: SocketAddr) -> SocketAddr {
     SocketAddr::new(any, port)
 }
 
-/// Neither NodePorts nor what the kernel gives to those who don't choose.
-const PORTS: Range<u16> = 10_000..30_000;
+/// Neither NodePorts, nor where the agent listens (10256), nor what the kernel gives to those who don't choose.
+const PORTS: Range<u16> = 11_000..30_000;
 
 const QUESTION_OCTETS: usize = 16;
 
