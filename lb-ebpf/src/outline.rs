@@ -157,8 +157,8 @@ macro_rules! opens {
             }
 
             #[inline(always)]
-            fn has_socket(&self, key: &FlowKey<$addr>) -> bool {
-                socket::takes(self.context.raw(), key)
+            fn has_socket(&self, key: &FlowKey<$addr>, connected: bool) -> bool {
+                socket::takes(self.context.raw(), key, connected)
             }
         }
     };

@@ -65,25 +65,35 @@ impl Tuple for FlowKey<Ip6> {
 struct Aligned(bpf_sock_tuple);
 
 /// Whether a socket of this host takes packets of this tuple: a connection, one that is being closed, or one that listens at
-/// the port. There is no such look-up for SCTP.
+/// the port; of those of UDP, if asked so, only one that is connected. There is no such look-up for SCTP.
 #[inline(never)]
-pub fn takes<T: Tuple>(context: *mut c_void, key: &T) -> bool {
+pub fn takes<T: Tuple>(context: *mut c_void, key: &T, connected: bool) -> bool {
     // SAFETY: the structure is a union of integers, for which zeros are valid.
     let mut aligned: Aligned = unsafe { mem::zeroed() };
     let tuple = &mut aligned.0;
     key.put(tuple);
     let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
-    let socket: *mut bpf_sock = match key.proto() {
+    if key.proto() == Proto::TCP {
         // SAFETY: context and tuple are the program's own, and the tuple is of the length given.
-        Proto::TCP => unsafe { bpf_skc_lookup_tcp(context, &raw mut *tuple, T::LEN, netns, 0) },
-        // SAFETY: the same.
-        Proto::UDP => unsafe { bpf_sk_lookup_udp(context, &raw mut *tuple, T::LEN, netns, 0) },
-        _ => return false,
-    };
+        let socket: *mut bpf_sock = unsafe { bpf_skc_lookup_tcp(context, &raw mut *tuple, T::LEN, netns, 0) };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the reference that the look-up has given, and that is given back once.
+        unsafe { bpf_sk_release(socket.cast()) };
+        return true;
+    }
+    if key.proto() != Proto::UDP {
+        return false;
+    }
+    // SAFETY: as above.
+    let socket: *mut bpf_sock = unsafe { bpf_sk_lookup_udp(context, &raw mut *tuple, T::LEN, netns, 0) };
     if socket.is_null() {
         return false;
     }
+    // SAFETY: the look-up has given a socket, which stays until it is given back.
+    let has_peer = unsafe { (*socket).dst_port } != 0;
     // SAFETY: the reference that the look-up has given, and that is given back once.
     unsafe { bpf_sk_release(socket.cast()) };
-    true
+    has_peer || !connected
 }

@@ -255,9 +255,9 @@ impl<C: Context> World for Kernel<C> {
     }
 
     #[inline(always)]
-    fn is_pod_device(&self, ifindex: u32) -> bool {
+    fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool {
         // SAFETY: one aligned word is looked at; a recycled entry yields another device's flags at worst.
-        unsafe { maps::DEVICES.get(ifindex) }.is_some_and(|device| device.flags.has(DeviceFlags::PODS))
+        unsafe { maps::DEVICES.get(ifindex) }.is_some_and(|device| device.flags.has(what))
     }
 
     #[inline(always)]

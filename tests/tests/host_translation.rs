@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use lb_common::{
     datapath::{Hook, Verdict},
-    layout::{DropReason, Flow, FlowFlags, Proto, V4, V6, limits::SOURCE_PORT_MIN},
+    layout::{DropReason, Flow, FlowFlags, Proto, Stage, V4, V6, limits::SOURCE_PORT_MIN},
 };
 use proptest::prelude::*;
 use tests::packet::{
@@ -252,14 +252,14 @@ fn a_client_that_holds_every_port_of_a_backend_is_told_by_a_drop() {
     // Replies to every port of the client belong to another frontend's flows, which are answered and in use.
     let other = V4::key("api:443 > client:1", Proto::TCP);
     for port in 1..=u16::MAX {
-        let key = V4::key(&format!("pod:8080 > client:{port}"), Proto::TCP);
+        let key = V4::key(&format!("pod:8080 > client:{port}"), Proto::TCP).at(Stage::LEAVES);
         let flow = Flow {
             check: key.check(),
             src: other.src,
             dst: key.dst,
             sport: other.sport,
             dport: key.dport,
-            flags: FlowFlags::EGRESS.with(FlowFlags::REPLY).with(FlowFlags::SEEN),
+            flags: FlowFlags::REPLY.with(FlowFlags::SEEN),
             seen_ns: world.now_ns.get(),
             ..Flow::default()
         };

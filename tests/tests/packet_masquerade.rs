@@ -139,6 +139,42 @@ fn a_connection_of_the_host_itself_gives_way_to_a_masqueraded_flow() {
 }
 
 #[test]
+fn a_connection_of_the_host_through_a_frontend_leaves_its_direct_one_alone() {
+    row()
+        .node()
+        .host_address("node")
+        .serve("web:80", &["pod:8080"])
+        .host_only("the namespace of test runs has no sockets; in the kernel: lab_two_nodes")
+        .socket("pod:8080 > node:40000")
+        .host_egress(any("node:40000 > web:80").syn())
+        .gets_rerouted("node:* > pod:8080")
+        .counting(&[FlowsCreated, PortsTranslated])
+        .ingress(any("pod:8080 > node:40000"))
+        .stays_untouched()
+        .run();
+}
+
+/// What a hook has translated passes another one on its new way.
+#[test]
+fn a_connection_of_the_host_through_a_frontend_is_not_its_own_that_gave_way() {
+    row()
+        .node()
+        .host_address("node")
+        .serve("web:80", &["pod:8080"])
+        .host_egress(any("node:40000 > web:80").syn())
+        .gets_rerouted("node:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .host_egress(any("node:40000 > pod:8080").syn())
+        .becomes("node:* > pod:8080")
+        .counting(&[PortsTranslated])
+        .egress(any("node:40000 > pod:8080"))
+        .stays_untouched()
+        .host_egress(any("node:40000 > pod:8080"))
+        .becomes("node:* > pod:8080")
+        .run();
+}
+
+#[test]
 fn a_connection_of_the_host_itself_to_a_free_tuple_is_not_ours() {
     one()
         .host_egress(any("node:40001 > pod:8080").syn())

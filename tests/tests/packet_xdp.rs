@@ -115,7 +115,7 @@ fn what_is_not_to_a_frontend_is_left_alone() {
         .serve("web:80", &["pod:8080 local"])
         .xdp(any("client:40000 > web:81").syn())
         .stays_untouched()
-        .xdp(any("client:40000 > pod:8080").syn())
+        .xdp(any("client:40000 > pod2:8080").syn())
         .stays_untouched()
         .xdp(any("web:80 > client:40000").syn())
         .stays_untouched()

@@ -209,7 +209,7 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
     inner.sport.octets = ports.dst;
     inner.dport.octets = ports.src;
     inner.proto = quote.proto;
-    (inner.pad, inner.pad2) = (0, 0);
+    (inner.stage, inner.pad) = (hook.stage(), 0);
     forget();
     let flags = {
         let flow = world.flow(inner)?;
@@ -217,7 +217,8 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
         let flags = flow.flags;
         // As for every other packet: what was recycled meanwhile is noticed.
         compiler_fence(Ordering::SeqCst);
-        if flow.check != inner.check() || flags.has(FlowFlags::EGRESS) != hook.is_egress() {
+        let is_unchanged = flags.has(FlowFlags::DIRECT) && rewrite.sport == inner.sport && rewrite.dport == inner.dport;
+        if flow.check != inner.check() || is_unchanged {
             return None;
         }
         flags

@@ -19,14 +19,14 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     affinity,
-    path::{Hook, Opens, PathFamily, dropped},
+    path::{Hook, Opens, PathFamily, dropped, is_first},
     select::{flow_hash, pick},
-    track::is_over,
+    track::{is_over, mark},
     world::{Bucket, Tables},
 };
 use crate::layout::{
-    Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DropReason, Family, FlowFlags, Frontend,
-    FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, TcpSeen,
+    Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DeviceFlags, DropReason, Family, FlowFlags,
+    Frontend, FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage,
     limits::REJECTS_PER_SECOND_MAX,
 };
 
@@ -113,6 +113,8 @@ impl Opened {
 pub enum Chosen {
     /// No frontend.
     NotOurs,
+    /// No frontend, but an endpoint of a Service.
+    Direct,
     /// A port of an external address that no Service serves: not ours, unless it would go back where it came from.
     Stray,
     /// A backend, which sees the client's address.
@@ -133,6 +135,7 @@ impl Chosen {
             Self::Stray => 1,
             Self::Plain => 2,
             Self::Masqueraded => 3,
+            Self::Direct => 4,
             Self::End(end) => end.code(),
         }
     }
@@ -146,6 +149,7 @@ impl Chosen {
             1 => Self::Stray,
             2 => Self::Plain,
             3 => Self::Masqueraded,
+            4 => Self::Direct,
             _ => Self::End(End::from_code(code)),
         }
     }
@@ -155,8 +159,8 @@ impl Chosen {
 #[inline(always)]
 pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Opened {
     let opened = match chosen {
-        Chosen::NotOurs if hook == Hook::EgressLocal => give_way::<F, W>(world),
-        Chosen::NotOurs => Ok(Opened::NotOurs),
+        Chosen::NotOurs if hook != Hook::EgressLocal => Ok(Opened::NotOurs),
+        Chosen::NotOurs | Chosen::Direct => direct::<F, W>(world, hook),
         Chosen::Stray => stay::<F, W>(world),
         Chosen::Plain => make::<F, W>(world, hook, false),
         Chosen::Masqueraded => make::<F, W>(world, hook, true),
@@ -230,6 +234,9 @@ fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: H
     {
         return Ok(frontend);
     }
+    if from_device && is.has(AddressFlags::ENDPOINT) && !is.any(service_address) {
+        return Err(Chosen::Direct);
+    }
     if hook == Hook::Xdp {
         return Err(Chosen::NotOurs);
     }
@@ -272,7 +279,8 @@ fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &
     let by_device = node.flags.has(NodeFlags::PODS_BY_DEVICE);
     Origin {
         host,
-        pod: by_address && node.pods.contains(client) || by_device && !host && world.is_pod_device(world.ifindex()),
+        pod: by_address && node.pods.contains(client)
+            || by_device && !host && world.device_is(world.ifindex(), DeviceFlags::PODS),
         detected: by_address || by_device,
     }
 }
@@ -434,51 +442,112 @@ fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
     desk.old.sport = desk.new.sport;
     desk.old.dport = desk.new.dport;
     desk.new.src = desk.source;
-    desk.opening.flags = desk.opening.flags.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+    desk.old.stage = Stage::LEAVES;
+    desk.opening.flags = desk.opening.flags.with(FlowFlags::MASQUERADE);
     true
 }
 
-/// A packet that a process of this host sends to somebody without a frontend: if a masqueraded flow has its tuple, the
-/// replies would go astray, and the host's own connection gets another source port.
+/// A connection past all frontends: to an endpoint, whoever dials it, or a process of this host to anybody. If a flow through a
+/// Service has its tuple, answers would go astray, and it gets another source port. If nobody has the tuple of a connection to an
+/// endpoint, it is taken, so that no such flow gets it later.
 #[inline(always)]
-fn give_way<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
-    {
-        let Some(mut desk) = world.desk() else {
-            return Ok(Opened::NotOurs);
-        };
-        let desk = &mut *desk;
-        let tcp = desk.opening.tcp;
-        if desk.old.proto == Proto::TCP && (!tcp.has(TcpSeen::SYN) || tcp.has(TcpSeen::ACK)) {
-            return Ok(Opened::NotOurs);
-        }
-        desk.key.src = desk.old.dst;
-        desk.key.dst = desk.old.src;
-        desk.key.sport = desk.old.dport;
-        desk.key.dport = desk.old.sport;
-        desk.key.proto = desk.old.proto;
-        (desk.key.pad, desk.key.pad2) = (0, 0);
-        let now_ns = desk.opening.now_ns;
-        let taken = world
-            .flow(&desk.key)
-            .is_some_and(|held| held.flags.has(FlowFlags::REPLY) && !is_over(&desk.key, &held, None, now_ns));
-        if !taken {
-            return Ok(Opened::NotOurs);
-        }
-        // Field by field: whole tuples would be copied over the stack.
-        desk.new.src = desk.old.src;
-        desk.new.dst = desk.old.dst;
-        desk.new.sport = desk.old.sport;
-        desk.new.dport = desk.old.dport;
-        desk.new.proto = desk.old.proto;
-        desk.opening.backend = 0;
-        // Not towards a backend: the flow is left alone by what happens to Services.
-        desk.opening.flags = FlowFlags::SEEN.with(FlowFlags::EGRESS).with(FlowFlags::MASQUERADE);
+fn direct<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Opened, End> {
+    if !is_first::<W>(world, hook) {
+        return Ok(Opened::NotOurs);
     }
-    refused(world.open_pair())?;
-    let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+    match holder::<F, W>(world) {
+        Holder::Itself => Ok(Opened::NotOurs),
+        Holder::Nobody => {
+            if hook != Hook::EgressLocal {
+                take::<F, W>(world);
+            }
+            Ok(Opened::NotOurs)
+        }
+        Holder::Another => {
+            refused(world.open_pair())?;
+            let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+            let desk = &mut *desk;
+            desk.rewrite = desk.flow.rewrite();
+            Ok(Opened::Translate)
+        }
+    }
+}
+
+/// Who has a tuple.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// The direct connection; or it is answers that are on their way.
+    Itself,
+    /// A flow that its answers would be taken for.
+    Another,
+}
+
+/// Whose the answers to the desk's `old` tuple are. If they may become the direct connection's, the desk has what there is to
+/// be written.
+#[inline(never)]
+fn holder<F: PathFamily, W: Opens<F>>(world: &W) -> Holder {
+    let Some(mut desk) = world.desk() else {
+        return Holder::Itself;
+    };
     let desk = &mut *desk;
-    desk.rewrite = desk.flow.rewrite();
-    Ok(Opened::Translate)
+    desk.key.src = desk.old.dst;
+    desk.key.dst = desk.old.src;
+    desk.key.sport = desk.old.dport;
+    desk.key.dport = desk.old.sport;
+    desk.key.proto = desk.old.proto;
+    (desk.key.stage, desk.key.pad) = (desk.old.stage.other(), 0);
+    let now_ns = desk.opening.now_ns;
+    let is_taken = match world.flow(&desk.key) {
+        Some(mut held) => {
+            if !held.flags.has(FlowFlags::REPLY) {
+                return Holder::Itself;
+            }
+            let is_over = is_over(&desk.key, &held, None, now_ns);
+            if !is_over && held.flags.has(FlowFlags::DIRECT) && held.dport == desk.key.dport {
+                if desk.old.proto == Proto::UDP {
+                    held.seen_ns = now_ns;
+                }
+                return Holder::Itself;
+            }
+            !is_over
+        }
+        None => false,
+    };
+    // Field by field: whole tuples would be copied over the stack.
+    desk.new.src = desk.old.src;
+    desk.new.dst = desk.old.dst;
+    desk.new.sport = desk.old.sport;
+    desk.new.dport = desk.old.dport;
+    desk.new.proto = desk.old.proto;
+    desk.opening.backend = 0;
+    // Not towards a backend: it is left alone by what happens to Services. Only a port changes: XDP may do it.
+    desk.opening.flags = FlowFlags::SEEN
+        .with(FlowFlags::DIRECT)
+        .with(FlowFlags::MASQUERADE)
+        .with(FlowFlags::LOCAL_BACKEND);
+    if is_taken { Holder::Another } else { Holder::Nobody }
+}
+
+/// Takes the desk's tuple for the direct connection, unless the packet is itself an answer.
+#[inline(always)]
+fn take<F: PathFamily, W: Opens<F>>(world: &W) {
+    {
+        let Some(mut desk) = world.desk() else { return };
+        let desk = &mut *desk;
+        if desk.old.proto == Proto::UDP {
+            desk.old.stage = Stage::LEAVES;
+            compiler_fence(Ordering::SeqCst);
+            if world
+                .flow(&desk.old)
+                .is_some_and(|flow| flow.flags.has(FlowFlags::REPLY))
+            {
+                return;
+            }
+            desk.old.stage = Stage::ARRIVES;
+        }
+    }
+    mark::<F, W>(world);
 }
 
 #[inline(always)]
@@ -497,7 +566,7 @@ fn flow_flags<A: Address>(hook: Hook, backend: &Backend<A>) -> FlowFlags {
         flags = flags.with(FlowFlags::LOCAL_BACKEND);
     }
     if hook.is_egress() {
-        flags = flags.with(FlowFlags::HOST_CLIENT).with(FlowFlags::EGRESS);
+        flags = flags.with(FlowFlags::HOST_CLIENT);
     }
     flags
 }

@@ -5,7 +5,9 @@ use super::{
     packet::Packet,
     world::Tables,
 };
-use crate::layout::{Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, Ip6, Port, Proto, TcpSeen, V4, V6};
+use crate::layout::{
+    Address, Family, FlowKey, FragmentKey, FragmentPorts, Ip4, Ip6, Port, Proto, Stage, TcpSeen, V4, V6,
+};
 
 /// A packet that may be ours.
 #[derive(Clone, Copy)]
@@ -98,8 +100,8 @@ pub(super) fn network<P: Packet>(packet: &mut P) -> Network {
 
 /// What each family parses in its own way.
 pub trait ParseFamily: Family {
-    /// The 5-tuple of a packet of this family, or nothing if the packet isn't ours.
-    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Self::Addr>>
+    /// The 5-tuple of a packet of this family that is seen at a stage, or nothing if the packet isn't ours.
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T, stage: Stage) -> Option<Parsed<Self::Addr>>
     where
         Self: Sized;
 
@@ -132,7 +134,7 @@ impl ParseFamily for V4 {
     }
 
     #[inline(always)]
-    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip4>> {
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T, stage: Stage) -> Option<Parsed<Ip4>> {
         let at = P::LINK_LEN;
         let ip = packet.header::<Ipv4>(at)?;
         let ihl = usize::from(ip.version_ihl[0] & 0x0f) * 4;
@@ -152,7 +154,7 @@ impl ParseFamily for V4 {
             at: at + ihl,
             len: total_len - ihl,
         };
-        transport::<Self, P, T>(packet, tables, proto, l4, datagram)
+        transport::<Self, P, T>(packet, tables, proto, stage, l4, datagram)
     }
 }
 
@@ -174,7 +176,7 @@ impl ParseFamily for V6 {
     }
 
     #[inline(always)]
-    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T) -> Option<Parsed<Ip6>> {
+    fn parse<P: Packet, T: Tables<Self>>(packet: &P, tables: &T, stage: Stage) -> Option<Parsed<Ip6>> {
         let ip = packet.header::<Ipv6>(P::LINK_LEN)?;
         if ip.version_class_flow[0] >> 4 != 6 {
             return None;
@@ -217,7 +219,7 @@ impl ParseFamily for V6 {
             at,
             len: end.checked_sub(at)?,
         };
-        transport::<Self, P, T>(packet, tables, Proto(next), l4, datagram)
+        transport::<Self, P, T>(packet, tables, Proto(next), stage, l4, datagram)
     }
 }
 
@@ -298,6 +300,7 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     packet: &P,
     tables: &T,
     proto: Proto,
+    stage: Stage,
     l4: Layer4,
     datagram: Option<(u32, bool)>,
 ) -> Option<Parsed<F::Addr>> {
@@ -306,7 +309,7 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     }
     // Straight from the packet into the key: the kernel's stack has no room for another copy.
     let (src, dst) = F::addresses(packet)?;
-    let mut key = FlowKey::new(src, Port::default(), dst, Port::default(), proto);
+    let mut key = FlowKey::new(src, Port::default(), dst, Port::default(), proto).at(stage);
     let has_l4 = !matches!(datagram, Some((_, false)));
     let mut tcp = TcpSeen(0);
     if let Some((id, false)) = datagram {

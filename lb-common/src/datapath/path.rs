@@ -16,8 +16,8 @@ use super::{
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
-    Address, AddressFlags, BackendFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite,
-    TcpSeen, V4, V6,
+    Address, AddressFlags, BackendFlags, Counter, DeviceFlags, DropReason, Event, Family, FlowFlags, FlowKey, Port,
+    Proto, Rewrite, Stage, TcpSeen, V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -56,6 +56,15 @@ impl Hook {
     #[inline(always)]
     pub(super) const fn is_egress(self) -> bool {
         matches!(self, Self::EgressForwarded | Self::EgressLocal)
+    }
+
+    #[inline(always)]
+    pub(super) const fn stage(self) -> Stage {
+        if self.is_egress() {
+            Stage::LEAVES
+        } else {
+            Stage::ARRIVES
+        }
     }
 }
 
@@ -148,8 +157,8 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     /// The device by which packets to this address leave, if the routing table has a way.
     fn outgoing(&self, address: &F::Addr) -> Option<u32>;
 
-    /// Whether a socket of the host takes packets of this tuple.
-    fn has_socket(&self, key: &FlowKey<F::Addr>) -> bool;
+    /// Whether a socket of the host takes packets of this tuple; of those of UDP, if asked so, only one that is connected.
+    fn has_socket(&self, key: &FlowKey<F::Addr>, connected: bool) -> bool;
 }
 
 /// A world in which ICMP errors can be translated; in a function of its own, as [`Opens`].
@@ -211,8 +220,8 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
 enum Followed<A: Address> {
     /// Write this; the flags are the entry's.
     Rewrite(FlowFlags, Rewrite<A>),
-    /// The entry is for another hook.
-    Elsewhere,
+    /// There is nothing to be done here.
+    Alone,
     /// No entry, or one that must be made anew.
     Unknown,
     /// An entry to a backend that no longer serves.
@@ -223,7 +232,7 @@ enum Followed<A: Address> {
 
 #[inline(always)]
 fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
-    let Some(parsed) = F::parse(packet, world) else {
+    let Some(parsed) = F::parse(packet, world, hook.stage()) else {
         if hook == Hook::Xdp {
             return Verdict::Pass;
         }
@@ -254,7 +263,7 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             }
             finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags))
         }
-        Followed::Elsewhere => Verdict::Pass,
+        Followed::Alone => Verdict::Pass,
         Followed::Reset if hook == Hook::Xdp => Verdict::Pass,
         Followed::Reset => {
             let verdict = drop_packet::<F, W>(world, &parsed, DropReason::EndpointRemoved);
@@ -279,7 +288,8 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
                 desk.opening.tcp = parsed.tcp;
             }
             let chosen = world.choose(hook);
-            if chosen == Chosen::NotOurs && hook != Hook::EgressLocal {
+            let is_direct = chosen == Chosen::Direct || chosen == Chosen::NotOurs && hook == Hook::EgressLocal;
+            if chosen == Chosen::NotOurs && !is_direct || is_direct && !may_open(&parsed) {
                 return Verdict::Pass;
             }
             let done = match world.open(hook, chosen) {
@@ -300,6 +310,12 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
     }
+}
+
+/// Whether the first packet of a direct connection may look like this: one that is under way must not change its port.
+#[inline(always)]
+fn may_open<A: Address>(parsed: &Parsed<A>) -> bool {
+    parsed.key.proto == Proto::UDP || parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK)
 }
 
 /// Where a packet goes that an entry with these flags has translated.
@@ -333,8 +349,13 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
         return if opens { Followed::Unknown } else { Followed::Reset };
     }
     let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
-    if flags.has(FlowFlags::EGRESS) != hook.is_egress() || hook == Hook::Xdp && !for_xdp {
-        return Followed::Elsewhere;
+    if hook == Hook::Xdp && !for_xdp {
+        return Followed::Alone;
+    }
+    // What an earlier hook has translated may look like a direct connection by now.
+    let is_direct = flags.has(FlowFlags::DIRECT);
+    if is_direct && !flags.has(FlowFlags::REPLY) && !is_first::<W>(world, hook) {
+        return Followed::Alone;
     }
     let now_ns = world.now_ns();
     let seen_ns = flow.seen_ns;
@@ -371,7 +392,20 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     if heals {
         heal::<F, W>(world, key);
     }
+    if is_direct && rewrite.sport == key.sport && rewrite.dport == key.dport {
+        return Followed::Alone;
+    }
     Followed::Rewrite(flags, rewrite)
+}
+
+/// Whether no hook of this node has seen a packet before.
+#[inline(always)]
+pub(super) fn is_first<W: World>(world: &W, hook: Hook) -> bool {
+    match hook {
+        Hook::Xdp | Hook::EgressLocal => true,
+        Hook::Ingress => world.device_is(world.ifindex(), DeviceFlags::FIRST),
+        Hook::EgressForwarded => false,
+    }
 }
 
 /// Whether a sender has ended its direction.
@@ -386,7 +420,7 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
     key: &FlowKey<F::Addr>,
     rewrite: &Rewrite<F::Addr>,
 ) -> bool {
-    let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto);
+    let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto).at(key.stage.other());
     world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
 }
 

@@ -10,7 +10,7 @@ use super::{
     world::{Bucket, Insert, Refused, Tables},
 };
 use crate::layout::{
-    Address, Counter, Desk, DropReason, Family, Flow, FlowFlags, FlowKey, Port, Proto, TcpSeen,
+    Address, Counter, Desk, DropReason, Family, Flow, FlowFlags, FlowKey, Port, Proto, Stage, TcpSeen,
     limits::{SOURCE_PORT_MIN, SOURCE_PORT_SEARCHES_PER_SECOND_MAX, SOURCE_PORT_TRIES, SOURCE_PORTS},
 };
 
@@ -82,7 +82,7 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
     other_key.sport = flow.dport;
     other_key.dport = flow.sport;
     other_key.proto = key.proto;
-    (other_key.pad, other_key.pad2) = (0, 0);
+    (other_key.stage, other_key.pad) = (key.stage.other(), 0);
     other.check = other_key.check();
     other.backend = flow.backend;
     other.src = key.dst;
@@ -141,6 +141,16 @@ pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
     }
 }
 
+/// Writes the reply entry only, of a direct connection that keeps its tuple: others see that it is taken. Without room for it, the
+/// connection goes on without.
+#[inline(always)]
+pub(super) fn mark<F: PathFamily, W: Opens<F>>(world: &W) {
+    if write_entry::<F, W>(world, Side::Reply, Insert::New) == Err(Refused::Exists) {
+        end_holder::<F, W>(world);
+        let _ = write_entry::<F, W>(world, Side::Reply, Insert::Any);
+    }
+}
+
 /// Whether a source port could be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claim {
@@ -164,14 +174,17 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
         if attempt > 0 {
             desk.new.sport = other_port(desk.opening.hash, attempt);
         }
-        // An address of this node's instead of the client's: the host's own sockets use it, too.
-        if desk.new.src != desk.old.src {
+        // An address of this node's: the host's own sockets use it, too.
+        let is_host_client = desk.opening.flags.has(FlowFlags::HOST_CLIENT);
+        let is_put = desk.new.src != desk.old.src || attempt > 0 && desk.old.stage == Stage::LEAVES;
+        if is_put || is_host_client {
             desk.key.src = desk.new.dst;
             desk.key.dst = desk.new.src;
             desk.key.sport = desk.new.dport;
             desk.key.dport = desk.new.sport;
             desk.key.proto = desk.old.proto;
-            if world.has_socket(&desk.key) {
+            // The client's own socket of UDP, which has its port, may be connected to nobody.
+            if world.has_socket(&desk.key, !is_put) {
                 return Claim::Taken;
             }
         }
@@ -208,7 +221,7 @@ fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bo
         if !is_closed(held.tcp) {
             return false;
         }
-        let forward = FlowKey::new(held.dst, held.dport, held.src, held.sport, desk.key.proto);
+        let forward = desk.key.of_counterpart(&held);
         (forward, held.tcp, held.seen_ns)
     };
     // Its server has closed. Has its client, too, and how long ago?
@@ -274,6 +287,7 @@ fn take_way<F: Family, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) {
     desk.key.dst = desk.flow.src;
     desk.key.sport = desk.flow.dport;
     desk.key.dport = desk.flow.sport;
+    desk.key.stage = desk.key.stage.other();
     compiler_fence(Ordering::SeqCst);
     if let Some(mut flow) = world.flow(&desk.key) {
         flow.check = !desk.key.check();
@@ -314,6 +328,7 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.dport = desk.new.dport;
         desk.flow.address_delta = address_delta;
         desk.flow.port_delta = port_delta;
+        desk.key.stage = desk.old.stage;
         desk.flow.flags = opening.flags;
         desk.flow.tcp = opening.tcp;
     } else {
@@ -327,11 +342,12 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.dport = desk.old.sport;
         desk.flow.address_delta = checksum::negate(address_delta);
         desk.flow.port_delta = checksum::negate(port_delta);
+        desk.key.stage = desk.old.stage.other();
         desk.flow.flags = opening.flags.of_counterpart();
         desk.flow.tcp = TcpSeen(0);
     }
     desk.key.proto = desk.old.proto;
-    (desk.key.pad, desk.key.pad2) = (0, 0);
+    desk.key.pad = 0;
     // The key is read again from the desk: the kernel's stack has no room to keep it.
     compiler_fence(Ordering::SeqCst);
     desk.flow.check = desk.key.check();

@@ -4,8 +4,8 @@
 use core::ops::{Deref, DerefMut};
 
 use crate::layout::{
-    AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DropReason, Event, Family, Flow, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket,
+    AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket,
 };
 
 /// Whether an existing entry may be replaced.
@@ -92,8 +92,8 @@ pub trait World {
     fn now_ns(&self) -> u64;
     /// Number of the device on which the packet was seen.
     fn ifindex(&self) -> u32;
-    /// Whether a device brings packets of this node's pods.
-    fn is_pod_device(&self, ifindex: u32) -> bool;
+    /// Whether a device is known to be this.
+    fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool;
     /// Counts something.
     fn count(&self, what: Counter);
     /// Counts a drop.

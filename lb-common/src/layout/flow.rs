@@ -1,6 +1,7 @@
 //! Flow entries: one per direction and hook, each says all that is to be done to a packet that matches its key.
 //!
-//! A flow through a Service has two entries (with masquerading two more): see `docs/packet-walks.md`.
+//! A flow through a Service has two entries (with masquerading two more): see `docs/packet-walks.md`. A direct connection to
+//! an endpoint has one, which says that its tuple is taken; or two, where a flow through a Service has its tuple already.
 //!
 //! ```text
 //! key (as the packet arrives)             entry says: write this                where
@@ -9,6 +10,26 @@
 //! ```
 
 use super::{Address, Port, Proto, Rewrite};
+
+/// Where an entry applies. The same tuple may be seen at both: a masqueraded flow's on its way to the backend, and a direct
+/// connection's that arrives.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
+pub struct Stage(pub u8);
+
+impl Stage {
+    /// Where a packet arrives by a device: in XDP or at tc ingress.
+    pub const ARRIVES: Self = Self(0);
+    /// Where a packet leaves by a device: at tc egress.
+    pub const LEAVES: Self = Self(1);
+
+    /// The other one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
 
 pod! {
     /// A 5-tuple as seen on the wire, at the hook where the entry applies.
@@ -24,16 +45,16 @@ pod! {
         pub dport: Port,
         /// TCP, UDP or SCTP.
         pub proto: Proto,
+        /// Where it is seen.
+        pub stage: Stage,
         /// Always zero. Not an array: that would be cleared octet by octet for every packet.
-        pub pad: u8,
-        /// Always zero.
-        pub pad2: u16,
+        pub pad: u16,
     }
     sizes: 16, 40;
 }
 
 impl<A: Address> FlowKey<A> {
-    /// The key for a 5-tuple.
+    /// The key for a 5-tuple that arrives.
     #[must_use]
     #[inline(always)]
     pub const fn new(src: A, sport: Port, dst: A, dport: Port, proto: Proto) -> Self {
@@ -43,26 +64,40 @@ impl<A: Address> FlowKey<A> {
             sport,
             dport,
             proto,
+            stage: Stage::ARRIVES,
             pad: 0,
-            pad2: 0,
         }
     }
 
-    /// The 5-tuple of the opposite direction.
+    /// The same tuple where it is seen at this stage.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at(self, stage: Stage) -> Self {
+        Self { stage, ..self }
+    }
+
+    /// The 5-tuple of the opposite direction. Answers to what arrives leave, and the other way round.
     #[must_use]
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
-        Self::new(self.dst, self.dport, self.src, self.sport, self.proto)
+        Self::new(self.dst, self.dport, self.src, self.sport, self.proto).at(self.stage.other())
     }
 
-    /// A word that depends on all of the tuple. [`Flow::check`] carries it, so that a reader notices when the kernel
+    /// The key of the entry for the opposite direction of what this key's entry makes of its packets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_counterpart(&self, flow: &Flow<A>) -> Self {
+        Self::new(flow.dst, flow.dport, flow.src, flow.sport, self.proto).at(self.stage.other())
+    }
+
+    /// A word that depends on all of the key. [`Flow::check`] carries it, so that a reader notices when the kernel
     /// has recycled the entry under its eyes.
     #[must_use]
     #[inline(always)]
     pub fn check(&self) -> u32 {
         const MULTIPLIER: u64 = 0xff51_afd7_ed55_8ccd;
         let ports = u64::from(self.sport.raw()) | u64::from(self.dport.raw()) << 16;
-        let rest = (ports | u64::from(self.proto.0) << 32).wrapping_mul(MULTIPLIER);
+        let rest = (ports | u64::from(self.proto.0) << 32 | u64::from(self.stage.0) << 40).wrapping_mul(MULTIPLIER);
         let sum = A::mixed(&self.src, &self.dst).wrapping_add(rest);
         (sum >> 32) as u32
     }
@@ -74,8 +109,8 @@ impl<A: Address> FlowKey<A> {
 pub struct FlowFlags(pub u16);
 
 impl FlowFlags {
-    /// Applies where a packet leaves a device; without it, where a packet arrives.
-    pub const EGRESS: Self = Self(1 << 0);
+    /// Between two that have no frontend between them: nothing is changed but, where the tuple is taken, a port.
+    pub const DIRECT: Self = Self(1 << 0);
     /// From the backend to the client; without it, from the client to the backend.
     pub const REPLY: Self = Self(1 << 1);
     /// The client is a process in the host's own network namespace: after translation the packet needs a new route.
@@ -114,7 +149,7 @@ impl FlowFlags {
     #[must_use]
     #[inline(always)]
     pub const fn of_counterpart(self) -> Self {
-        Self(self.without(Self::SEEN).0 ^ Self::REPLY.with(Self::EGRESS).0)
+        Self(self.without(Self::SEEN).0 ^ Self::REPLY.0)
     }
 }
 

@@ -103,6 +103,8 @@ impl AddressFlags {
     /// Of the loopback range: it is served for processes of this host, never for packets that a device brings
     /// (CVE-2020-8558).
     pub const LOOPBACK: Self = Self(1 << 4);
+    /// An endpoint of a Service has it: who dials it directly must not be taken for a client of the Service.
+    pub const ENDPOINT: Self = Self(1 << 5);
 
     /// Whether all bits of `other` are set.
     #[must_use]

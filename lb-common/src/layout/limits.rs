@@ -1,13 +1,13 @@
 //! Sizes, rates and times, each with its unit in the name.
 
 /// Version of all layouts in this folder. Pins carry it: an agent never touches tables of another version.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Places for service ports, per family.
 pub const SERVICES_MAX: u32 = 65_536;
 /// Places for frontends, per family: every service port may have several addresses.
 pub const FRONTENDS_MAX: u32 = 262_144;
-/// Places for addresses, per family: those of frontends and those of the host.
+/// Places for addresses, per family: those of frontends, of endpoints and of the host.
 pub const ADDRESSES_MAX: u32 = 262_144;
 /// Places for prefixes of `loadBalancerSourceRanges`, per family.
 pub const SOURCES_MAX: u32 = 131_072;

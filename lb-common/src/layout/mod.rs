@@ -33,7 +33,7 @@ pub use clock::Clock;
 pub use counter::Counter;
 pub use desk::{Desk, Opening, Rewrite};
 pub use event::Event;
-pub use flow::{Flow, FlowFlags, FlowKey, TcpSeen};
+pub use flow::{Flow, FlowFlags, FlowKey, Stage, TcpSeen};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{AddressFlags, Frontend, FrontendKey};
 pub use label::Label;

@@ -94,12 +94,22 @@ pub struct DeviceFlags(pub u32);
 impl DeviceFlags {
     /// What comes from it comes from pods of this node.
     pub const PODS: Self = Self(1 << 0);
+    /// The first at which this node sees what comes from it, so that nothing has been translated yet: a network card, the host's
+    /// end of a pod's veth pair, a tunnel; not a bridge, a VLAN or bonding device, nor one on which XDP comes first.
+    pub const FIRST: Self = Self(1 << 1);
 
     /// Whether all bits of `other` are set.
     #[must_use]
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// The union of both.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

@@ -33,7 +33,11 @@ impl Agent {
         let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
         self.reconciler.see_host_addresses(addresses.collect());
         self.follow_node();
+        let had_xdp = self.attachments.with_xdp();
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
+        if self.attachments.with_xdp() != had_xdp {
+            self.follow_node();
+        }
         self.state_is_old = true;
         if !std::mem::replace(&mut self.devices_followed, true) {
             self.write_state();

@@ -47,7 +47,7 @@ impl Agent {
         let record6 = node_record::<V6>(v6.map(Into::into), options, &node, &ranges);
         let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
-        let records = device_records(&devices, &options.detector);
+        let records = device_records(&devices, &options.detector, |ifindex| self.attachments.has_xdp(ifindex));
         let mut problems: Vec<String> = Vec::new();
         let mut refused = false;
         let mut note = |result: Result<bool, TableError>| {
@@ -164,14 +164,21 @@ pub fn host_addresses<F: TableFamily>(
     flags_of
 }
 
-/// Each device's own addresses for masquerading, and whether pods are behind it.
+/// Each device's own addresses for masquerading, whether pods are behind it, and whether tc sees there first what comes from it.
 #[must_use]
-pub fn device_records(devices: &Devices, detector: &Detector) -> BTreeMap<u32, DeviceRecord> {
+pub fn device_records(
+    devices: &Devices,
+    detector: &Detector,
+    has_xdp: impl Fn(u32) -> bool,
+) -> BTreeMap<u32, DeviceRecord> {
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
         let mut record = DeviceRecord::default();
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
-            record.flags = DeviceFlags::PODS;
+            record.flags = record.flags.with(DeviceFlags::PODS);
+        }
+        if device.is_first && !has_xdp(device.ifindex) {
+            record.flags = record.flags.with(DeviceFlags::FIRST);
         }
         // The first of each family, as the kernel's own MASQUERADE takes the primary one.
         for address in device.addresses.iter().rev().filter(|address| !address.is_loopback()) {

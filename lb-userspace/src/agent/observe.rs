@@ -325,6 +325,7 @@ mod tests {
             framing: None,
             mtu: 1500,
             controller: None,
+            is_first: true,
             has_default_route: true,
             addresses: ["127.0.0.1", "192.168.0.2", "100.64.0.1", "2001:db8::2"]
                 .map(address)

@@ -265,9 +265,7 @@ fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {
         if flow.flags.has(FlowFlags::REPLY) || flow.flags.has(FlowFlags::MASQUERADE) {
             return;
         }
-        let reply = table.get(&lb_common::layout::FlowKey::new(
-            flow.dst, flow.dport, flow.src, flow.sport, key.proto,
-        ));
+        let reply = table.get(&key.of_counterpart(flow));
         let answered = reply.as_ref().is_some_and(|reply| reply.flags.has(FlowFlags::SEEN));
         let seen = flow.tcp.with(reply.as_ref().map(|reply| reply.tcp).unwrap_or_default());
         let state = if key.proto == Proto::TCP && seen.any(TcpSeen::FIN.with(TcpSeen::RST)) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use lb_common::{
     datapath::{idle_limit_ns, is_over},
-    layout::{Address, Flow, FlowFlags, FlowKey, TcpSeen},
+    layout::{Address, Flow, FlowFlags, FlowKey, Stage, TcpSeen},
 };
 
 pub use removed::RemovedEndpoints;
@@ -80,7 +80,7 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     table.for_each(|key, flow| {
         swept.entries += 1;
         swept.flows.add(flow);
-        if flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
+        if key.stage == Stage::ARRIVES && flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
             *source_ports
                 .entry((key.src, key.sport, key.dst, key.proto))
                 .or_default() += 1;
@@ -91,7 +91,7 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     })?;
     swept.source_ports_max = source_ports.into_values().max().unwrap_or(0);
     for (key, flow) in candidates {
-        let other_key = FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto);
+        let other_key = key.of_counterpart(&flow);
         let other = table.get(&other_key);
         if !is_over(&key, &flow, other.as_ref(), now_ns) {
             continue;
@@ -177,11 +177,7 @@ mod tests {
     ) {
         let seen = |yes: bool| if yes { FlowFlags::SEEN } else { FlowFlags::default() };
         let (key, forward) = entry(proto, FlowFlags::SEEN, client_tcp);
-        let (_, reply) = entry(
-            proto,
-            FlowFlags::REPLY.with(FlowFlags::EGRESS).with(seen(answered)),
-            server_tcp,
-        );
+        let (_, reply) = entry(proto, FlowFlags::REPLY.with(seen(answered)), server_tcp);
         let at = |idle_s: u64| forward.seen_ns + idle_s * S;
         assert!(!is_over(&key, &forward, Some(&reply), at(limit_s)));
         assert!(is_over(&key, &forward, Some(&reply), at(limit_s) + 1));
@@ -194,7 +190,7 @@ mod tests {
     #[test]
     fn a_flow_counts_once_however_many_entries_it_has() {
         let masquerade = FlowFlags::MASQUERADE;
-        let pairs = [FlowFlags::default(), masquerade.with(FlowFlags::EGRESS)];
+        let pairs = [FlowFlags::default(), masquerade];
         let mut counts = FlowCounts::default();
         for flags in pairs.into_iter().flat_map(|flags| [flags, flags.of_counterpart()]) {
             let (_, flow) = entry(Proto::TCP, flags, 0);

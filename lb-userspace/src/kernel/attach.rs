@@ -181,6 +181,20 @@ impl Attachments {
         device.xdp = outcome;
     }
 
+    /// Whether XDP sees the packets of a device before tc does.
+    #[must_use]
+    pub fn has_xdp(&self, ifindex: u32) -> bool {
+        let device = self.devices.get(&ifindex);
+        device.is_some_and(|device| matches!(device.xdp.as_str(), "native" | "generic"))
+    }
+
+    /// The devices with an XDP program.
+    #[must_use]
+    pub fn with_xdp(&self) -> BTreeSet<u32> {
+        let all = self.devices.keys().copied();
+        all.filter(|ifindex| self.has_xdp(*ifindex)).collect()
+    }
+
     /// Remembers why a device has no XDP program.
     pub fn note_xdp(&mut self, ifindex: u32, name: &str, outcome: &str) {
         let device = self.devices.entry(ifindex).or_default();

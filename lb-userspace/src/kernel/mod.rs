@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/sluice/            the pin folder (--pin-dir); the agent's lock is on it
-//!   layout-1/                    one folder per layout version: no agent touches another's
+//!   layout-3/                    one folder per layout version: no agent touches another's
 //!     maps/LB4_FRONTENDS …       every table
 //!     links/3-ingress            one link per device and hook: <ifindex>-<hook>
 //! ```

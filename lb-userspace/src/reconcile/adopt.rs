@@ -64,6 +64,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             publisher.retire_set(PublishedSet { set, ranges });
         }
         publisher.retire_unnamed();
+        publisher.count_endpoints();
         publisher.settle_addresses()?;
         Ok(publisher)
     }

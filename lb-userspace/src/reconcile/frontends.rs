@@ -1,5 +1,5 @@
-//! Frontends and the addresses that they stand on. An address is known to the kernel while a frontend or the host has it;
-//! a frontend is in the table before its address is, and goes before it.
+//! Frontends and the addresses that they stand on. An address is known to the kernel while a frontend, an endpoint or the host
+//! has it; a frontend is in the table before its address is, and goes before it.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ use crate::{
 pub(super) struct AddressUse {
     cluster_ips: u32,
     external: u32,
+    endpoints: u32,
     host: AddressFlags,
     /// What the table says.
     written: AddressFlags,
@@ -33,6 +34,9 @@ impl AddressUse {
         }
         if self.external > 0 {
             flags = flags.with(AddressFlags::EXTERNAL);
+        }
+        if self.endpoints > 0 {
+            flags = flags.with(AddressFlags::ENDPOINT);
         }
         flags
     }
@@ -203,7 +207,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let entry = self.addresses.entry(address).or_default();
         entry.written = written;
         // Until the devices are known, what it was to the host it still is.
-        entry.host = written.without(AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL));
+        let ours = AddressFlags::CLUSTER_IP
+            .with(AddressFlags::EXTERNAL)
+            .with(AddressFlags::ENDPOINT);
+        entry.host = written.without(ours);
     }
 
     pub(super) fn enter_address(&mut self, key: &FrontendKey<F::Addr>, word: FrontendWord) {
@@ -214,6 +221,37 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             } else {
                 entry.cluster_ips += 1;
             }
+        }
+    }
+
+    /// What was adopted, in the books.
+    pub(super) fn count_endpoints(&mut self) {
+        for used in self.backends.values() {
+            let address = used.identity().1.looked_up();
+            self.addresses.entry(address).or_default().endpoints += 1;
+        }
+    }
+
+    /// A backend record more has this address. It is told before anybody is sent there.
+    pub(super) fn enter_endpoint(&mut self, address: F::Addr) {
+        let address = address.looked_up();
+        self.addresses.entry(address).or_default().endpoints += 1;
+        self.write_endpoint(address);
+    }
+
+    /// A backend record less has this address.
+    pub(super) fn leave_endpoint(&mut self, address: F::Addr) {
+        let address = address.looked_up();
+        if let Some(entry) = self.addresses.get_mut(&address) {
+            entry.endpoints = entry.endpoints.saturating_sub(1);
+        }
+        self.write_endpoint(address);
+    }
+
+    fn write_endpoint(&mut self, address: F::Addr) {
+        if let Err(error) = self.write_address(address) {
+            warn!(%error, %address, "that an address is an endpoint's, or no longer, is not known to the kernel; tried again soon");
+            self.addresses_are_late = true;
         }
     }
 

@@ -221,6 +221,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         };
         self.numbers_by_identity.insert(identity(record), number);
         let is_new = !self.backends.contains_key(&number);
+        if is_new {
+            self.enter_endpoint(record.address);
+        }
         let used = self.backends.entry(number).or_insert(Used {
             record: *record,
             wanted: *record,

@@ -90,6 +90,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             }
             self.backends.remove(&number);
             self.tables.put_backend(number, &Backend::default());
+            self.leave_endpoint(identity.1);
             self.tables.forget_backend_counts(number);
             // Clients may be remembered by it.
             let service = identity.0;

@@ -14,7 +14,7 @@ use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_route::{
         address::{AddressAttribute, AddressScope},
-        link::{LinkAttribute, LinkLayerType},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType},
         route::RouteAttribute,
     },
 };
@@ -33,6 +33,8 @@ pub struct Device {
     pub mtu: u32,
     /// The bridge or other device that it is a port of.
     pub controller: Option<u32>,
+    /// The first at which this node sees what comes from it; see [`is_first`].
+    pub is_first: bool,
     /// A default route leads through it.
     pub has_default_route: bool,
     /// Addresses with more than link scope, in the kernel's order.
@@ -132,17 +134,27 @@ async fn list(handle: &Handle) -> Result<Devices> {
             framing: framing(link.header.link_layer_type),
             mtu: 0,
             controller: None,
+            is_first: false,
             has_default_route: outward.contains(&ifindex),
             addresses: Vec::new(),
         };
+        let (mut kind, mut crosses) = (None, false);
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => device.name = name,
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
                 LinkAttribute::Controller(ifindex) => device.controller = Some(ifindex).filter(|ifindex| *ifindex != 0),
+                LinkAttribute::LinkInfo(infos) => {
+                    kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::LinkNetNsId(_) => crosses = true,
                 _ => {}
             }
         }
+        device.is_first = link.header.link_layer_type != LinkLayerType::Loopback && is_first(kind.as_ref(), crosses);
         devices.insert(ifindex, device);
     }
     let mut addresses = handle.address().get().execute();
@@ -190,6 +202,33 @@ async fn default_route_devices(handle: &Handle) -> Result<BTreeSet<u32>> {
     Ok(devices)
 }
 
+/// Whether no other device of this node's own network has seen a packet before it arrives by a device of this kind, whose other
+/// end is in another network namespace or not. Not so on what stands on other devices (bridge, VLAN, bonding, macvlan): those saw
+/// it first. What a tunnel brings has been in another packet until then.
+fn is_first(kind: Option<&InfoKind>, crosses: bool) -> bool {
+    match kind {
+        // A network card.
+        None => true,
+        Some(InfoKind::Veth | InfoKind::Netkit) => crosses,
+        Some(
+            InfoKind::Tun
+            | InfoKind::Vxlan
+            | InfoKind::Geneve
+            | InfoKind::GreTap
+            | InfoKind::GreTap6
+            | InfoKind::GreTun
+            | InfoKind::GreTun6
+            | InfoKind::IpIp
+            | InfoKind::Ip6Tnl
+            | InfoKind::SitTun
+            | InfoKind::Vti
+            | InfoKind::Xfrm
+            | InfoKind::Wireguard,
+        ) => true,
+        Some(_) => false,
+    }
+}
+
 fn framing(kind: LinkLayerType) -> Option<Framing> {
     match kind {
         LinkLayerType::Ether | LinkLayerType::Loopback => Some(Framing::Ethernet),
@@ -223,6 +262,7 @@ mod tests {
                 framing: Some(Framing::Ethernet),
                 mtu: 1500,
                 controller: None,
+                is_first: true,
                 has_default_route,
                 addresses,
             },
@@ -240,6 +280,35 @@ mod tests {
         let (v4, v6) = node_addresses(&devices);
         assert_eq!(v4, Some(Ipv4Addr::new(192, 168, 0, 11)));
         assert_eq!(v6, Some("fd00::1".parse().expect("an address")));
+    }
+
+    #[test]
+    fn first_is_what_stands_on_no_other_device() {
+        assert!(is_first(None, false), "a network card");
+        assert!(
+            is_first(Some(&InfoKind::Veth), true) && is_first(Some(&InfoKind::Netkit), true),
+            "to a pod"
+        );
+        assert!(!is_first(Some(&InfoKind::Veth), false), "both ends are this node's");
+        for kind in [
+            InfoKind::Vxlan,
+            InfoKind::Geneve,
+            InfoKind::Wireguard,
+            InfoKind::Tun,
+            InfoKind::IpIp,
+        ] {
+            assert!(is_first(Some(&kind), false), "{kind:?}");
+        }
+        for kind in [
+            InfoKind::Bridge,
+            InfoKind::Vlan,
+            InfoKind::Bond,
+            InfoKind::MacVlan,
+            InfoKind::Vrf,
+            InfoKind::Ifb,
+        ] {
+            assert!(!is_first(Some(&kind), false), "{kind:?}");
+        }
     }
 
     #[test]

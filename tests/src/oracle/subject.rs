@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::datapath::{Hook, Verdict};
-use lb_common::layout::{Counter, DropReason, Ip4, Ip6, Service, V4, V6};
+use lb_common::layout::{Counter, DropReason, FlowFlags, Ip4, Ip6, Service, V4, V6};
 use lb_userspace::agent::{NodeOptions, device_records, host_addresses, node_record};
 use lb_userspace::model::{Change, EndpointSlice, Family, NodeFacts, Protocol, Service as ModelService, SyncedKind};
 use lb_userspace::plan;
@@ -130,7 +130,7 @@ impl Sluice {
         let (v4, v6) = node_addresses(&devices);
         self.host.v4.node = node_record::<V4>(v4.map(Into::into), &options, &node, &ranges);
         self.host.v6.node = node_record::<V6>(v6.map(Into::into), &options, &node, &ranges);
-        self.host.devices = device_records(&devices, &options.detector);
+        self.host.devices = device_records(&devices, &options.detector, |_| false);
         let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
         let result = self.reconciler.set_host_addresses(&host4, &host6);
@@ -168,7 +168,11 @@ impl Sluice {
             Origin::Device(_) => Hook::Ingress,
             Origin::Host => Hook::EgressLocal,
         };
-        let flows = || F::cabinet(&self.host).flows.borrow().len();
+        // Those of Services.
+        let flows = || {
+            let flows = F::cabinet(&self.host).flows.borrow();
+            flows.values().filter(|flow| !flow.flags.has(FlowFlags::DIRECT)).count()
+        };
         let masqueraded = || self.host.counters.borrow()[Counter::FlowsMasqueraded as usize];
         let before = (flows(), masqueraded());
         let frame = match self.passes(hook, &frame(flow)) {
@@ -277,6 +281,7 @@ fn devices(node: &Node) -> Devices {
         framing: Some(Framing::Ethernet),
         mtu: 1500,
         controller: (ifindex >= 10).then_some(BRIDGE_INDEX),
+        is_first: ifindex != BRIDGE_INDEX,
         has_default_route: ifindex == 2,
         addresses: Vec::new(),
     };

@@ -161,11 +161,12 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
         6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
-        7 => match tape.below(5) {
+        7 => match tape.below(6) {
             0 => Change::DetectPods(tape.pick(&["pods", "clients"]).to_owned()),
             1 => Change::DetectPodDevice,
             2 => Change::MasqueradeAll,
             3 => Change::ServiceCidr("services".to_owned()),
+            4 => Change::FirstDevice,
             _ => Change::HostAddress(tape.pick(&["node", "node2", "lo", "vip"]).to_owned()),
         },
         8 => Change::Reset(flow(tape)),

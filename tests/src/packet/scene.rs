@@ -1,11 +1,11 @@
 //! What a row is given: Services, backends and the node, said in names, and turned into writes that a host world and a
 //! kernel world do alike. Services as rows say them are in `service`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::layout::{
-    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, Frontend, FrontendKey, Node, NodeFlags,
-    Port, Proto, Rules, Scope, Service, ServiceFlags, Sets,
+    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, FlowKey, Frontend, FrontendKey, Node,
+    NodeFlags, Port, Proto, Rules, Scope, Service, ServiceFlags, Sets, Stage,
 };
 use lb_userspace::tables::{SourceRange, node_range};
 
@@ -43,6 +43,8 @@ pub enum Change {
     DetectPodDevice,
     /// Pods are known by the device that they come from; that of the rows is none.
     DetectOtherDevice,
+    /// The device of the rows is the first at which the node sees what comes from it.
+    FirstDevice,
     /// Every connection to a ClusterIP is masqueraded.
     MasqueradeAll,
     /// A ServiceCIDR is known.
@@ -95,13 +97,13 @@ pub enum Write<F: Named> {
     /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
     Route(F::Addr, u32),
     /// A socket; what the kernel has in a kernel world.
-    Socket(lb_common::layout::FlowKey<F::Addr>),
+    Socket(FlowKey<F::Addr>),
     /// A flow entry that goes.
-    Evict(lb_common::layout::FlowKey<F::Addr>),
+    Evict(FlowKey<F::Addr>),
     /// A flow entry whose contents change under the reader.
-    Garble(lb_common::layout::FlowKey<F::Addr>),
+    Garble(FlowKey<F::Addr>),
     /// A flow entry whose endpoint is gone for good.
-    Reset(lb_common::layout::FlowKey<F::Addr>),
+    Reset(FlowKey<F::Addr>),
 }
 
 /// Device of every packet of a row.
@@ -120,7 +122,10 @@ pub struct Scene {
     /// Frontends, each as it was said, with the flags that its address has by it.
     frontends: BTreeMap<String, AddressFlags>,
     host: BTreeMap<String, AddressFlags>,
+    /// Whoever is a backend, or was.
+    endpoints: BTreeSet<String>,
     node: NodeSketch,
+    device: DeviceFlags,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -178,13 +183,10 @@ impl Scene {
                 vec![self.node_record()]
             }
             Change::DetectPodDevice => {
-                let device = Device {
-                    flags: DeviceFlags::PODS,
-                    ..Device::default()
-                };
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
-                vec![self.node_record(), Write::Device(DEVICE, device)]
+                vec![self.node_record(), self.device(DeviceFlags::PODS)]
             }
+            Change::FirstDevice => vec![self.device(DeviceFlags::FIRST)],
             Change::DetectOtherDevice => {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
                 vec![self.node_record()]
@@ -199,12 +201,21 @@ impl Scene {
             }
             Change::LeadsBack(name) => vec![Write::Route(F::named(name), DEVICE)],
             Change::Socket(tuple) => vec![Write::Socket(F::key(tuple, proto))],
-            Change::Evict(tuple) => vec![Write::Evict(F::key(tuple, proto))],
-            Change::Garble(tuple) => vec![Write::Garble(F::key(tuple, proto))],
+            Change::Evict(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Evict).into(),
+            Change::Garble(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Garble).into(),
             // Only TCP can be reset, so nothing else is marked.
             Change::Reset(_) if proto != Proto::TCP => Vec::new(),
-            Change::Reset(tuple) => vec![Write::Reset(F::key(tuple, proto))],
+            Change::Reset(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Reset).into(),
         }
+    }
+
+    fn device<F: Named>(&mut self, flags: DeviceFlags) -> Write<F> {
+        self.device = self.device.with(flags);
+        let device = Device {
+            flags: self.device,
+            ..Device::default()
+        };
+        Write::Device(DEVICE, device)
     }
 
     /// All records of a backend, or those of one Service, with other flags, or out of use.
@@ -251,6 +262,9 @@ impl Scene {
         let mut flags = self.host.get(name).copied().unwrap_or_default();
         for (_, by_frontend) in self.frontends.iter().filter(|(frontend, _)| host_of(frontend) == name) {
             flags = flags.with(*by_frontend);
+        }
+        if self.endpoints.contains(name) {
+            flags = flags.with(AddressFlags::ENDPOINT);
         }
         let is_something = flags != AddressFlags::default();
         Write::Address(F::named(name).looked_up(), is_something.then_some(flags))
@@ -337,12 +351,19 @@ impl Scene {
                 other => panic!("a backend is not {other}"),
             };
             let number = number_of(&mut self.backends, &(service, backend.to_owned())) + 1;
+            if self.endpoints.insert(host_of(backend).to_owned()) {
+                writes.push(self.address(backend));
+            }
             writes.push(Write::Backend(number, backend_record::<F>(backend, service, flags)));
             writes.push(Write::Slot(self.slots, number));
             self.slots += 1;
         }
         Scope::slots(base, backends.len() as u32)
     }
+}
+
+fn at_both_stages<A: lb_common::layout::Address>(key: FlowKey<A>) -> [FlowKey<A>; 2] {
+    [Stage::ARRIVES, Stage::LEAVES].map(|stage| key.at(stage))
 }
 
 fn number_of<T: Clone + PartialEq>(known: &mut Vec<T>, wanted: &T) -> u32 {

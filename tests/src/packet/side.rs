@@ -7,7 +7,7 @@ use lb_common::{
     datapath::{Hook, Verdict},
     layout::{
         Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, ServiceStats,
+        FragmentPorts, ServiceStats, Stage,
     },
 };
 
@@ -141,12 +141,13 @@ pub trait Side<F: Named> {
 #[must_use]
 pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> String {
     let new = FlowKey::new(flow.src, flow.sport, flow.dst, flow.dport, key.proto);
-    let mut words = vec![if flow.flags.has(FlowFlags::EGRESS) { "out" } else { "in" }];
+    let mut words = vec![if key.stage == Stage::LEAVES { "out" } else { "in" }];
     let names = [
         (FlowFlags::REPLY, "reply"),
         (FlowFlags::HOST_CLIENT, "host"),
         (FlowFlags::LOCAL_BACKEND, "local"),
         (FlowFlags::MASQUERADE, "masq"),
+        (FlowFlags::DIRECT, "direct"),
         (FlowFlags::RESET, "reset"),
         (FlowFlags::SEEN, "seen"),
     ];

@@ -67,7 +67,7 @@ fn check(history: &History, client: &Client, first: usize, world: &Racing<'_>) {
     let allowed = allowed(history, client, first, last);
     let fine = match chosen {
         Chosen::Plain | Chosen::Masqueraded => allowed.backends.contains(&backend),
-        Chosen::NotOurs => allowed.absent,
+        Chosen::NotOurs | Chosen::Direct => allowed.absent,
         Chosen::Stray => allowed.absent && client.kind == FrontendKind::LoadBalancer,
         Chosen::End(End::Refuse(DropReason::UnknownPort)) => allowed.absent && !client.is_external(),
         Chosen::End(End::Refuse(reason)) => reason == DropReason::NoEndpoint && allowed.ends.contains(reason.name()),

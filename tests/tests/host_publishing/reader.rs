@@ -9,8 +9,8 @@ use std::{
 use lb_common::{
     datapath::{Bucket, Insert, Opens, Refused, Tables, World},
     layout::{
-        AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DropReason, Event, Flow, FlowKey, FragmentKey,
-        FragmentPorts, Frontend as FrontendWord, FrontendKey, Ip4, Node, Service, TokenBucket, V4,
+        AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow, FlowKey,
+        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Ip4, Node, Service, TokenBucket, V4,
     },
 };
 use lb_userspace::tables::{MemoryTables, Tables as _};
@@ -172,7 +172,7 @@ impl World for Racing<'_> {
         1
     }
 
-    fn is_pod_device(&self, _ifindex: u32) -> bool {
+    fn device_is(&self, _ifindex: u32, _what: DeviceFlags) -> bool {
         false
     }
 
@@ -194,7 +194,7 @@ impl Opens<V4> for Racing<'_> {
         None
     }
 
-    fn has_socket(&self, _key: &FlowKey<Ip4>) -> bool {
+    fn has_socket(&self, _key: &FlowKey<Ip4>, _connected: bool) -> bool {
         false
     }
 }

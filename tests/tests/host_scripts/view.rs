@@ -208,6 +208,11 @@ fn dump_family<F: TableFamily>(tables: &impl Tables<F::Addr>, fill: Fill, text: 
     }
     let addresses = tables.addresses().expect("memory tables can be read");
     for (address, flags) in addresses {
+        // Each endpoint has one.
+        let flags = flags.without(AddressFlags::ENDPOINT);
+        if flags == AddressFlags::default() {
+            continue;
+        }
         line(text, &format!("{}:{}", F::to_ip(address), address_text(flags)));
     }
     let Fill {

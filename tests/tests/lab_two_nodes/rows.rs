@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tests::lab::{Host, Lab, plan};
@@ -120,14 +118,14 @@ impl Case<'_> {
     fn check_answers(
         &self,
         (client, node, entry): (&Host, &Host, u8),
-        (target, over): (SocketAddr, Over),
+        (target, over): (std::net::SocketAddr, Over),
         expected: &BTreeSet<&str>,
         source: Source,
     ) -> Result<(), String> {
         let mut answered = BTreeSet::new();
         for connection in 1..=CONNECTIONS_MAX {
             let answer = over
-                .exchange_from(next_port(target), target, QUESTION_OCTETS, PATIENCE)
+                .ask(target, PATIENCE)
                 .map_err(|error| format!("{error} (answered: {answered:?})"))?;
             // A pod doesn't answer itself over the wire: a hairpin is masqueraded in any case.
             let masqueraded = source == Source::Masq || answer.backend == client.name;
@@ -156,25 +154,6 @@ impl Case<'_> {
         ))
     }
 }
-
-/// Each connection of a lab has a client port of its own. The nodes know nothing of each other's flows: a client that gets to one
-/// backend from one port by frontends of both, with its address kept or replaced by that node's, is the same client to that backend
-/// twice (docs/services.md, *Worth knowing*). Chance would do that in one run of some twenty.
-fn next_port(target: SocketAddr) -> SocketAddr {
-    static LAST: AtomicU16 = AtomicU16::new(0);
-    let port = PORTS.start + LAST.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
-    let any: IpAddr = if target.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    SocketAddr::new(any, port)
-}
-
-/// Neither NodePorts, nor where the agent listens (10256), nor what the kernel gives to those who don't choose.
-const PORTS: Range<u16> = 11_000..30_000;
-
-const QUESTION_OCTETS: usize = 16;
 
 /// Who that is in the lab.
 pub(crate) fn client(lab: &Lab, who: Who, entry: u8) -> &Host {

@@ -34,6 +34,59 @@ fn a_frontend_is_in_the_table_before_its_address_and_goes_before_it() {
 }
 
 #[test]
+fn the_last_backend_takes_its_address_away() {
+    let mut bench = Bench::new();
+    bench.given("web", &desired("1"));
+    let dns = with(desired("1"), |desired| {
+        desired.frontends = vec![frontend(FrontendKind::ClusterIp, "10.96.0.2", 53)];
+    });
+    bench.given("dns", &dns);
+    bench.withdraw("web");
+    bench.grace();
+    assert!(
+        !bench
+            .writes()
+            .iter()
+            .any(|write| write.starts_with("address 10.244.1.1")),
+        "dns has it, too"
+    );
+    bench.withdraw("dns");
+    assert!(
+        !bench
+            .writes()
+            .iter()
+            .any(|write| write.starts_with("address 10.244.1.1")),
+        "packets may be on their way"
+    );
+    bench.grace();
+    assert!(bench.writes().contains(&"address 10.244.1.1 gone".to_owned()));
+}
+
+#[test]
+fn an_address_may_be_the_hosts_and_an_endpoints() {
+    let mut bench = Bench::new();
+    bench.given("web", &desired("1"));
+    assert!(bench.host(&[("10.244.1.1", NODE_PORTS)]));
+    assert_eq!(bench.writes(), ["address 10.244.1.1 = node-ports host endpoint"]);
+    let mut next = bench.successor();
+    assert_eq!(next.writes(), [""; 0], "as it was left");
+    assert!(next.host(&[]));
+    assert_eq!(next.writes(), ["address 10.244.1.1 = endpoint"]);
+}
+
+#[test]
+fn an_endpoints_address_that_was_refused_is_told_later() {
+    let mut bench = Bench::new();
+    bench.fail_after(0);
+    bench
+        .publish("web", &desired("1"))
+        .expect("that alone keeps nobody from being served");
+    assert!(bench.publisher.has_late_addresses());
+    bench.publisher.settle_addresses().expect("the kernel takes it now");
+    assert!(bench.writes().contains(&"address 10.244.1.1 = endpoint".to_owned()));
+}
+
+#[test]
 fn rows_109_and_110_the_last_frontend_takes_the_address_away() {
     let mut bench = Bench::new();
     let both = at(&[

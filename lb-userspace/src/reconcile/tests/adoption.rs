@@ -128,7 +128,7 @@ fn a_backend_that_had_no_time_to_stop_serving_does_so() {
 #[test]
 fn a_frontend_without_its_address_is_completed() {
     let mut bench = Bench::new();
-    bench.fail_after(2);
+    bench.fail_after(3);
     bench.publish("web", &desired("1")).expect_err("the address is refused");
     let mut next = bench.successor();
     assert_eq!(next.writes(), ["address 10.96.0.1 = cluster"]);

@@ -141,9 +141,11 @@ fn rows_125_and_126_endpoints_in_no_list_are_there_while_they_exist() {
     bench.publish("web", &others).expect("it fits");
     let writes = bench.writes();
     assert_eq!(
-        writes[..2],
+        writes[..4],
         [
+            "address 10.244.1.2 = endpoint",
             "backend 1 = 10.244.1.2:8080 active terminating",
+            "address 10.244.1.3 = endpoint",
             "backend 2 = 10.244.1.3:8080"
         ]
     );
@@ -155,7 +157,15 @@ fn rows_125_and_126_endpoints_in_no_list_are_there_while_they_exist() {
     bench.publish("web", &desired("1")).expect("it fits");
     assert_eq!(bench.writes(), NONE);
     bench.grace();
-    assert_eq!(bench.writes(), ["backend 1 gone", "backend 2 gone"]);
+    assert_eq!(
+        bench.writes(),
+        [
+            "backend 1 gone",
+            "address 10.244.1.2 gone",
+            "backend 2 gone",
+            "address 10.244.1.3 gone"
+        ]
+    );
 }
 
 #[test]

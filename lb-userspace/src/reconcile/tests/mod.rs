@@ -201,6 +201,7 @@ fn address_text(flags: AddressFlags) -> String {
         (AddressFlags::NODE_PORTS, "node-ports"),
         (AddressFlags::HOST, "host"),
         (AddressFlags::LOOPBACK, "loopback"),
+        (AddressFlags::ENDPOINT, "endpoint"),
     ];
     words(|flag| flags.has(flag), &names)
 }

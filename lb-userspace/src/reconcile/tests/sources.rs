@@ -15,6 +15,7 @@ fn a_change_is_a_fresh_set_and_the_old_one_goes_after_the_grace_period() {
     let writes = bench.writes();
     let expected = [
         "set 1 + 10.0.0.0/8",
+        "address 10.244.1.1 = endpoint",
         "backend 1 = 10.244.1.1:8080 active",
         "slot 0 = 1",
         "0.cluster = slots 0 to 0",

@@ -40,7 +40,7 @@ pub(super) trait BenchFamily: TableFamily {
 
     /// The key of the packets that answer.
     fn reply(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>) -> FlowKey<Self::Addr> {
-        FlowKey::new(flow.dst, flow.dport, flow.src, flow.sport, key.proto)
+        key.of_counterpart(flow)
     }
 }
 

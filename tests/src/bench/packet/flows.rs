@@ -1,7 +1,7 @@
 //! Flows to measure with: opened by the datapath itself, visited in an order that no prefetcher knows.
 
 use anyhow::{Context as _, Result, ensure};
-use lb_common::layout::{Family, FlowKey, Port, Proto};
+use lb_common::layout::{Family, FlowKey, Port, Proto, Stage};
 
 use super::{
     super::{
@@ -127,7 +127,7 @@ impl<F: BenchFamily> Flows<F> {
                 Leg::Request | Leg::RequestXdp => return Ok(*key),
                 _ => entry(key)?,
             };
-            let towards = FlowKey::new(flow.src, flow.sport, flow.dst, flow.dport, key.proto);
+            let towards = FlowKey::new(flow.src, flow.sport, flow.dst, flow.dport, key.proto).at(Stage::LEAVES);
             Ok(match leg {
                 Leg::MasqueradedRequest => towards,
                 Leg::MasqueradedReply => F::reply(&towards, &entry(&towards)?),

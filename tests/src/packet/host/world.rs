@@ -10,7 +10,7 @@ use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event,
-        Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats,
+        Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, Stage,
         TokenBucket, V4, V6,
         limits::{BACKENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
@@ -263,8 +263,8 @@ macro_rules! tables {
                 self.$cabinet.routes.get(address).copied()
             }
 
-            fn has_socket(&self, key: &FlowKey<$addr>) -> bool {
-                self.$cabinet.sockets.contains(key)
+            fn has_socket(&self, key: &FlowKey<$addr>, _connected: bool) -> bool {
+                self.$cabinet.sockets.contains(&key.at(Stage::ARRIVES))
             }
         }
 
@@ -284,10 +284,8 @@ impl World for HostWorld {
         self.ifindex
     }
 
-    fn is_pod_device(&self, ifindex: u32) -> bool {
-        self.devices
-            .get(&ifindex)
-            .is_some_and(|device| device.flags.has(DeviceFlags::PODS))
+    fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool {
+        self.devices.get(&ifindex).is_some_and(|device| device.flags.has(what))
     }
 
     fn count(&self, what: Counter) {

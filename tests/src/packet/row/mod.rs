@@ -263,6 +263,12 @@ impl Row {
         self.change(Change::DetectOtherDevice)
     }
 
+    /// The device of this row is the first at which the node sees what comes from it.
+    #[must_use]
+    pub fn first_device(self) -> Self {
+        self.change(Change::FirstDevice)
+    }
+
     /// Every connection to a ClusterIP is masqueraded.
     #[must_use]
     pub fn masquerade_all(self) -> Self {

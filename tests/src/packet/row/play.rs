@@ -94,7 +94,10 @@ impl Packet {
         host: &mut HostWorld,
         kernel: Option<&mut KernelWorld>,
     ) -> Result<()> {
-        let sketch = self.sketch.between(&chosen.fill(&self.sketch.tuple));
+        let mut sketch = self.sketch.between(&chosen.fill(&self.sketch.tuple));
+        if let Some((quoted, _)) = &self.sketch.quote {
+            sketch = sketch.quoted_between(&chosen.fill(&quoted.tuple));
+        }
         let frame = encode(&sketch, variant);
         let before: State<F> = host.state()?;
         let got = match variant.link {
