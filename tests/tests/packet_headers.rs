@@ -232,6 +232,13 @@ fn goes_on(row: impl Fn() -> Row, packet: &Sketch) {
         .stays_untouched()
         .run();
     given().xdp(packet.clone()).stays_untouched().run();
+    // An endpoint's address is a pod's: from one port of a bridge to another, too.
+    given()
+        .leads_back("pod")
+        .ingress(packet.between("client > pod"))
+        .stays_untouched()
+        .host_only("the namespace of test runs has no routes; in the kernel: lab_two_nodes")
+        .run();
 }
 
 /// A ClusterIP is nobody's address; and what is sent to an external one must not go back where it came from.

@@ -200,7 +200,7 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
         None
     } else if is.has(AddressFlags::CLUSTER_IP) {
         Some(DropReason::UnknownPort)
-    } else if hook == Hook::Ingress && world.outgoing(&dst) == Some(world.ifindex()) {
+    } else if is.has(AddressFlags::EXTERNAL) && hook == Hook::Ingress && world.outgoing(&dst) == Some(world.ifindex()) {
         Some(DropReason::WouldLoop)
     } else {
         None
