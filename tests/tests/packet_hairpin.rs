@@ -17,6 +17,22 @@ fn dialled() -> Row {
         .counting(&[FlowsCreated, FlowsMasqueraded])
 }
 
+/// The node's address doesn't arrive by a device; if it does, there is nothing to put in its place.
+#[test]
+fn who_has_the_nodes_address_already_stays_as_it_is() {
+    row()
+        .node()
+        .serve("web:80", &["node:8080 local"])
+        .ingress(any("node:40000 > web:80").syn())
+        .becomes("node:40000 > node:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .leaving(&[
+            "node:40000 > web:80 => node:40000 > node:8080 | in local seen",
+            "node:8080 > node:40000 => web:80 > node:40000 | out reply local",
+        ])
+        .run();
+}
+
 #[test]
 fn a_pod_reaches_itself_through_its_service_in_four_steps() {
     dialled()

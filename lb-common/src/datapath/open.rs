@@ -408,7 +408,8 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
                 // One entry says all: it is applied where the packet leaves.
                 desk.new.src = desk.source;
             } else {
-                in_two_steps = true;
+                // A client that has that address already stays as it is.
+                in_two_steps = desk.source != desk.old.src;
             }
         }
     }
