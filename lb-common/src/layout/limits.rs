@@ -8,7 +8,7 @@ pub const SERVICES_MAX: u32 = 65_536;
 /// Places for frontends, per family: every service port may have several addresses.
 pub const FRONTENDS_MAX: u32 = 262_144;
 /// Places for addresses, per family: those of frontends, of endpoints and of the host.
-pub const ADDRESSES_MAX: u32 = 262_144;
+pub const ADDRESSES_MAX: u32 = 524_288;
 /// Places for prefixes of `loadBalancerSourceRanges`, per family.
 pub const SOURCES_MAX: u32 = 131_072;
 /// Places for backends, per family: every endpoint of every service port. Number 0 is never used.
@@ -55,6 +55,11 @@ pub const AFFINITY_SLOTS_MAX: u32 = 65_536;
 
 const _: () = {
     assert!(SLOTS_MAX >= BACKENDS_MAX, "every backend needs a slot");
+    // The rest is for endpoints: Kubernetes says 150 000 pods a cluster.
+    assert!(
+        ADDRESSES_MAX >= FRONTENDS_MAX + 150_000,
+        "frontends are never short of addresses"
+    );
     assert!(FRONTENDS_MAX >= SERVICES_MAX, "every service port needs a frontend");
     assert!(EVENTS_BYTES.is_power_of_two(), "the kernel asks for a power of two");
 };
