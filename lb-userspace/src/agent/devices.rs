@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{Agent, DeviceState, sysctl};
 use crate::{
-    kernel::LinkKind,
+    kernel::{LinkKind, XdpPolicy},
     source::devices::{Device, Devices, Framing, node_addresses},
 };
 
@@ -33,9 +33,10 @@ impl Agent {
         let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
         self.reconciler.see_host_addresses(addresses.collect());
         self.follow_node();
-        let had_xdp = self.attachments.with_xdp();
+        // While programs are attached, tc must not take for direct what XDP has translated.
+        let expected = self.with_xdp();
         self.state.devices = devices.values().map(|device| self.attach(device)).collect();
-        if self.attachments.with_xdp() != had_xdp {
+        if self.with_xdp() != expected {
             self.follow_node();
         }
         self.state_is_old = true;
@@ -99,6 +100,18 @@ impl Agent {
             self.attachments.note_xdp(device.ifindex, &device.name, &state.xdp);
         }
         state
+    }
+
+    fn with_xdp(&self) -> BTreeSet<u32> {
+        let devices = self.devices.values().filter(|device| self.has_xdp(device));
+        devices.map(|device| device.ifindex).collect()
+    }
+
+    /// Whether XDP sees the packets of a device before tc does, as far as is known.
+    pub(super) fn has_xdp(&self, device: &Device) -> bool {
+        let may_have = device.framing == Some(Framing::Ethernet) && self.is_outward(device);
+        let wanted = may_have && self.options.xdp != XdpPolicy::Off;
+        self.attachments.has_xdp(device.ifindex, wanted)
     }
 
     fn is_outward(&self, device: &Device) -> bool {

@@ -47,7 +47,7 @@ impl Agent {
         let record6 = node_record::<V6>(v6.map(Into::into), options, &node, &ranges);
         let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
-        let records = device_records(&devices, &options.detector, |ifindex| self.attachments.has_xdp(ifindex));
+        let records = device_records(&devices, &options.detector, |device| self.has_xdp(device));
         let mut problems: Vec<String> = Vec::new();
         let mut refused = false;
         let mut note = |result: Result<bool, TableError>| {
@@ -169,7 +169,7 @@ pub fn host_addresses<F: TableFamily>(
 pub fn device_records(
     devices: &Devices,
     detector: &Detector,
-    has_xdp: impl Fn(u32) -> bool,
+    has_xdp: impl Fn(&Device) -> bool,
 ) -> BTreeMap<u32, DeviceRecord> {
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
@@ -177,7 +177,7 @@ pub fn device_records(
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
             record.flags = record.flags.with(DeviceFlags::PODS);
         }
-        if device.is_first && !has_xdp(device.ifindex) {
+        if device.is_first && !has_xdp(device) {
             record.flags = record.flags.with(DeviceFlags::FIRST);
         }
         // The first of each family, as the kernel's own MASQUERADE takes the primary one.

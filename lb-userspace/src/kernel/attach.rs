@@ -181,18 +181,16 @@ impl Attachments {
         device.xdp = outcome;
     }
 
-    /// Whether XDP sees the packets of a device before tc does.
+    /// Whether XDP sees the packets of a device before tc does. Before this agent has attached anything there, it does if an earlier
+    /// one has left a link; and where there is nothing at all yet, if it is `wanted`.
     #[must_use]
-    pub fn has_xdp(&self, ifindex: u32) -> bool {
-        let device = self.devices.get(&ifindex);
-        device.is_some_and(|device| matches!(device.xdp.as_str(), "native" | "generic"))
-    }
-
-    /// The devices with an XDP program.
-    #[must_use]
-    pub fn with_xdp(&self) -> BTreeSet<u32> {
-        let all = self.devices.keys().copied();
-        all.filter(|ifindex| self.has_xdp(*ifindex)).collect()
+    pub fn has_xdp(&self, ifindex: u32, wanted: bool) -> bool {
+        match self.devices.get(&ifindex) {
+            Some(device) if !device.xdp.is_empty() => matches!(device.xdp.as_str(), "native" | "generic"),
+            _ => {
+                self.pin(ifindex, Direction::Xdp).exists() || wanted && !self.pin(ifindex, Direction::Ingress).exists()
+            }
+        }
     }
 
     /// Remembers why a device has no XDP program.
