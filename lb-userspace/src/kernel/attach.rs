@@ -257,3 +257,27 @@ impl Attachments {
 fn open_link(pin: &Path) -> Option<PinnedLink> {
     pin.exists().then(|| PinnedLink::from_pin(pin).ok()).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xdp_is_there_if_it_was_left_or_wanted_before_it_is_known() {
+        let links = tempfile::tempdir().expect("a folder");
+        let mut attachments = Attachments::new(links.path().to_owned());
+        assert!(attachments.has_xdp(2, true), "nothing yet: it is about to be");
+        assert!(!attachments.has_xdp(2, false));
+        fs::write(attachments.pin(2, Direction::Ingress), "").expect("a pin");
+        assert!(!attachments.has_xdp(2, true), "an earlier agent had none there");
+        fs::write(attachments.pin(2, Direction::Xdp), "").expect("a pin");
+        assert!(
+            attachments.has_xdp(2, true) && attachments.has_xdp(2, false),
+            "left there"
+        );
+        attachments.note_xdp(2, "eth0", "off: switched off");
+        assert!(!attachments.has_xdp(2, true));
+        attachments.note_xdp(2, "eth0", "native");
+        assert!(attachments.has_xdp(2, false));
+    }
+}
