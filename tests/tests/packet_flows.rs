@@ -141,6 +141,28 @@ fn an_entry_applies_where_packets_arrive_or_where_they_leave() {
 }
 
 #[test]
+fn the_same_tuple_where_packets_arrive_and_where_they_leave_is_two_flows() {
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .ingress(any("client:40000 > web:80").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .host_egress(any("client:40000 > web:80"))
+        .gets_rerouted("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .host_egress(any("node:40000 > web:80").syn())
+        .gets_rerouted("node:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .ingress(any("node:40000 > web:80"))
+        .becomes("node:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
 fn clients_with_the_same_port_do_not_disturb_each_other() {
     row()
         .serve("web:80", &["pod:8080"])

@@ -204,6 +204,11 @@ fn icmp_and_other_protocols_are_not_ours() {
         goes_on(|| row().v6(), &icmp("client > vip", kind, code));
         has_nowhere_to_go(|| row().v6(), &icmp("client > web", kind, code));
     }
+    // Of less than eight octets nothing tells that it is no error.
+    goes_on(|| row().v4(), &icmp("client > web", 8, 0).says_len(27));
+    goes_on(|| row().v6(), &icmp("client > web", 128, 0).says_len(7));
+    has_nowhere_to_go(|| row().v4(), &icmp("client > web", 8, 0).says_len(28));
+    has_nowhere_to_go(|| row().v6(), &icmp("client > web", 128, 0).says_len(8));
     // Errors find their flow, if there is one; if there is none, they go on.
     for (kind, code) in [(3, 3), (11, 0)] {
         goes_on(|| row().v4(), &icmp("client > web", kind, code));
