@@ -98,6 +98,9 @@ pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
 pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+/// Written by userspace: another number after every change of the routing, neighbours and devices included.
+#[btf_map]
+pub static ROUTES: Array<u32, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
 #[btf_map]

@@ -81,7 +81,7 @@ fn rows() -> Vec<Row> {
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_AFFINITY, CT6_DESK, CT6_FLOWS,
         CT6_FRAGMENTS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS,
         LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS,
-        LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS,
+        LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -173,6 +173,7 @@ fn rows() -> Vec<Row> {
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
         row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),
+        row(&[ROUTES], "", octets::<u32, u32>(), "1"),
         row(&[DROPS], "", count.clone(), "one each"),
         row(&[COUNTERS], "", count, "one each"),
         row(

@@ -152,6 +152,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
         (names::CLOCK, per_cpu::<Clock>(1)),
+        (names::ROUTES, array::<u32>(1)),
         (names::DROPS, per_cpu::<u64>(DropReason::COUNT)),
         (names::COUNTERS, per_cpu::<u64>(Counter::COUNT)),
         (names::BUCKETS, per_cpu::<TokenBucket>(Bucket::COUNT)),

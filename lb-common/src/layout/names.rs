@@ -73,6 +73,8 @@ names! {
     CT6_DESK;
     /// What each CPU remembers of the time: one [`Clock`](super::Clock).
     CLOCK;
+    /// How often the routing has changed: one word, which a next hop that is remembered was found under.
+    ROUTES;
     /// Drops by [`DropReason`](super::DropReason), per CPU.
     DROPS;
     /// Counts by [`Counter`](super::Counter), per CPU.

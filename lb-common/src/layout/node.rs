@@ -97,6 +97,12 @@ impl DeviceFlags {
     /// The first at which this node sees what comes from it, so that nothing has been translated yet: a network card, the host's
     /// end of a pod's veth pair, a tunnel; not a bridge, a VLAN or bonding device, nor one on which XDP comes first.
     pub const FIRST: Self = Self(1 << 1);
+    /// XDP may send frames out of it: its driver transmits what another device's program redirects (`ndo_xdp_xmit`).
+    pub const FORWARDS: Self = Self(1 << 2);
+    /// XDP may send a frame back by it (`XDP_TX`) rather than by a redirect to itself.
+    pub const TURNS: Self = Self(1 << 3);
+    /// XDP runs on it in generic mode: what it redirects is sent by the stack, out of any device.
+    pub const GENERIC: Self = Self(1 << 4);
 
     /// Whether all bits of `other` are set.
     #[must_use]

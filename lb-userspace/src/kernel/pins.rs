@@ -377,6 +377,7 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
+        (names::ROUTES, shape::<u32, u32>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),
         (names::BUCKETS, shape::<u32, TokenBucket>(PerCpuArray)),
