@@ -7,6 +7,8 @@
 //! | `Deliver` | up as it came, or through loopback where the stack would take its source for forged | never |
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Reset` | turned into a TCP reset, `bpf_redirect` back to the sender | never |
+//! | `Forward` | never | `bpf_redirect` |
+//! | `Turn` | never | `XDP_TX` |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
 
 use aya_ebpf::{
@@ -62,6 +64,8 @@ where
                 TC_ACT_SHOT
             }
         }
+        // Not from tc.
+        Verdict::Forward(_) | Verdict::Turn => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
     }
 }
@@ -107,6 +111,8 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
         },
     ) {
         Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset => xdp_action::XDP_PASS,
+        Verdict::Forward(ifindex) => route::forward(ifindex),
+        Verdict::Turn => xdp_action::XDP_TX,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }
 }

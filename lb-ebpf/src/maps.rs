@@ -10,10 +10,10 @@ use lb_common::{
     datapath::Bucket,
     layout::{
         Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket,
+        FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
-            FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX,
+            FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
         },
     },
 };
@@ -34,6 +34,7 @@ pub type BackendCounts = PerCpuHashMap<u32, u64, { BACKENDS_MAX as usize }, NO_P
 pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { AFFINITY_MAX as usize }>;
 pub type Labels = HashMap<u32, Label, { SERVICES_MAX as usize }, NO_PREALLOC>;
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, { FLOWS_DEFAULT as usize }>;
+pub type Ways<A> = LruHashMap<FlowKey<A>, Way<A>, { WAYS_DEFAULT as usize }>;
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentPorts, { FRAGMENTS_MAX as usize }>;
 
 #[btf_map]
@@ -88,6 +89,10 @@ pub static DEVICES: HashMap<u32, Device, { DEVICES_MAX as usize }, NO_PREALLOC> 
 pub static CT4_FLOWS: Flows<Ip4> = Flows::new();
 #[btf_map]
 pub static CT6_FLOWS: Flows<Ip6> = Flows::new();
+#[btf_map]
+pub static CT4_WAYS: Ways<Ip4> = Ways::new();
+#[btf_map]
+pub static CT6_WAYS: Ways<Ip6> = Ways::new();
 #[btf_map]
 pub static CT4_FRAGMENTS: Fragments<Ip4> = Fragments::new();
 #[btf_map]

@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Hook, Opened, Opens, Verdict, choose, claim, crc32c_of_change, error, open, open_pair,
-        refuse, reset, stray, too_big,
+        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, error,
+        find, open, open_pair, refuse, reset, step, stray, too_big,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, XdpFrame, ifindex_of_skb, ifindex_of_xdp},
+    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp},
     maps, route, socket,
     world::{Context, Kernel},
 };
@@ -316,9 +316,43 @@ errors!(V6, ETHERNET, lb_error6, lb_stray6);
 errors!(V4, NO_LINK, lb_error4_l3, lb_stray4_l3);
 errors!(V6, NO_LINK, lb_error6_l3, lb_stray6_l3);
 
-// Never asked for: XDP leaves ICMP to tc.
-impl Errors<V4, XdpFrame<'_>> for Kernel<OfXdp> {}
-impl Errors<V6, XdpFrame<'_>> for Kernel<OfXdp> {}
+macro_rules! ways {
+    ($family:ty, $find:ident, $step:ident) => {
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $find(context: OfXdp) -> u32 {
+            let ifindex = ifindex_of_xdp(context);
+            find::<$family, _>(&Kernel { ifindex, context }).code()
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $step(context: OfXdp, hook: u32) -> u32 {
+            let ifindex = ifindex_of_xdp(context);
+            step::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)) as u32
+        }
+
+        impl Ways<$family> for Kernel<OfXdp> {
+            #[inline(always)]
+            fn find(&self) -> Found {
+                Found::from_code($find(self.context))
+            }
+
+            #[inline(always)]
+            fn step(&self, hook: Hook) -> Step {
+                Step::from_code($step(self.context, hook_code(hook)))
+            }
+
+            #[inline(always)]
+            fn next_hop(&self) -> bool {
+                route::next_hop::<$family>(self.context, self.ifindex)
+            }
+        }
+    };
+}
+
+ways!(V4, lb_find4, lb_step4);
+ways!(V6, lb_find6, lb_step6);
 
 /// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
 macro_rules! outlined {

@@ -17,13 +17,13 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{Ethernet, Ipv4, Ipv6, Packet, Tables},
-    layout::{Address as _, AddressFlags, Family, Ip4, Ip6, V4, V6},
+    layout::{Address as _, AddressFlags, DeviceFlags, Family, Ip4, Ip6, V4, V6, WayFlags},
 };
 
 use crate::{
     frame::{Skb, mark_rerouted, skb_ifindex, skb_is_gso},
-    outline::{self, OfSkb},
-    world::Kernel,
+    outline::{self, OfSkb, OfXdp},
+    world::{Kernel, device},
 };
 
 /// The loopback device has index 1 in every network namespace.
@@ -49,10 +49,84 @@ fn redirect(ifindex: u32, to_host: bool) -> i32 {
     unsafe { bpf_redirect(ifindex, flags) as i32 }
 }
 
+/// Sends a frame by a device.
+#[inline(always)]
+pub fn forward(ifindex: u32) -> u32 {
+    // SAFETY: a helper without pointers.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
+}
+
+/// The next hop of the desk's way, for packets that are not for this host: the kernel's routes and neighbours, and the devices that
+/// XDP may send by. A function of its own, as [`outgoing`].
+#[inline(never)]
+pub fn next_hop<F: Family>(context: OfXdp, ifindex: u32) -> bool
+where
+    F::Addr: Destination,
+    Kernel<OfXdp>: Tables<F>,
+{
+    let kernel = Kernel { ifindex, context };
+    let Some(mut desk) = Tables::<F>::desk(&kernel) else {
+        return false;
+    };
+    let way = &mut desk.way;
+    // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
+    let mut query: FibLookup = unsafe { mem::zeroed() };
+    query.ifindex = ifindex;
+    way.dst.put(&mut query);
+    way.src.put_source(&mut query);
+    // One by one: both at once would be a word at an address on the stack that the kernel refuses.
+    // SAFETY: references can be written to.
+    unsafe {
+        ptr::write_volatile(&mut query.sport, way.sport.raw());
+        ptr::write_volatile(&mut query.dport, way.dport.raw());
+    }
+    // SAFETY: context and query are the program's own and of the length given.
+    let found = unsafe { bpf_fib_lookup(context.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+        return false;
+    }
+    let Some(arrives) = device(ifindex) else { return false };
+    let sends = arrives.flags.has(DeviceFlags::GENERIC)
+        || device(query.ifindex).is_some_and(|leaves| leaves.flags.has(DeviceFlags::FORWARDS));
+    // Frames to an unknown address of this device's can't be told from those to others.
+    if !sends || arrives.link == [0; 2] {
+        return false;
+    }
+    way.ifindex = query.ifindex;
+    way.own = arrives.link;
+    // SAFETY: integers, whatever the union holds.
+    way.mtu = unsafe { query.__bindgen_anon_1.mtu_result };
+    way.link = frame_addresses(&query);
+    if query.ifindex == ifindex && arrives.flags.has(DeviceFlags::TURNS) {
+        way.flags = way.flags.with(WayFlags::TURNS);
+    }
+    true
+}
+
+/// Destination and source of a frame to the next hop. Read in halves: the destination's whole words lie at addresses on the
+/// stack that the kernel refuses.
+#[inline(always)]
+fn frame_addresses(query: &FibLookup) -> [u32; 3] {
+    // SAFETY: six octets each, at even offsets of a structure that is aligned for words.
+    let half = |address: &[u8; 6], index: usize| unsafe { address.as_ptr().cast::<u16>().add(index).read_volatile() };
+    let word = |first: u16, second: u16| {
+        let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d])
+    };
+    let (to, from) = (&query.dmac, &query.smac);
+    [
+        word(half(to, 0), half(to, 1)),
+        word(half(to, 2), half(from, 0)),
+        word(half(from, 1), half(from, 2)),
+    ]
+}
+
 /// An address as a query of the routing table wants it.
 pub trait Destination {
     /// Puts it there.
     fn put(&self, query: &mut FibLookup);
+    /// Puts it there as the source.
+    fn put_source(&self, query: &mut FibLookup);
 }
 
 impl Destination for Ip4 {
@@ -60,6 +134,11 @@ impl Destination for Ip4 {
     fn put(&self, query: &mut FibLookup) {
         query.family = AF_INET;
         query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(self.octets);
+    }
+
+    #[inline(always)]
+    fn put_source(&self, query: &mut FibLookup) {
+        query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(self.octets);
     }
 }
 
@@ -69,6 +148,12 @@ impl Destination for Ip6 {
         query.family = AF_INET6;
         // SAFETY: integers, whatever the union holds.
         put(unsafe { &mut query.__bindgen_anon_4.ipv6_dst }, &self.octets);
+    }
+
+    #[inline(always)]
+    fn put_source(&self, query: &mut FibLookup) {
+        // SAFETY: integers, whatever the union holds.
+        put(unsafe { &mut query.__bindgen_anon_3.ipv6_src }, &self.octets);
     }
 }
 

@@ -13,9 +13,9 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow,
+        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event, Flow,
         FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
-        TokenBucket, V4, V6,
+        TokenBucket, V4, V6, Way,
     },
 };
 
@@ -51,7 +51,7 @@ macro_rules! tables {
         $family:ty, $addr:ty, $device_field:ident, $place_of:ident,
         $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $sources:ident, $node:ident,
         $service_stats:ident, $backend_stats:ident,
-        $flows:ident, $fragments:ident, $affinity:ident, $desk:ident
+        $flows:ident, $ways:ident, $fragments:ident, $affinity:ident, $desk:ident
     ) => {
         impl<C: Context> Tables<$family> for Kernel<C> {
             #[inline(always)]
@@ -116,6 +116,19 @@ macro_rules! tables {
                     Err(EEXIST) => Err(Refused::Exists),
                     Err(_) => Err(Refused::Full),
                 }
+            }
+
+            #[inline(always)]
+            fn way(&self, key: &FlowKey<$addr>) -> Option<impl Deref<Target = Way<$addr>>> {
+                let way = maps::$ways.get_ptr(key)?;
+                // SAFETY: as in `flow`.
+                Some(unsafe { &*way })
+            }
+
+            #[inline(always)]
+            fn insert_way(&self, key: &FlowKey<$addr>, way: &Way<$addr>) {
+                // A refusal shows as a way that is looked for again.
+                let _ = maps::$ways.insert(key, way, 0);
             }
 
             #[inline(always)]
@@ -207,6 +220,7 @@ tables!(
     LB4_SVC_STATS,
     LB4_BACK_STATS,
     CT4_FLOWS,
+    CT4_WAYS,
     CT4_FRAGMENTS,
     CT4_AFFINITY,
     CT4_DESK
@@ -226,6 +240,7 @@ tables!(
     LB6_SVC_STATS,
     LB6_BACK_STATS,
     CT6_FLOWS,
+    CT6_WAYS,
     CT6_FRAGMENTS,
     CT6_AFFINITY,
     CT6_DESK
@@ -261,6 +276,11 @@ impl<C: Context> World for Kernel<C> {
     }
 
     #[inline(always)]
+    fn routes(&self) -> u32 {
+        maps::ROUTES.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
     fn count(&self, what: Counter) {
         increment(maps::COUNTERS.get_ptr_mut(what as u32));
     }
@@ -281,6 +301,14 @@ impl<C: Context> World for Kernel<C> {
     fn emit(&self, event: &Event) -> bool {
         maps::EVENTS.output(*event, 0).is_ok()
     }
+}
+
+/// What is known of a device.
+#[inline(always)]
+pub fn device(ifindex: u32) -> Option<&'static Device> {
+    // SAFETY: the kernel keeps the element's memory until the program ends; plain integers, and a recycled entry yields another device's
+    // at worst.
+    unsafe { maps::DEVICES.get(&ifindex) }
 }
 
 #[inline(always)]

@@ -149,6 +149,8 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
             names::CT6_FRAGMENTS,
             keyed::<FragmentKey<Ip6>, FragmentPorts>(lru, limits::FRAGMENTS_MAX),
         ),
+        (names::CT4_WAYS, keyed::<FlowKey<Ip4>, Way<Ip4>>(lru, WAYS)),
+        (names::CT6_WAYS, keyed::<FlowKey<Ip6>, Way<Ip6>>(lru, WAYS)),
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
         (names::CLOCK, per_cpu::<Clock>(1)),

@@ -27,6 +27,7 @@ mod reset;
 mod rewrite;
 mod select;
 mod track;
+mod way;
 mod world;
 
 pub use checksum::{fold, updated};
@@ -35,7 +36,8 @@ pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
 pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, stray, tc, too_big, xdp};
+pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, stray, tc, too_big};
 pub use select::{flow_hash, pick};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
+pub use way::{ForwardFamily, Found, Step, Ways, find, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -352,9 +352,6 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     if !backend.flags.has(BackendFlags::ACTIVE) {
         return Err(FAULT);
     }
-    if hook == Hook::Xdp && !backend.flags.has(BackendFlags::LOCAL) {
-        return Ok(Chosen::NotOurs);
-    }
     if sticks {
         affinity::keep::<F, W>(world, desk, service.sets.affinity, place, chosen);
         if kept.is_some() {

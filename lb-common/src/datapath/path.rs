@@ -35,6 +35,10 @@ pub enum Verdict {
     Refuse,
     /// Its sender is to be told that the connection is over: [`reset`] makes the answer.
     Reset,
+    /// Translated, and sent to its next hop by this device (XDP).
+    Forward(u32),
+    /// The same by the device that it came by.
+    Turn,
     /// Gone, counted and reported.
     Drop(DropReason),
 }
@@ -80,12 +84,6 @@ pub fn tc<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W
         Network::V6 => translate::<V6, P, W>(packet, world, hook),
         Network::Other => Verdict::Pass,
     }
-}
-
-/// The XDP datapath: packets that it can finish are translated, all others go up untouched, and tc finishes them.
-#[inline(always)]
-pub fn xdp<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W) -> Verdict {
-    tc(packet, world, Hook::Xdp)
 }
 
 /// Turns a packet into an answer to its sender: ICMP or ICMPv6 port unreachable. False if the kernel refused; the
@@ -217,7 +215,7 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
 }
 
 /// What the flow table says of a packet.
-enum Followed<A: Address> {
+pub(super) enum Followed<A: Address> {
     /// Write this; the flags are the entry's.
     Rewrite(FlowFlags, Rewrite<A>),
     /// There is nothing to be done here.
@@ -230,12 +228,10 @@ enum Followed<A: Address> {
     Reset,
 }
 
+/// The tc datapath of a family.
 #[inline(always)]
 fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world, hook.stage()) else {
-        if hook == Hook::Xdp {
-            return Verdict::Pass;
-        }
         if F::is_icmp(packet) {
             let verdict = world.error(packet, hook);
             if verdict != Verdict::Pass {
@@ -248,23 +244,14 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             Hook::EgressForwarded | Hook::Xdp => Verdict::Pass,
         };
     };
-    if hook == Hook::Xdp && parsed.fragment.is_some() {
-        return Verdict::Pass;
-    }
     if let Some(id) = parsed.fragment
         && parsed.has_l4
     {
         renew::<F, W>(world, &parsed.key, id);
     }
-    match follow::<F, W>(world, &parsed, hook) {
-        Followed::Rewrite(flags, rewrite) => {
-            if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) {
-                return Verdict::Pass;
-            }
-            finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags))
-        }
+    match follow::<F, W>(world, &parsed.key, parsed.tcp, hook) {
+        Followed::Rewrite(flags, rewrite) => finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags)),
         Followed::Alone => Verdict::Pass,
-        Followed::Reset if hook == Hook::Xdp => Verdict::Pass,
         Followed::Reset => {
             let verdict = drop_packet::<F, W>(world, &parsed, DropReason::EndpointRemoved);
             // A reset is not answered by a reset (RFC 9293 §3.5.2).
@@ -281,7 +268,6 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             }
             drop_packet::<F, W>(world, &parsed, DropReason::UnknownAddress)
         }
-        _ if hook == Hook::Xdp && checksum_may_be_partial(packet, &parsed) => Verdict::Pass,
         unknown => {
             if let Some(mut desk) = world.desk() {
                 desk.old = parsed.key;
@@ -289,7 +275,7 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             }
             let chosen = world.choose(hook);
             let is_direct = chosen == Chosen::Direct || chosen == Chosen::NotOurs && hook == Hook::EgressLocal;
-            if chosen == Chosen::NotOurs && !is_direct || is_direct && !may_open(&parsed) {
+            if chosen == Chosen::NotOurs && !is_direct || is_direct && !may_open(parsed.key.proto, parsed.tcp) {
                 return Verdict::Pass;
             }
             let done = match world.open(hook, chosen) {
@@ -314,8 +300,8 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
 
 /// Whether the first packet of a direct connection may look like this: one that is under way must not change its port.
 #[inline(always)]
-fn may_open<A: Address>(parsed: &Parsed<A>) -> bool {
-    parsed.key.proto == Proto::UDP || parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK)
+pub(super) fn may_open(proto: Proto, tcp: TcpSeen) -> bool {
+    proto == Proto::UDP || tcp.has(TcpSeen::SYN) && !tcp.has(TcpSeen::ACK)
 }
 
 /// Where a packet goes that an entry with these flags has translated.
@@ -330,8 +316,12 @@ pub(super) const fn done(flags: FlowFlags) -> Verdict {
 
 /// An established flow: one look-up says it all.
 #[inline(always)]
-fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>, hook: Hook) -> Followed<F::Addr> {
-    let key = &parsed.key;
+pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
+    world: &W,
+    key: &FlowKey<F::Addr>,
+    seen: TcpSeen,
+    hook: Hook,
+) -> Followed<F::Addr> {
     let Some(mut flow) = world.flow(key) else {
         return Followed::Unknown;
     };
@@ -344,13 +334,9 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     if flow.check != check {
         return Followed::Unknown;
     }
-    let opens = parsed.tcp.has(TcpSeen::SYN) && !parsed.tcp.has(TcpSeen::ACK);
+    let opens = seen.has(TcpSeen::SYN) && !seen.has(TcpSeen::ACK);
     if flags.has(FlowFlags::RESET) {
         return if opens { Followed::Unknown } else { Followed::Reset };
-    }
-    let for_xdp = flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY);
-    if hook == Hook::Xdp && !for_xdp {
-        return Followed::Alone;
     }
     // What an earlier hook has translated may look like a direct connection by now.
     let is_direct = flags.has(FlowFlags::DIRECT);
@@ -369,7 +355,7 @@ fn follow<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Add
     if !flags.has(FlowFlags::SEEN) {
         flow.flags = flags.with(FlowFlags::SEEN);
     }
-    let tcp = tcp_before.with(parsed.tcp);
+    let tcp = tcp_before.with(seen);
     if tcp != tcp_before {
         flow.tcp = tcp;
     }
@@ -426,7 +412,7 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
 
 /// Whether the backend number still stands for the backend that the flow goes to, and it serves.
 #[inline(always)]
-fn serves<F: Family, W: Tables<F>>(world: &W, number: u32, service: u32, rewrite: &Rewrite<F::Addr>) -> bool {
+pub(super) fn serves<F: Family, W: Tables<F>>(world: &W, number: u32, service: u32, rewrite: &Rewrite<F::Addr>) -> bool {
     match world.backend(number) {
         Some(backend) => {
             backend.flags.has(BackendFlags::ACTIVE)
@@ -487,7 +473,7 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
 
 /// The end of a packet that no choice of a backend was made for.
 #[inline(always)]
-fn drop_packet<F: PathFamily, W: World + Tables<F>>(
+pub(super) fn drop_packet<F: PathFamily, W: World + Tables<F>>(
     world: &W,
     parsed: &Parsed<F::Addr>,
     reason: DropReason,
@@ -543,7 +529,7 @@ pub(super) fn dropped<F: Family, W: World + Tables<F>>(world: &W, reason: DropRe
 /// never (between namespaces of one machine). XDP cannot ask, and the two kinds need opposite updates. One complete
 /// checksum in 65 536 looks the same and takes the way through tc, too, which knows.
 #[inline(always)]
-fn checksum_may_be_partial<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
+pub(super) fn checksum_may_be_partial<A: Address, P: Packet>(packet: &P, parsed: &Parsed<A>) -> bool {
     if parsed.key.proto == Proto::SCTP {
         // Nothing but zero stands there until the checksum is made.
         return packet

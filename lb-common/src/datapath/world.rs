@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 
 use crate::layout::{
     AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket, Way,
 };
 
 /// Whether an existing entry may be replaced.
@@ -49,6 +49,10 @@ pub trait Tables<F: Family> {
     /// # Errors
     /// If it exists and must not, or if there is no place.
     fn insert_flow(&self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, how: Insert) -> Result<(), Refused>;
+    /// The way of the packets of a flow, for XDP. Must be let go of before entries are written.
+    fn way(&self, key: &FlowKey<F::Addr>) -> Option<impl Deref<Target = Way<F::Addr>>>;
+    /// Remembers a way; if there is no room, not.
+    fn insert_way(&self, key: &FlowKey<F::Addr>, way: &Way<F::Addr>);
     /// Ports of a datagram whose first fragment was seen.
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<FragmentPorts>;
     /// Remembers the ports of a datagram.
@@ -94,6 +98,8 @@ pub trait World {
     fn ifindex(&self) -> u32;
     /// Whether a device is known to be this.
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool;
+    /// A number that is another after every change of the routing.
+    fn routes(&self) -> u32;
     /// Counts something.
     fn count(&self, what: Counter);
     /// Counts a drop.

@@ -1,7 +1,7 @@
 //! Where a flow is laid out while it is opened: per CPU, since a program's stack of 512 octets is too small for the
 //! keys and entries of an IPv6 flow. Of no meaning between packets.
 
-use super::{Flow, FlowFlags, FlowKey, Port, TcpSeen};
+use super::{Flow, FlowFlags, FlowKey, Port, TcpSeen, Way};
 
 pod! {
     /// What all entries of a new flow have in common.
@@ -65,6 +65,10 @@ pod! {
         pub key: FlowKey<A>,
         /// The entry that is being written.
         pub flow: Flow<A>,
+        /// The tuple with which a packet arrives whose way is being looked for.
+        pub arrives: FlowKey<A>,
+        /// The way that is being looked for.
+        pub way: Way<A>,
         /// What all entries have in common.
         pub opening: Opening,
         /// The address of this node with which the flow is masqueraded.
@@ -72,5 +76,5 @@ pod! {
         /// Always zero.
         pub fill: A::Fill,
     }
-    sizes: 144, 272;
+    sizes: 232, 408;
 }

@@ -17,6 +17,9 @@ pub const BACKENDS_MAX: u32 = 524_288;
 pub const SLOTS_MAX: u32 = 1_048_576;
 /// Flow entries per family when nothing else is asked for; a flow takes two.
 pub const FLOWS_DEFAULT: u32 = 524_288;
+/// Ways of forwarded flows per family when nothing else is asked for: half of the flow entries, since a flow that leaves this node has
+/// two to four of these and two ways.
+pub const WAYS_DEFAULT: u32 = FLOWS_DEFAULT / 2;
 /// Smallest number of flow entries that can be asked for: the kernel's LRU lists keep 128 free entries per CPU.
 pub const FLOWS_MIN: u32 = 16_384;
 /// Datagrams in fragments that can be under way at once, per family.

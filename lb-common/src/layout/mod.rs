@@ -25,6 +25,7 @@ mod node;
 mod reason;
 mod service;
 mod source_range;
+mod way;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags};
@@ -42,3 +43,4 @@ pub use node::{Device, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES};
 pub use reason::DropReason;
 pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
 pub use source_range::{SET_LEN, SourceKeys};
+pub use way::{Way, WayFlags};

@@ -63,6 +63,10 @@ names! {
     CT4_FLOWS;
     /// IPv6 flows.
     CT6_FLOWS;
+    /// IPv4 ways of forwarded flows: [`FlowKey`](super::FlowKey) to [`Way`](super::Way).
+    CT4_WAYS;
+    /// IPv6 ways of forwarded flows.
+    CT6_WAYS;
     /// IPv4 datagrams in fragments: [`FragmentKey`](super::FragmentKey) to [`FragmentPorts`](super::FragmentPorts).
     CT4_FRAGMENTS;
     /// IPv6 datagrams in fragments.

@@ -129,8 +129,10 @@ pod! {
         pub flags: DeviceFlags,
         /// The IPv6 address for connections that are masqueraded and leave through it; `::` for the node's.
         pub ipv6: Ip6,
+        /// Its link address in the first six octets, or zeros: XDP forwards only what is addressed to it.
+        pub link: [u32; 2],
     }
-    size: 24;
+    size: 32;
 }
 
 #[cfg(test)]

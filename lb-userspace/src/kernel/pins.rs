@@ -374,6 +374,8 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT6_FLOWS, shape::<FlowKey<Ip6>, Flow<Ip6>>(LruHash)),
         (names::CT4_FRAGMENTS, shape::<FragmentKey<Ip4>, FragmentPorts>(LruHash)),
         (names::CT6_FRAGMENTS, shape::<FragmentKey<Ip6>, FragmentPorts>(LruHash)),
+        (names::CT4_WAYS, shape::<FlowKey<Ip4>, Way<Ip4>>(LruHash)),
+        (names::CT6_WAYS, shape::<FlowKey<Ip6>, Way<Ip6>>(LruHash)),
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),

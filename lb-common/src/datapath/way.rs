@@ -1,0 +1,503 @@
+//! The XDP tier: packets of a known way are translated and sent, or given to the stack, in one step; for others the way is
+//! looked for, with the same decisions as at the tc hooks.
+//!
+//! ```text
+//! parse -> way? ------------------------------------------------> write, next hop, send
+//!           no, too old, SYN FIN RST                          |
+//!            -> flow where it arrives, or choose and open     |
+//!            -> flow where it leaves -> route, neighbour -> way
+//! ```
+//!
+//! What can't be finished goes up untouched, and tc finishes it: fragments, ICMP, refusals, no neighbour yet, a local client.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::{
+    checksum,
+    header::{Ethernet, Ipv4, Ipv6},
+    open::{Chosen, Opened},
+    packet::Packet,
+    parse::{Network, Parsed, network},
+    path::{
+        Followed, Hook, Opens, PathFamily, Verdict, checksum_may_be_partial, drop_packet, follow, may_open, serves,
+    },
+    rewrite::apply,
+    world::{Tables, World},
+};
+use crate::layout::{
+    Counter, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, WayFlags,
+    limits::{HEAL_NS_LOG2, REFRESH_NS},
+};
+
+/// What looking for a way has led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// None: the stack takes the packet as it is.
+    None,
+    /// It is on the desk.
+    Way,
+    /// Counted and reported already.
+    Drop(DropReason),
+}
+
+impl Found {
+    /// As a number, for the way out of a kernel function.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Way => 1,
+            Self::Drop(reason) => 2 + reason as u32,
+        }
+    }
+
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::None,
+            1 => Self::Way,
+            _ => match DropReason::from_number((code - 2) as u16) {
+                Some(reason) => Self::Drop(reason),
+                None => Self::None,
+            },
+        }
+    }
+}
+
+/// What one step on a way has led to: the flow's entry where a packet arrives, or the one where it leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Step {
+    /// The desk's `rewrite` is to be written; its `opening` has flags, backend and service.
+    Rewrite = 0,
+    /// There is an entry, and nothing to be done.
+    Alone = 1,
+    /// There is none, or a new one is needed.
+    Unknown = 2,
+    /// Its backend no longer serves.
+    Left = 3,
+    /// Its backend is gone for good.
+    Reset = 4,
+}
+
+impl Step {
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Rewrite,
+            1 => Self::Alone,
+            3 => Self::Left,
+            4 => Self::Reset,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A world in which ways can be found. The kernel programs put the steps into functions that are verified once, each for itself.
+pub trait Ways<F: PathFamily>: Opens<F> {
+    /// See [`find`].
+    #[inline(always)]
+    fn find(&self) -> Found {
+        find::<F, Self>(self)
+    }
+
+    /// See [`step`].
+    #[inline(always)]
+    fn step(&self, hook: Hook) -> Step {
+        step::<F, Self>(self, hook)
+    }
+
+    /// The next hop for a packet between the desk's `way.src` and `way.dst`: fills in device, MTU and link addresses of the desk's
+    /// way. False if there is no route or no neighbour, or if the device is not one that XDP sends by.
+    fn next_hop(&self) -> bool;
+}
+
+/// What a family's header must be for a packet to be forwarded by XDP, and what forwarding does to it.
+pub trait ForwardFamily: Family {
+    /// Whether it has no options or extension headers, has hops left, and fits.
+    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool;
+    /// One hop less.
+    fn take_hop<P: Packet>(packet: &mut P) -> bool;
+}
+
+impl ForwardFamily for V4 {
+    #[inline(always)]
+    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
+        packet.header::<Ipv4>(P::LINK_LEN).is_some_and(|ip| {
+            ip.version_ihl[0] == 0x45 && ip.ttl[0] > 1 && u16::from_be_bytes(ip.total_len) <= mtu
+        })
+    }
+
+    #[inline(always)]
+    fn take_hop<P: Packet>(packet: &mut P) -> bool {
+        let Some(ip) = packet.header_mut::<Ipv4>(P::LINK_LEN) else {
+            return false;
+        };
+        ip.ttl[0] = ip.ttl[0].wrapping_sub(1);
+        // The word of time to live and protocol is less by one in its high octet.
+        let less = u64::from(!u16::from_ne_bytes([1, 0]));
+        ip.checksum = checksum::updated(u16::from_ne_bytes(ip.checksum), less).to_ne_bytes();
+        true
+    }
+}
+
+impl ForwardFamily for V6 {
+    #[inline(always)]
+    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
+        packet.header::<Ipv6>(P::LINK_LEN).is_some_and(|ip| {
+            let next = ip.next[0];
+            (next == Proto::TCP.0 || next == Proto::UDP.0 || next == Proto::SCTP.0)
+                && ip.hop_limit[0] > 1
+                && u32::from(u16::from_be_bytes(ip.payload_len)) + size_of::<Ipv6>() as u32 <= u32::from(mtu)
+        })
+    }
+
+    #[inline(always)]
+    fn take_hop<P: Packet>(packet: &mut P) -> bool {
+        let Some(ip) = packet.header_mut::<Ipv6>(P::LINK_LEN) else {
+            return false;
+        };
+        ip.hop_limit[0] = ip.hop_limit[0].wrapping_sub(1);
+        true
+    }
+}
+
+/// The XDP datapath.
+#[inline(always)]
+pub fn xdp<P: Packet, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verdict {
+    match network(packet) {
+        Network::V4 => go::<V4, P, W>(packet, world),
+        Network::V6 => go::<V6, P, W>(packet, world),
+        Network::Other => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, world: &W) -> Verdict {
+    let Some(parsed) = F::parse(packet, world, Stage::ARRIVES) else {
+        return Verdict::Pass;
+    };
+    if parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed) {
+        return Verdict::Pass;
+    }
+    if !known::<F, W>(world, &parsed) {
+        match world.desk() {
+            Some(mut desk) => {
+                desk.old = parsed.key;
+                desk.opening.tcp = parsed.tcp;
+            }
+            None => return Verdict::Pass,
+        }
+        match world.find() {
+            Found::None => return Verdict::Pass,
+            Found::Drop(reason) => return Verdict::Drop(reason),
+            Found::Way => {}
+        }
+    }
+    match act::<F, P, W>(packet, world, &parsed) {
+        Some(verdict) => verdict,
+        None => drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed),
+    }
+}
+
+/// Puts the way of a packet onto the desk, if there is one and it still holds.
+#[inline(always)]
+fn known<F: PathFamily, W: Ways<F>>(world: &W, parsed: &Parsed<F::Addr>) -> bool {
+    // What opens or closes a connection changes its flow.
+    if parsed.tcp.any(TcpSeen::SYN.with(TcpSeen::FIN).with(TcpSeen::RST)) {
+        return false;
+    }
+    let (Some(way), Some(mut desk)) = (world.way(&parsed.key), world.desk()) else {
+        return false;
+    };
+    let desk = &mut *desk;
+    desk.way = *way;
+    // As in `follow`: the kernel may recycle the entry while it is read.
+    compiler_fence(Ordering::SeqCst);
+    if way.check != parsed.key.check() || desk.way.routes != world.routes() {
+        return false;
+    }
+    if world.now_ns().wrapping_sub(desk.way.found_ns) > REFRESH_NS {
+        return false;
+    }
+    let must_serve = desk.way.flags.has(WayFlags::TO_BACKEND) && parsed.key.proto == Proto::UDP;
+    !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite())
+}
+
+/// Does what the desk's way says. Nothing if the packet was changed in part only.
+#[inline(always)]
+fn act<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(
+    packet: &mut P,
+    world: &W,
+    parsed: &Parsed<F::Addr>,
+) -> Option<Verdict> {
+    let Some(desk) = world.desk() else {
+        return Some(Verdict::Pass);
+    };
+    let way = &desk.way;
+    let forwards = way.flags.has(WayFlags::FORWARDS);
+    let may = !forwards || is_for(packet, &way.own) && F::may_forward(packet, way.mtu);
+    if !way.flags.has(WayFlags::TRANSLATES) || !may {
+        return Some(Verdict::Pass);
+    }
+    if !apply::<F, P>(packet, parsed, &way.rewrite()) {
+        return None;
+    }
+    if !forwards {
+        return Some(Verdict::Pass);
+    }
+    if !F::take_hop(packet) || !put_link(packet, &way.link) {
+        return None;
+    }
+    Some(if way.flags.has(WayFlags::TURNS) {
+        Verdict::Turn
+    } else {
+        Verdict::Forward(way.ifindex)
+    })
+}
+
+/// Whether a frame is addressed to this link address, and not to all or to somebody else's.
+#[inline(always)]
+fn is_for<P: Packet>(packet: &P, own: &[u32; 2]) -> bool {
+    packet.header::<Ethernet>(0).is_some_and(|ethernet| {
+        let [a, b, c, d, e, f] = ethernet.dst;
+        u32::from_ne_bytes([a, b, c, d]) == own[0] && u32::from_ne_bytes([e, f, 0, 0]) == own[1]
+    })
+}
+
+/// Writes the link addresses.
+#[inline(always)]
+fn put_link<P: Packet>(packet: &mut P, link: &[u32; 3]) -> bool {
+    let octets: [[u8; 4]; 3] = zerocopy::transmute!(*link);
+    packet.store(0, &octets)
+}
+
+/// A packet without a way, of the desk's `old` tuple: looks for one, opening its flow if it has none. The desk's `way` is what there
+/// is to be done.
+#[inline(always)]
+pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
+    // Not on the stack: it is the kernel's, and short.
+    match world.desk() {
+        Some(mut desk) => {
+            let desk = &mut *desk;
+            desk.arrives = desk.old;
+            desk.way.flags = WayFlags::default();
+            desk.way.routes = world.routes();
+        }
+        None => return Found::None,
+    }
+    let arrived = match arrive::<F, W>(world) {
+        Ok(arrived) => arrived,
+        Err(found) => return found,
+    };
+    let mut is_sent = false;
+    match arrived {
+        Arrived::Stack => {}
+        Arrived::Here => allow::<F, W>(world, WayFlags::TRANSLATES),
+        Arrived::Once => {
+            allow::<F, W>(world, WayFlags::TRANSLATES);
+            return Found::Way;
+        }
+        Arrived::Goes | Arrived::AsItCame => match leave::<F, W>(world, arrived) {
+            Some(goes) => is_sent = goes && send::<F, W>(world),
+            None => return Found::None,
+        },
+    }
+    let now_ns = world.now_ns();
+    let Some(mut desk) = world.desk() else {
+        return Found::None;
+    };
+    let desk = &mut *desk;
+    desk.way.check = desk.arrives.check();
+    desk.way.found_ns = now_ns;
+    let before_ns = world.way(&desk.arrives).map(|way| way.found_ns);
+    let rests = is_sent && before_ns.is_some_and(|before_ns| rests(desk.way.check, before_ns, now_ns));
+    // Without room for it, the next packet looks again.
+    world.insert_way(&desk.arrives, &desk.way);
+    if rests { Found::None } else { Found::Way }
+}
+
+/// Every 17 seconds one packet of a flow goes by the stack: so the kernel notices that a neighbour is in use, and asks whether it is
+/// still there. Each flow at its own time.
+#[inline(always)]
+const fn rests(check: u32, found_ns: u64, now_ns: u64) -> bool {
+    let phase_ns = (check as u64) << (HEAL_NS_LOG2 - u32::BITS);
+    (now_ns.wrapping_add(phase_ns) ^ found_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0
+}
+
+/// Adds to what becomes of the packets.
+#[inline(always)]
+fn allow<F: PathFamily, W: Ways<F>>(world: &W, flags: WayFlags) {
+    if let Some(mut desk) = world.desk() {
+        desk.way.flags = desk.way.flags.with(flags);
+    }
+}
+
+/// What becomes of a packet where it arrives. The desk's `way` has what is to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arrived {
+    /// It has a flow, and the stack goes on with it as it is.
+    Stack,
+    /// It is translated for this node, and the stack goes on with it.
+    Here,
+    /// The same, this time.
+    Once,
+    /// It is translated, and goes on.
+    Goes,
+    /// Nothing is done here.
+    AsItCame,
+}
+
+/// The step where it arrives: its flow's, or that of a flow that is opened.
+#[inline(always)]
+fn arrive<F: PathFamily, W: Ways<F>>(world: &W) -> Result<Arrived, Found> {
+    let step = world.step(Hook::Xdp);
+    match step {
+        Step::Rewrite => {}
+        Step::Alone => return Ok(Arrived::Stack),
+        Step::Reset => return Err(Found::None),
+        Step::Unknown | Step::Left => {
+            let chosen = world.choose(Hook::Xdp);
+            if chosen == Chosen::NotOurs {
+                take_old::<F, W>(world);
+                return Ok(Arrived::AsItCame);
+            }
+            let may = match world.desk() {
+                Some(desk) => may_open(desk.old.proto, desk.opening.tcp),
+                None => false,
+            };
+            if chosen == Chosen::Stray || chosen == Chosen::Direct && !may {
+                return Err(Found::None);
+            }
+            match world.open(Hook::Xdp, chosen) {
+                Opened::Translate => {}
+                Opened::Drop(reason) => return Err(Found::Drop(reason)),
+                Opened::NotOurs | Opened::TranslateAndRoute | Opened::Refuse(_) => return Err(Found::None),
+            }
+            if step == Step::Left {
+                world.count(Counter::FlowsReselected);
+            }
+            if chosen == Chosen::Direct {
+                take_rewrite::<F, W>(world, false);
+                return Ok(Arrived::Once);
+            }
+        }
+    }
+    let Some(flags) = take_rewrite::<F, W>(world, false) else {
+        return Err(Found::None);
+    };
+    Ok(if flags.has(FlowFlags::HOST_CLIENT) {
+        Arrived::Stack
+    } else if flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY) {
+        Arrived::Here
+    } else {
+        Arrived::Goes
+    })
+}
+
+/// The step where it leaves. Whether XDP may send it; nothing if it is not ours.
+#[inline(always)]
+fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
+    {
+        let mut desk = world.desk()?;
+        let desk = &mut *desk;
+        desk.old.src = desk.way.src;
+        desk.old.dst = desk.way.dst;
+        desk.old.sport = desk.way.sport;
+        desk.old.dport = desk.way.dport;
+        desk.old.proto = desk.arrives.proto;
+        (desk.old.stage, desk.old.pad) = (Stage::LEAVES, 0);
+    }
+    match world.step(Hook::EgressForwarded) {
+        Step::Rewrite => {
+            let flags = take_rewrite::<F, W>(world, arrived == Arrived::Goes)?;
+            Some(!flags.has(FlowFlags::HOST_CLIENT))
+        }
+        Step::Unknown if arrived == Arrived::AsItCame => None,
+        Step::Unknown => Some(true),
+        Step::Alone | Step::Left | Step::Reset => Some(false),
+    }
+}
+
+/// Looks for the next hop. Whether there is one.
+#[inline(always)]
+fn send<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
+    let found = world.next_hop();
+    world.count(if found { Counter::WaysFound } else { Counter::WaysLeft });
+    if found {
+        allow::<F, W>(world, WayFlags::TRANSLATES.with(WayFlags::FORWARDS));
+    }
+    found
+}
+
+/// The desk's tuple as it came becomes its way.
+#[inline(always)]
+fn take_old<F: PathFamily, W: Ways<F>>(world: &W) {
+    let Some(mut desk) = world.desk() else { return };
+    let desk = &mut *desk;
+    desk.way.src = desk.old.src;
+    desk.way.dst = desk.old.dst;
+    desk.way.sport = desk.old.sport;
+    desk.way.dport = desk.old.dport;
+    (desk.way.address_delta, desk.way.port_delta) = (0, 0);
+    (desk.way.backend, desk.way.service) = (0, u32::MAX);
+}
+
+/// The desk's `rewrite` becomes its way, or goes on top of what the way says already. The flags of the flow.
+#[inline(always)]
+fn take_rewrite<F: PathFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<FlowFlags> {
+    let mut desk = world.desk()?;
+    let desk = &mut *desk;
+    let flags = desk.opening.flags;
+    desk.way.src = desk.rewrite.src;
+    desk.way.dst = desk.rewrite.dst;
+    desk.way.sport = desk.rewrite.sport;
+    desk.way.dport = desk.rewrite.dport;
+    if on_top {
+        let sum = |a: u16, b: u16| checksum::fold(u64::from(a) + u64::from(b));
+        desk.way.address_delta = sum(desk.way.address_delta, desk.rewrite.address_delta);
+        desk.way.port_delta = sum(desk.way.port_delta, desk.rewrite.port_delta);
+        return Some(flags);
+    }
+    desk.way.address_delta = desk.rewrite.address_delta;
+    desk.way.port_delta = desk.rewrite.port_delta;
+    desk.way.backend = desk.opening.backend;
+    desk.way.service = desk.opening.service;
+    if !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE) {
+        desk.way.flags = desk.way.flags.with(WayFlags::TO_BACKEND);
+    }
+    Some(flags)
+}
+
+/// Follows the flow of the desk's `old` tuple at a hook.
+#[inline(always)]
+pub fn step<F: PathFamily, W: World + Tables<F>>(world: &W, hook: Hook) -> Step {
+    let (key, tcp) = match world.desk() {
+        Some(desk) => (desk.old, desk.opening.tcp),
+        None => return Step::Unknown,
+    };
+    let rewrite = match follow::<F, W>(world, &key, tcp, hook) {
+        Followed::Rewrite(_, rewrite) => rewrite,
+        Followed::Alone => return Step::Alone,
+        Followed::Unknown => return Step::Unknown,
+        Followed::Left => return Step::Left,
+        Followed::Reset => return Step::Reset,
+    };
+    let Some((backend, service, flags)) = world.flow(&key).map(|flow| (flow.backend, flow.service, flow.flags)) else {
+        return Step::Unknown;
+    };
+    let Some(mut desk) = world.desk() else {
+        return Step::Unknown;
+    };
+    let desk = &mut *desk;
+    desk.rewrite = rewrite;
+    desk.opening.backend = backend;
+    desk.opening.service = service;
+    desk.opening.flags = flags;
+    Step::Rewrite
+}
