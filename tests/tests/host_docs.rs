@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, limits, names,
+    FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits,
+    names,
 };
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
@@ -78,10 +79,11 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 
 fn rows() -> Vec<Row> {
     use names::{
-        BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT6_AFFINITY, CT6_DESK, CT6_FLOWS,
-        CT6_FRAGMENTS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS, LB4_FRONTENDS, LB4_LABELS,
-        LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS,
-        LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
+        BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
+        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
+        LB4_FRONTENDS, LB4_LABELS, LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS, LB6_ADDRESSES,
+        LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES,
+        LB6_SVC_STATS, ROUTES,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -158,7 +160,13 @@ fn rows() -> Vec<Row> {
             count.clone(),
             grouped(limits::BACKENDS_MAX.into()),
         ),
-        row(&[CT4_FLOWS, CT6_FLOWS], flow_key, flow, flows),
+        row(&[CT4_FLOWS, CT6_FLOWS], flow_key.clone(), flow, flows),
+        row(
+            &[CT4_WAYS, CT6_WAYS],
+            flow_key,
+            octets::<Way<Ip4>, Way<Ip6>>(),
+            "half of `--flows-max`",
+        ),
         row(
             &[CT4_AFFINITY, CT6_AFFINITY],
             octets::<AffinityKey<Ip4>, AffinityKey<Ip6>>(),

@@ -27,6 +27,8 @@ use lb_userspace::{
 use serde_json::Value;
 
 const FLOWS: u32 = limits::FLOWS_MIN;
+/// Places for ways.
+const WAYS: u32 = limits::FLOWS_MIN;
 
 /// The object, loaded with its maps pinned in a folder of its own, which goes with it.
 struct Pinned {
@@ -46,6 +48,7 @@ impl Pinned {
         let options = LoadOptions {
             maps: Some(pins.maps()),
             flows_max: FLOWS,
+            ways_max: WAYS,
         };
         match Datapath::load(&options) {
             Ok(datapath) => Self { pins, datapath },
@@ -167,6 +170,9 @@ fn the_object_has_the_maps_and_programs_of_the_layout_and_no_others() {
     let mut loader = EbpfLoader::new();
     for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
         loader.map_max_entries(name, FLOWS);
+    }
+    for name in [names::CT4_WAYS, names::CT6_WAYS] {
+        loader.map_max_entries(name, WAYS);
     }
     let ebpf = loader
         .load(object().expect("an object is built in"))

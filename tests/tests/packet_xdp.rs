@@ -1,7 +1,7 @@
-//! Rows: XDP on outward devices, which forwards to backends on this node and leaves all else to tc.
+//! Rows: XDP on outward devices, flows to backends on this node, and what it leaves to tc. Forwarding is in `packet_forward`.
 
 use lb_common::layout::{
-    Counter::{FlowsCreated, FlowsHealed, FlowsReselected, PortsTranslated},
+    Counter::{FlowsCreated, FlowsHealed, FlowsReselected, PortsTranslated, WaysLeft},
     DropReason::BackendMissing,
 };
 use tests::packet::{
@@ -45,14 +45,16 @@ fn a_flow_may_move_between_xdp_and_tc() {
 }
 
 #[test]
-fn a_flow_to_a_backend_elsewhere_is_left_to_tc() {
+fn a_flow_to_where_no_route_leads_is_opened_and_left_to_tc() {
     row()
+        .outward()
         .serve("web:80", &["pod:8080"])
         .xdp(any("client:40000 > web:80").syn())
-        .stays_untouched()
+        .passes()
+        .counting(&[FlowsCreated, WaysLeft])
+        .leaving_ways(&["client:40000 > web:80 | stack"])
         .ingress(any("client:40000 > web:80").syn())
         .becomes("client:40000 > pod:8080")
-        .counting(&[FlowsCreated])
         .xdp(any("client:40000 > web:80"))
         .stays_untouched()
         .run();
@@ -66,7 +68,8 @@ fn replies_to_a_process_of_the_host_are_left_to_tc() {
         .gets_rerouted("node:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .xdp(any("pod:8080 > node:40000").syn_ack())
-        .stays_untouched()
+        .passes()
+        .leaving_ways(&["pod:8080 > node:40000 | stack"])
         .ingress(any("pod:8080 > node:40000").syn_ack())
         .gets_delivered("web:80 > node:40000")
         .run();
@@ -80,7 +83,8 @@ fn replies_through_the_egress_hook_are_no_business_of_xdp() {
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .xdp(any("pod:8080 > client:40000").syn_ack())
-        .stays_untouched()
+        .passes()
+        .counting(&[WaysLeft])
         .run();
 }
 
@@ -180,10 +184,10 @@ fn a_udp_flow_that_leaves_for_a_backend_elsewhere_is_left_to_tc() {
         .serve("web:53", &["pod2:5353"])
         .withdraw("pod:5353")
         .xdp(udp("client:40000 > web:53"))
-        .stays_untouched()
+        .passes()
+        .counting(&[FlowsReselected, FlowsCreated, WaysLeft])
         .ingress(udp("client:40000 > web:53"))
         .becomes("client:40000 > pod2:5353")
-        .counting(&[FlowsReselected, FlowsCreated])
         .run();
 }
 

@@ -12,7 +12,7 @@ const BUDGETS: &[(&str, u32)] = &[
     ("lb_tc_egress", 250_000),
     ("lb_tc_l3_in", 250_000),
     ("lb_tc_l3_out", 250_000),
-    ("lb_xdp", 120_000),
+    ("lb_xdp", 250_000),
 ];
 
 #[test]
@@ -20,6 +20,7 @@ fn every_program_stays_within_its_verifier_budget() {
     let datapath = Datapath::load(&LoadOptions {
         maps: None,
         flows_max: 16_384,
+        ways_max: 16_384,
     })
     .expect("load the object");
     let measured = datapath.verified_instructions().expect("verified instructions");

@@ -412,7 +412,12 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
 
 /// Whether the backend number still stands for the backend that the flow goes to, and it serves.
 #[inline(always)]
-pub(super) fn serves<F: Family, W: Tables<F>>(world: &W, number: u32, service: u32, rewrite: &Rewrite<F::Addr>) -> bool {
+pub(super) fn serves<F: Family, W: Tables<F>>(
+    world: &W,
+    number: u32,
+    service: u32,
+    rewrite: &Rewrite<F::Addr>,
+) -> bool {
     match world.backend(number) {
         Some(backend) => {
             backend.flags.has(BackendFlags::ACTIVE)

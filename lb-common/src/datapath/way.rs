@@ -25,7 +25,7 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, WayFlags,
+    Counter, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
     limits::{HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -128,9 +128,9 @@ pub trait ForwardFamily: Family {
 impl ForwardFamily for V4 {
     #[inline(always)]
     fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
-        packet.header::<Ipv4>(P::LINK_LEN).is_some_and(|ip| {
-            ip.version_ihl[0] == 0x45 && ip.ttl[0] > 1 && u16::from_be_bytes(ip.total_len) <= mtu
-        })
+        packet
+            .header::<Ipv4>(P::LINK_LEN)
+            .is_some_and(|ip| ip.version_ihl[0] == 0x45 && ip.ttl[0] > 1 && u16::from_be_bytes(ip.total_len) <= mtu)
     }
 
     #[inline(always)]
@@ -286,7 +286,7 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
         Some(mut desk) => {
             let desk = &mut *desk;
             desk.arrives = desk.old;
-            desk.way.flags = WayFlags::default();
+            desk.way = Way::default();
             desk.way.routes = world.routes();
         }
         None => return Found::None,

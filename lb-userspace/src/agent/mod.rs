@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use lb_common::layout::{Ip4, Ip6, Node, V4, V6, names};
+use lb_common::layout::{Ip4, Ip6, Node, V4, V6, limits::FLOWS_MIN, names};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -233,6 +233,10 @@ impl Agent {
         let load = LoadOptions {
             maps: Some(options.pins.maps()),
             flows_max: options.flows_max,
+            ways_max: match options.xdp {
+                XdpPolicy::Off => FLOWS_MIN,
+                _ => (options.flows_max / 2).max(FLOWS_MIN),
+            },
         };
         let began = Instant::now();
         let mut datapath = Datapath::load(&load)?;

@@ -18,6 +18,8 @@ pub struct LoadOptions {
     pub maps: Option<PathBuf>,
     /// Entries of each flow table, where it has to be created.
     pub flows_max: u32,
+    /// Entries of each table of ways, where it has to be created: XDP alone uses it.
+    pub ways_max: u32,
 }
 
 /// The loaded object: maps open, programs verified.
@@ -64,6 +66,9 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
             loader.map_max_entries(name, options.flows_max);
+        }
+        for name in [names::CT4_WAYS, names::CT6_WAYS] {
+            loader.map_max_entries(name, options.ways_max);
         }
         for (name, path) in &pins {
             loader.map_pin_path(name, path.as_path());

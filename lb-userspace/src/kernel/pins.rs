@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
-    Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, limits::LAYOUT_VERSION, names,
+    Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},

@@ -118,6 +118,7 @@ fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
     let mut datapath = Datapath::load(&LoadOptions {
         maps: None,
         flows_max: limits::FLOWS_MIN,
+        ways_max: limits::FLOWS_MIN,
     })?;
     let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
     let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;

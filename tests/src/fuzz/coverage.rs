@@ -43,9 +43,11 @@ impl Coverage {
             Verdict::Deliver => 2,
             Verdict::Refuse => 3,
             Verdict::Reset => 4,
-            Verdict::Drop(reason) => 5 + reason as u8,
+            Verdict::Forward(_) => 5,
+            Verdict::Turn => 6,
+            Verdict::Drop(reason) => 7 + reason as u8,
         };
-        (verdict, mem::replace(&mut self.before, verdict.min(5))).hash(&mut way);
+        (verdict, mem::replace(&mut self.before, verdict.min(7))).hash(&mut way);
         let moved = |old: &mut Vec<u64>, new: &[u64]| {
             old.resize(new.len(), 0);
             let moved: Vec<bool> = old.iter().zip(new).map(|(old, new)| old != new).collect();

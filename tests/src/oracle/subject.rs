@@ -232,7 +232,9 @@ impl Sluice {
             Verdict::Refuse => Err(Seen::Refused),
             Verdict::Drop(reason) => Err(Seen::Dropped(why(reason), reason.name())),
             Verdict::Reset => Err(Seen::Dropped(None, "a reset")),
-            Verdict::Pass | Verdict::Route | Verdict::Deliver => Ok(got.outcome.frame),
+            Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn => {
+                Ok(got.outcome.frame)
+            }
         }
     }
 }

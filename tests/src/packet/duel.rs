@@ -104,6 +104,7 @@ fn compare<F: HostFamily + KernelFamily>(
         Verdict::Pass if read(&scrap.frame, scrap.link).is_some_and(|seen| seen.proto == 132) => "translated, SCTP",
         Verdict::Pass => "translated",
         Verdict::Route => "rerouted",
+        Verdict::Forward(_) | Verdict::Turn => "forwarded",
         Verdict::Deliver => "delivered",
         Verdict::Refuse if scrap.hook != Hook::Xdp => "answered",
         Verdict::Reset if scrap.hook != Hook::Xdp => "reset",

@@ -135,7 +135,7 @@ fn link_header(sketch: &Sketch, variant: Variant) -> Vec<u8> {
     if variant.link == Link::Bare {
         return Vec::new();
     }
-    let mut header = [MAC_TO, MAC_FROM].concat();
+    let mut header = [sketch.to_link, MAC_FROM].concat();
     if let Some(id) = sketch.vlan {
         header.extend(0x8100_u16.to_be_bytes());
         header.extend(id.to_be_bytes());
@@ -227,7 +227,7 @@ fn ipv4(sketch: &Sketch, tuple: &Tuple, proto: u8, part: &[u8], more: bool) -> V
     header.extend(total_len.to_be_bytes());
     header.extend(id.to_be_bytes());
     header.extend(fragment.to_be_bytes());
-    header.extend([61, proto, 0, 0]);
+    header.extend([sketch.hops, proto, 0, 0]);
     header.extend(src.octets());
     header.extend(dst.octets());
     // No operation, again and again.
@@ -259,7 +259,7 @@ fn ipv6(sketch: &Sketch, tuple: &Tuple, proto: u8, part: &[u8], more: bool) -> V
     payload.extend(part);
     let mut packet = vec![0x62, 0x81, 0x23, 0x45];
     packet.extend(sketch.says_len.unwrap_or(payload.len() as u16).to_be_bytes());
-    packet.extend([kinds[0], 61]);
+    packet.extend([kinds[0], sketch.hops]);
     packet.extend(src.octets());
     packet.extend(dst.octets());
     packet.extend(payload);

@@ -13,6 +13,7 @@ pub mod answer;
 pub mod decode;
 pub mod duel;
 pub mod encode;
+pub mod hops;
 pub mod host;
 pub mod kernel;
 pub mod names;

@@ -16,7 +16,7 @@ use std::{net::IpAddr, sync::LazyLock};
 use lb_common::layout::{FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
 use lb_userspace::{model::Cidr, tables::TableFamily};
 
-const CAST: [(&str, &str, &str); 14] = [
+const CAST: [(&str, &str, &str); 18] = [
     ("client", "10.1.0.9", "fd00:1::9"),
     ("client2", "10.1.255.254", "fd00:1:ffff::fffe"),
     ("web", "10.96.0.10", "fd00:96::a"),
@@ -29,6 +29,10 @@ const CAST: [(&str, &str, &str); 14] = [
     ("vip", "192.0.2.20", "2001:db8:192::20"),
     ("eip", "192.0.2.30", "2001:db8:192::30"),
     ("node2", "192.168.4.5", "fd00:192:168:4::5"),
+    ("far", "10.245.0.1", "fd00:245::1"),
+    ("far2", "10.245.0.2", "fd00:245::2"),
+    ("mute", "10.245.0.3", "fd00:245::3"),
+    ("outside", "198.51.100.7", "2001:db8:51::7"),
     ("lo", "127.0.0.1", "::1"),
     ("unused", "10.96.200.200", "fd00:96::c8c8"),
 ];

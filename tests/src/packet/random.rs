@@ -15,7 +15,9 @@ use super::{
 };
 
 const FRONTENDS: [&str; 5] = ["web:80", "web:53", "api:80", "api:443", "node:30080"];
-const BACKENDS: [&str; 7] = [
+const BACKENDS: [&str; 9] = [
+    "far:8080",
+    "mute:8080",
     "pod:8080 local",
     "pod2:8080",
     "pod2:53",
@@ -40,7 +42,9 @@ const DIALLED: [&str; 14] = [
     "unused:80",
     "web:9",
 ];
-const CLIENTS: [&str; 9] = ["client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip"];
+const CLIENTS: [&str; 10] = [
+    "outside", "client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip",
+];
 const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 8_080, 50_051, 80, 65_535];
 
 /// Something that happens.
@@ -161,7 +165,10 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
         6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
-        7 => match tape.below(6) {
+        7 => match tape.below(9) {
+            6 => Change::Outward,
+            7 => Change::OutwardGeneric,
+            8 => Change::RoutesChange,
             0 => Change::DetectPods(tape.pick(&["pods", "clients"]).to_owned()),
             1 => Change::DetectPodDevice,
             2 => Change::MasqueradeAll,

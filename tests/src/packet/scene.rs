@@ -10,6 +10,8 @@ use lb_common::layout::{
 use lb_userspace::tables::{SourceRange, node_range};
 
 use super::{
+    encode::MAC_TO,
+    hops::{WAN, own_link},
     names::{Named, endpoint, range},
     service::{Kind, List, ServiceSketch},
 };
@@ -45,6 +47,12 @@ pub enum Change {
     DetectOtherDevice,
     /// The device of the rows is the first at which the node sees what comes from it.
     FirstDevice,
+    /// XDP may send: the device of the rows has a link address, and the one by which others are reached takes frames.
+    Outward,
+    /// The same on a device where XDP runs in generic mode.
+    OutwardGeneric,
+    /// The routing changes.
+    RoutesChange,
     /// Every connection to a ClusterIP is masqueraded.
     MasqueradeAll,
     /// A ServiceCIDR is known.
@@ -94,6 +102,8 @@ pub enum Write<F: Named> {
     Node(Node<F::Addr>),
     /// Facts about a device.
     Device(u32, Device),
+    /// How often the routing has changed.
+    Routes(u32),
     /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
     Route(F::Addr, u32),
     /// A socket; what the kernel has in a kernel world.
@@ -126,6 +136,8 @@ pub struct Scene {
     endpoints: BTreeSet<String>,
     node: NodeSketch,
     device: DeviceFlags,
+    link: [u32; 2],
+    routes: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -186,6 +198,22 @@ impl Scene {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
                 vec![self.node_record(), self.device(DeviceFlags::PODS)]
             }
+            Change::Outward => {
+                let wan = Device {
+                    flags: DeviceFlags::FORWARDS,
+                    ..Device::default()
+                };
+                self.link = own_link(MAC_TO);
+                vec![self.device(DeviceFlags::default()), Write::Device(WAN, wan)]
+            }
+            Change::OutwardGeneric => {
+                self.link = own_link(MAC_TO);
+                vec![self.device(DeviceFlags::GENERIC)]
+            }
+            Change::RoutesChange => {
+                self.routes += 1;
+                vec![Write::Routes(self.routes)]
+            }
             Change::FirstDevice => vec![self.device(DeviceFlags::FIRST)],
             Change::DetectOtherDevice => {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
@@ -213,6 +241,7 @@ impl Scene {
         self.device = self.device.with(flags);
         let device = Device {
             flags: self.device,
+            link: self.link,
             ..Device::default()
         };
         Write::Device(DEVICE, device)

@@ -7,7 +7,7 @@ use lb_common::{
     datapath::{Hook, Verdict},
     layout::{
         Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, ServiceStats, Stage,
+        FragmentPorts, ServiceStats, Stage, Way, WayFlags,
     },
 };
 
@@ -48,14 +48,21 @@ pub const XDP_DROP: i32 = 1;
 /// Up to the stack (`XDP_PASS`).
 pub const XDP_PASS: i32 = 2;
 
+/// Out by another device (`XDP_REDIRECT`).
+pub const XDP_REDIRECT: i32 = 4;
+/// Out by the same device (`XDP_TX`).
+pub const XDP_TX: i32 = 3;
+
 /// What a program tells the kernel for a verdict.
 #[must_use]
 pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
     match (hook, verdict) {
         (Hook::Xdp, Verdict::Drop(_)) => XDP_DROP,
+        (Hook::Xdp, Verdict::Forward(_)) => XDP_REDIRECT,
+        (Hook::Xdp, Verdict::Turn) => XDP_TX,
         (Hook::Xdp, _) => XDP_PASS,
         // Test runs happen on the loopback device, where a packet for the host itself is there already.
-        (_, Verdict::Pass | Verdict::Deliver) => TC_UNSPEC,
+        (_, Verdict::Pass | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn) => TC_UNSPEC,
         (_, Verdict::Route | Verdict::Refuse | Verdict::Reset) => TC_REDIRECT,
         (_, Verdict::Drop(_)) => TC_SHOT,
     }
@@ -69,6 +76,8 @@ pub type Flows<F> = BTreeMap<FlowKey<<F as Family>::Addr>, Flow<<F as Family>::A
 pub struct State<F: Named> {
     /// Flow entries. Instead of the time they hold how many seconds ago that was.
     pub flows: Flows<F>,
+    /// Ways of forwarded flows. Instead of the time they hold how many seconds ago that was.
+    pub ways: BTreeMap<FlowKey<F::Addr>, Way<F::Addr>>,
     /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey<F::Addr>, FragmentPorts>,
     /// Counts by [`Counter`].
@@ -88,6 +97,7 @@ pub struct State<F: Named> {
 impl<F: Named> PartialEq for State<F> {
     fn eq(&self, other: &Self) -> bool {
         self.flows == other.flows
+            && self.ways == other.ways
             && self.fragments == other.fragments
             && self.counters == other.counters
             && self.drops == other.drops
@@ -160,7 +170,31 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
     format!("{} => {} | {}", F::tuple(key), F::tuple(&new), words.join(" "))
 }
 
+/// A way for people: `client:40000 > web:80 => node:4711 > far:8080 | by 77`.
+#[must_use]
+pub fn way_line<F: Named>(key: &FlowKey<F::Addr>, way: &Way<F::Addr>) -> String {
+    let new = FlowKey::new(way.src, way.sport, way.dst, way.dport, key.proto);
+    let what = if way.flags.has(WayFlags::TURNS) {
+        "back".to_owned()
+    } else if way.flags.has(WayFlags::FORWARDS) {
+        format!("by {}", way.ifindex)
+    } else if way.flags.has(WayFlags::TRANSLATES) {
+        "here".to_owned()
+    } else {
+        return format!("{} | stack", F::tuple(key));
+    };
+    format!("{} => {} | {what}", F::tuple(key), F::tuple(&new))
+}
+
 impl<F: Named> State<F> {
+    /// The ways for people, sorted.
+    #[must_use]
+    pub fn way_lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.ways.iter().map(|(key, way)| way_line::<F>(key, way)).collect();
+        lines.sort();
+        lines
+    }
+
     /// The flow entries for people, sorted.
     #[must_use]
     pub fn flow_lines(&self) -> Vec<String> {
@@ -190,6 +224,11 @@ impl<F: Named> State<F> {
                 )
             })
             .collect();
+        lines.extend(
+            self.ways
+                .iter()
+                .map(|(key, way)| format!("way {} | {way:?}", way_line::<F>(key, way))),
+        );
         lines.extend(self.fragments.iter().map(|(key, ports)| {
             let [src, dst] = [key.src, key.dst].map(|address| name_of(F::to_ip(address)));
             format!(

@@ -1,6 +1,8 @@
 //! What a packet is to look like, said in few words and without an address family: `tcp("client:40000 > web:80").syn()`.
 //! All that is not said has a value that is neither zero nor one, so that a row shows when something is overwritten.
 
+use super::encode::MAC_TO;
+
 /// A description of a packet; [`encode`](super::encode::encode) makes octets of it.
 #[derive(Clone, Debug)]
 pub struct Sketch {
@@ -14,6 +16,10 @@ pub struct Sketch {
     pub quote: Option<(Box<Sketch>, usize)>,
     /// VLAN tag between the link header's addresses and its type.
     pub vlan: Option<u16>,
+    /// The link address that the frame is for.
+    pub to_link: [u8; 6],
+    /// Time to live, or hop limit.
+    pub hops: u8,
     /// Another EtherType than the family's.
     pub ethertype: Option<u16>,
     /// 32-bit words of IPv4 options.
@@ -108,6 +114,8 @@ fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
         payload: b"GET /hello".to_vec(),
         quote: None,
         vlan: None,
+        to_link: MAC_TO,
+        hops: 61,
         ethertype: None,
         options: 0,
         extensions: Vec::new(),
@@ -202,6 +210,20 @@ impl Sketch {
     #[must_use]
     pub fn says(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
+        self
+    }
+
+    /// With so many hops left.
+    #[must_use]
+    pub fn hops(mut self, hops: u8) -> Self {
+        self.hops = hops;
+        self
+    }
+
+    /// In a frame to this link address.
+    #[must_use]
+    pub fn framed_to(mut self, link: [u8; 6]) -> Self {
+        self.to_link = link;
         self
     }
 

@@ -10,7 +10,7 @@ use lb_common::{
     datapath::{Bucket, Insert, Opens, Refused, Tables, World},
     layout::{
         AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Ip4, Node, Service, TokenBucket, V4,
+        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Ip4, Node, Service, TokenBucket, V4, Way,
     },
 };
 use lb_userspace::tables::{MemoryTables, Tables as _};
@@ -132,6 +132,12 @@ impl Tables<V4> for Racing<'_> {
         Ok(())
     }
 
+    fn way(&self, _key: &FlowKey<Ip4>) -> Option<impl Deref<Target = Way<Ip4>>> {
+        None::<Owned<Way<Ip4>>>
+    }
+
+    fn insert_way(&self, _key: &FlowKey<Ip4>, _way: &Way<Ip4>) {}
+
     fn fragment(&self, _key: &FragmentKey<Ip4>) -> Option<FragmentPorts> {
         None
     }
@@ -174,6 +180,10 @@ impl World for Racing<'_> {
 
     fn device_is(&self, _ifindex: u32, _what: DeviceFlags) -> bool {
         false
+    }
+
+    fn routes(&self) -> u32 {
+        0
     }
 
     fn count(&self, _what: Counter) {}

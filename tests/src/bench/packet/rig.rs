@@ -116,7 +116,11 @@ pub(super) struct Rig {
 impl Rig {
     /// Loads both objects and fills the tables by the way that the agent takes.
     pub(super) fn new(flows_max: u32, population: Population) -> Result<Self> {
-        let mut datapath = Datapath::load(&LoadOptions { maps: None, flows_max })?;
+        let mut datapath = Datapath::load(&LoadOptions {
+            maps: None,
+            flows_max,
+            ways_max: flows_max,
+        })?;
         let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
         let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;
         let mut reconciler = Reconciler::adopt(NodeView::named(NODE), v4, v6, true)?;

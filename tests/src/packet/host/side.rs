@@ -94,6 +94,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
         match write {
             Write::Device(ifindex, device) => drop(self.devices.insert(*ifindex, *device)),
+            Write::Routes(number) => self.routes = *number,
             other => put(F::cabinet_mut(self), other),
         }
         Ok(())
@@ -123,6 +124,10 @@ impl<F: HostFamily> Side<F> for HostWorld {
         for flow in flows.values_mut() {
             flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
         }
+        let mut ways = cabinet.ways.borrow().clone();
+        for way in ways.values_mut() {
+            way.found_ns = seconds_ago(way.found_ns, now_ns);
+        }
         let fragments = cabinet.fragments.borrow().clone();
         let mut affinities = cabinet.affinities.borrow().clone();
         for affinity in affinities.values_mut() {
@@ -130,6 +135,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
         }
         Ok(State {
             flows,
+            ways,
             fragments,
             counters: self.counters.borrow().to_vec(),
             drops: self.drops.borrow().to_vec(),
@@ -192,7 +198,7 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
             cabinet.sockets.insert(key);
         }
         Write::Node(node) => cabinet.node = node,
-        Write::Device(..) => {}
+        Write::Device(..) | Write::Routes(_) => {}
     }
 }
 

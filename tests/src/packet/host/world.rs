@@ -7,16 +7,18 @@ use std::{
 };
 
 use lb_common::{
-    datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, World},
+    datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event,
         Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, Stage,
-        TokenBucket, V4, V6,
+        TokenBucket, V4, V6, Way, WayFlags,
         limits::{BACKENDS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
 use lb_userspace::tables::SourceRange;
+
+use crate::packet::hops::{NextHop, next_hops};
 
 /// The tables of one family. Arrays have all their elements from the start, as the kernel's have: what nobody wrote
 /// is zero.
@@ -35,6 +37,8 @@ pub struct Cabinet<A: Address> {
     pub sources: BTreeSet<SourceRange<A>>,
     /// Facts about the node.
     pub node: Node<A>,
+    /// Next hops by destination.
+    pub next_hops: BTreeMap<A, NextHop>,
     /// The devices by which packets to some addresses leave.
     pub routes: BTreeMap<A, u32>,
     /// Tuples for which the host has sockets.
@@ -47,6 +51,8 @@ pub struct Cabinet<A: Address> {
     pub affinities: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Flow entries.
     pub flows: RefCell<BTreeMap<FlowKey<A>, Flow<A>>>,
+    /// Ways of forwarded flows.
+    pub ways: RefCell<BTreeMap<FlowKey<A>, Way<A>>>,
     /// Datagrams in fragments.
     pub fragments: RefCell<BTreeMap<FragmentKey<A>, FragmentPorts>>,
     desk: RefCell<Desk<A>>,
@@ -62,12 +68,14 @@ impl<A: Address> Default for Cabinet<A> {
             backends: BTreeMap::new(),
             sources: BTreeSet::new(),
             node: Node::default(),
+            next_hops: BTreeMap::new(),
             routes: BTreeMap::new(),
             sockets: BTreeSet::new(),
             service_counts: RefCell::default(),
             backend_counts: RefCell::default(),
             affinities: RefCell::default(),
             flows: RefCell::default(),
+            ways: RefCell::default(),
             fragments: RefCell::default(),
             desk: RefCell::default(),
         }
@@ -79,6 +87,9 @@ impl<A: Address> Cabinet<A> {
     pub fn age(&mut self, by_ns: u64) {
         for flow in self.flows.get_mut().values_mut() {
             flow.seen_ns = flow.seen_ns.saturating_sub(by_ns);
+        }
+        for way in self.ways.get_mut().values_mut() {
+            way.found_ns = way.found_ns.saturating_sub(by_ns);
         }
         for affinity in self.affinities.get_mut().values_mut() {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
@@ -94,6 +105,8 @@ pub struct HostWorld {
     pub v6: Cabinet<Ip6>,
     /// Devices by index.
     pub devices: BTreeMap<u32, Device>,
+    /// How often the routing has changed.
+    pub routes: u32,
     /// The clock, turned by hand.
     pub now_ns: Cell<u64>,
     /// Device of every packet.
@@ -115,9 +128,16 @@ pub struct HostWorld {
 impl Default for HostWorld {
     fn default() -> Self {
         Self {
-            v4: Cabinet::default(),
-            v6: Cabinet::default(),
+            v4: Cabinet {
+                next_hops: next_hops::<V4>(),
+                ..Cabinet::default()
+            },
+            v6: Cabinet {
+                next_hops: next_hops::<V6>(),
+                ..Cabinet::default()
+            },
             devices: BTreeMap::new(),
+            routes: 0,
             // An hour after the machine came up.
             now_ns: Cell::new(3_600_000_000_000),
             ifindex: 1,
@@ -204,6 +224,14 @@ macro_rules! tables {
                 Ok(())
             }
 
+            fn way(&self, key: &FlowKey<$addr>) -> Option<impl Deref<Target = Way<$addr>>> {
+                self.$cabinet.ways.borrow().get(key).copied().map(Box::new)
+            }
+
+            fn insert_way(&self, key: &FlowKey<$addr>, way: &Way<$addr>) {
+                self.$cabinet.ways.borrow_mut().insert(*key, *way);
+            }
+
             fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentPorts> {
                 self.$cabinet.fragments.borrow().get(key).copied()
             }
@@ -269,6 +297,27 @@ macro_rules! tables {
         }
 
         impl<P: Packet> Errors<$family, P> for HostWorld {}
+
+        impl Ways<$family> for HostWorld {
+            fn next_hop(&self) -> bool {
+                let mut desk = self.$cabinet.desk.borrow_mut();
+                let way = &mut desk.way;
+                let Some(hop) = self.$cabinet.next_hops.get(&way.dst) else {
+                    return false;
+                };
+                let arrives = self.devices.get(&self.ifindex).copied().unwrap_or_default();
+                let sends =
+                    arrives.flags.has(DeviceFlags::GENERIC) || self.device_is(hop.ifindex, DeviceFlags::FORWARDS);
+                if !sends || arrives.link == [0; 2] {
+                    return false;
+                }
+                (way.ifindex, way.own, way.mtu, way.link) = (hop.ifindex, arrives.link, hop.mtu, hop.link());
+                if hop.ifindex == self.ifindex && arrives.flags.has(DeviceFlags::TURNS) {
+                    way.flags = way.flags.with(WayFlags::TURNS);
+                }
+                true
+            }
+        }
     };
 }
 
@@ -286,6 +335,10 @@ impl World for HostWorld {
 
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool {
         self.devices.get(&ifindex).is_some_and(|device| device.flags.has(what))
+    }
+
+    fn routes(&self) -> u32 {
+        self.routes
     }
 
     fn count(&self, what: Counter) {

@@ -1,7 +1,7 @@
 //! The thread on which programs are run: in a network namespace of its own, on one CPU, one job after the other.
 //!
-//! In that namespace the host forwards, and there is no route: so a look-up for a new route always has the same result,
-//! whatever the machine's own routes are. One CPU, since counters and token buckets are kept by CPU.
+//! In that namespace the host forwards, and there is no route but to those in `hops`: so a look-up for a new route always has the
+//! same result, whatever the machine's own routes are. One CPU, since counters and token buckets are kept by CPU.
 
 use std::{
     fs::File,
@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getaffinity, sched_setaffinity};
 
 use super::KernelWorld;
+use crate::packet::hops;
 
 type Job = Box<dyn FnOnce(&Result<KernelSlot, String>) + Send>;
 
@@ -102,7 +103,7 @@ pub fn enter() -> Result<()> {
         let path = format!("/proc/sys/net/{path}");
         std::fs::write(&path, value).with_context(|| format!("write {path}"))?;
     }
-    Ok(())
+    hops::set_up()
 }
 
 /// A process that has made the namespace and keeps it until this thread has entered.

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
 use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
-        Affinity, AffinityKey, Backend, Counter, DropReason, Event, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, names,
+        Affinity, AffinityKey, Backend, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey, FragmentKey,
+        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, names,
     },
 };
 use lb_userspace::{
@@ -37,6 +37,8 @@ pub struct KernelWorld {
     v4: Drawer<V4>,
     v6: Drawer<V6>,
     devices: DeviceTable,
+    device_records: BTreeMap<u32, Device>,
+    routes: Array<MapData, u32>,
     stats: Stats,
     counted_before: Vec<u64>,
     dropped_before: Vec<u64>,
@@ -49,6 +51,7 @@ pub struct KernelWorld {
 pub struct Drawer<F: Named> {
     tables: KernelTables<F>,
     flows: FlowTable<F>,
+    ways: HashMap<MapData, FlowKey<F::Addr>, Way<F::Addr>>,
     fragments: HashMap<MapData, FragmentKey<F::Addr>, FragmentPorts>,
     affinities: HashMap<MapData, AffinityKey<F::Addr>, Affinity>,
     node: NodeTable<F>,
@@ -62,6 +65,8 @@ pub struct Drawer<F: Named> {
 
 /// A family whose tables a kernel world has.
 pub trait KernelFamily: Named {
+    /// Name of the map of ways.
+    const WAYS: &'static str;
     /// Name of the map of datagrams in fragments.
     const FRAGMENTS: &'static str;
     /// Name of the map of session affinity.
@@ -71,8 +76,9 @@ pub trait KernelFamily: Named {
 }
 
 macro_rules! kernel_family {
-    ($family:ty, $drawer:ident, $fragments:ident, $affinity:ident) => {
+    ($family:ty, $drawer:ident, $ways:ident, $fragments:ident, $affinity:ident) => {
         impl KernelFamily for $family {
+            const WAYS: &'static str = names::$ways;
             const FRAGMENTS: &'static str = names::$fragments;
             const AFFINITY: &'static str = names::$affinity;
 
@@ -83,8 +89,8 @@ macro_rules! kernel_family {
     };
 }
 
-kernel_family!(V4, v4, CT4_FRAGMENTS, CT4_AFFINITY);
-kernel_family!(V6, v6, CT6_FRAGMENTS, CT6_AFFINITY);
+kernel_family!(V4, v4, CT4_WAYS, CT4_FRAGMENTS, CT4_AFFINITY);
+kernel_family!(V6, v6, CT6_WAYS, CT6_FRAGMENTS, CT6_AFFINITY);
 
 /// A table that evicts the oldest.
 fn lru<K: aya::Pod, V: aya::Pod>(datapath: &mut Datapath, name: &str) -> Result<HashMap<MapData, K, V>> {
@@ -99,6 +105,7 @@ impl<F: KernelFamily> Drawer<F> {
         Ok(Self {
             tables: KernelTables::open(|name| datapath.take_map(name))?,
             flows: FlowTable::open(datapath.take_map(F::FLOWS)?)?,
+            ways: lru(datapath, F::WAYS)?,
             fragments: lru(datapath, F::FRAGMENTS)?,
             affinities: lru(datapath, F::AFFINITY)?,
             node: NodeTable::open(datapath.take_map(F::NODE)?)?,
@@ -145,6 +152,9 @@ impl<F: KernelFamily> Drawer<F> {
         for key in self.flows()?.into_keys() {
             self.flows.remove(&key);
         }
+        for key in self.ways()?.into_keys() {
+            self.ways.remove(&key).context(F::WAYS)?;
+        }
         for key in self.fragments()?.into_keys() {
             self.fragments.remove(&key).context(F::FRAGMENTS)?;
         }
@@ -157,6 +167,10 @@ impl<F: KernelFamily> Drawer<F> {
             flows.insert(*key, *flow);
         })?;
         Ok(flows)
+    }
+
+    fn ways(&self) -> Result<BTreeMap<FlowKey<F::Addr>, Way<F::Addr>>> {
+        self.ways.iter().map(|entry| entry.context(F::WAYS)).collect()
     }
 
     fn fragments(&self) -> Result<BTreeMap<FragmentKey<F::Addr>, FragmentPorts>> {
@@ -178,6 +192,10 @@ impl<F: KernelFamily> Drawer<F> {
     fn age(&mut self, by_ns: u64) -> Result<()> {
         for key in self.flows()?.into_keys() {
             self.change_flow(&key, |flow| flow.seen_ns = flow.seen_ns.saturating_sub(by_ns))?;
+        }
+        for (key, mut way) in self.ways()? {
+            way.found_ns = way.found_ns.saturating_sub(by_ns);
+            self.ways.insert(key, way, 0).context(F::WAYS)?;
         }
         for (key, mut affinity) in self.affinities()? {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
@@ -221,7 +239,7 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Route(..) | Write::Socket(_) => {
                 bail!("the kernel's routes and sockets are not a row's: for the host only")
             }
-            Write::Device(..) => {}
+            Write::Device(..) | Write::Routes(_) => {}
         }
         Ok(())
     }
@@ -244,12 +262,15 @@ impl KernelWorld {
         let options = LoadOptions {
             maps: None,
             flows_max: 16_384,
+            ways_max: 16_384,
         };
         let mut datapath = Datapath::load(&options)?;
         Ok(Self {
             v4: Drawer::open(&mut datapath)?,
             v6: Drawer::open(&mut datapath)?,
             devices: DeviceTable::open(datapath.take_map(names::DEVICES)?)?,
+            device_records: BTreeMap::new(),
+            routes: Array::try_from(datapath.take_map(names::ROUTES)?).context(names::ROUTES)?,
             stats: Stats::open(|name| datapath.take_map(name))?,
             counted_before: Vec::new(),
             dropped_before: Vec::new(),
@@ -274,7 +295,9 @@ impl KernelWorld {
     pub fn reset(&mut self) -> Result<()> {
         self.v4.reset()?;
         self.v6.reset()?;
-        self.devices.put_all(&BTreeMap::new())?;
+        self.device_records.clear();
+        self.devices.put_all(&self.device_records)?;
+        self.routes.set(0, 0, 0).context(names::ROUTES)?;
         for bucket in [Bucket::Reject, Bucket::Event, Bucket::Search] {
             self.put_bucket(bucket, TokenBucket::default())?;
         }
@@ -348,7 +371,11 @@ fn program(hook: Hook, link: Link) -> &'static str {
 impl<F: KernelFamily> Side<F> for KernelWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
         if let Write::Device(ifindex, device) = write {
-            return Ok(self.devices.put_all(&BTreeMap::from([(*ifindex, *device)]))?);
+            self.device_records.insert(*ifindex, *device);
+            return Ok(self.devices.put_all(&self.device_records)?);
+        }
+        if let Write::Routes(number) = write {
+            return self.routes.set(0, *number, 0).context(names::ROUTES);
         }
         F::drawer(self).write(write)
     }
@@ -424,6 +451,10 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         for flow in flows.values_mut() {
             flow.seen_ns = seconds_ago(flow.seen_ns, now_ns);
         }
+        let mut ways = drawer.ways()?;
+        for way in ways.values_mut() {
+            way.found_ns = seconds_ago(way.found_ns, now_ns);
+        }
         let mut affinities = drawer.affinities()?;
         for affinity in affinities.values_mut() {
             affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
@@ -434,6 +465,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
             service_counts: counts.services.into_iter().collect(),
             backend_counts: counts.backends.into_iter().collect(),
             flows,
+            ways,
             fragments: drawer.fragments()?,
             counters,
             drops,

@@ -71,6 +71,7 @@ struct Packet {
     quoting: Option<String>,
     counting: Vec<Counter>,
     leaving: Option<Vec<String>>,
+    leaving_ways: Option<Vec<String>>,
 }
 
 /// What has to become of a packet.
@@ -86,6 +87,8 @@ enum Expected {
     Rerouted(String),
     /// The same, and for the host itself.
     Delivered(String),
+    /// Out to its next hop, between others, with one hop less.
+    Forwarded(String),
     /// Gone.
     Dropped(DropReason),
     /// Turned into an ICMP error to its sender.
@@ -269,6 +272,24 @@ impl Row {
         self.change(Change::FirstDevice)
     }
 
+    /// XDP may forward: it is on an outward device, and the device to others takes its frames.
+    #[must_use]
+    pub fn outward(self) -> Self {
+        self.change(Change::Outward)
+    }
+
+    /// XDP runs in generic mode, and the device to others takes no frames from drivers.
+    #[must_use]
+    pub fn outward_generic(self) -> Self {
+        self.change(Change::OutwardGeneric)
+    }
+
+    /// A route or a neighbour changes.
+    #[must_use]
+    pub fn routes_change(self) -> Self {
+        self.change(Change::RoutesChange)
+    }
+
     /// Every connection to a ClusterIP is masqueraded.
     #[must_use]
     pub fn masquerade_all(self) -> Self {
@@ -329,6 +350,7 @@ impl Row {
             quoting: None,
             counting: Vec::new(),
             leaving: None,
+            leaving_ways: None,
         })));
         self
     }
@@ -414,6 +436,12 @@ impl Row {
         self.expect(Expected::Delivered(tuple.to_owned()))
     }
 
+    /// It is sent to its next hop between these, with one hop less, and is the same otherwise.
+    #[must_use]
+    pub fn gets_forwarded(self, tuple: &str) -> Self {
+        self.expect(Expected::Forwarded(tuple.to_owned()))
+    }
+
     /// It is dropped, counted and reported.
     #[must_use]
     pub fn gets_dropped(self, reason: DropReason) -> Self {
@@ -458,6 +486,15 @@ impl Row {
         let mut flows: Vec<String> = flows.iter().map(|flow| (*flow).to_owned()).collect();
         flows.sort();
         self.last().leaving = Some(flows);
+        self
+    }
+
+    /// After that packet XDP has these ways and no other.
+    #[must_use]
+    pub fn leaving_ways(mut self, ways: &[&str]) -> Self {
+        let mut ways: Vec<String> = ways.iter().map(|way| (*way).to_owned()).collect();
+        ways.sort();
+        self.last().leaving_ways = Some(ways);
         self
     }
 

@@ -11,12 +11,14 @@ use crate::packet::{
     answer::{port_unreachable, tcp_reset},
     decode::{dump, read, show, verify},
     encode::{Link, Variant, encode},
+    hops::{self, WAN},
     host::{Carrier, HostFamily, HostOutcome, HostPacket, HostWorld},
     kernel::{KernelFamily, KernelWorld, in_kernel},
     names::{Tuple, Version},
     scene::Scene,
     side::{Outcome, Shot, Side, State},
     sketch::{Checksum, Sketch},
+    sums::{checksum, sum},
 };
 
 impl Row {
@@ -105,8 +107,12 @@ impl Packet {
             Link::Bare => host.shoot(&mut self.host_packet::<0>(&frame), self.hook),
         };
         let after: State<F> = host.state()?;
-        if let Some(Expected::Becomes(wanted) | Expected::Rerouted(wanted) | Expected::Delivered(wanted)) =
-            &self.expected
+        if let Some(
+            Expected::Becomes(wanted)
+            | Expected::Rerouted(wanted)
+            | Expected::Delivered(wanted)
+            | Expected::Forwarded(wanted),
+        ) = &self.expected
         {
             chosen.learn(wanted, &got.outcome.frame, variant.link)?;
         }
@@ -173,6 +179,10 @@ impl Packet {
             Expected::Becomes(tuple) => (Verdict::Pass, between(tuple)),
             Expected::Rerouted(tuple) => (Verdict::Route, between(tuple)),
             Expected::Delivered(tuple) => (Verdict::Deliver, between(tuple)),
+            Expected::Forwarded(tuple) => (
+                Verdict::Forward(WAN),
+                sent(between(tuple), &chosen.fill(tuple), variant.version)?,
+            ),
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
             Expected::Answered(_) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
@@ -260,6 +270,17 @@ impl Packet {
             _ => false,
         };
         ensure!(as_wanted, "reported {new:?} instead of {wanted:?}");
+        if let Some(leaving) = &self.leaving_ways {
+            let ways = after.way_lines();
+            let mut leaving: Vec<String> = leaving.iter().map(|line| chosen.fill(line)).collect();
+            leaving.sort();
+            ensure!(
+                ways == leaving,
+                "XDP has the ways\n  {}\nand should have\n  {}",
+                ways.join("\n  "),
+                leaving.join("\n  ")
+            );
+        }
         if let Some(leaving) = &self.leaving {
             let flows = after.flow_lines();
             let mut leaving: Vec<String> = leaving.iter().map(|line| chosen.fill(line)).collect();
@@ -273,6 +294,25 @@ impl Packet {
         }
         Ok(())
     }
+}
+
+/// The frame as it leaves for its next hop.
+fn sent(mut frame: Vec<u8>, tuple: &str, version: Version) -> Result<Vec<u8>> {
+    let to = Tuple::read(tuple, version).dst;
+    let start = hops::frame_start(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
+    frame[..12].copy_from_slice(&start);
+    let ip = 14;
+    match version {
+        Version::V4 => {
+            frame[ip + 8] -= 1;
+            frame[ip + 10..ip + 12].fill(0);
+            let header_len = usize::from(frame[ip] & 0x0f) * 4;
+            let sum = checksum(sum(&frame[ip..ip + header_len]));
+            frame[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+        Version::V6 => frame[ip + 7] -= 1,
+    }
+    Ok(frame)
 }
 
 /// The port that the datapath has chosen, for which `*` stands in the row.

@@ -104,7 +104,11 @@ impl<F: HostFamily> Played<'_, F> {
                 verify(out, scrap.link)?;
                 answers(&scrap.frame, out, scrap.link)
             }
-            Verdict::Pass | Verdict::Route | Verdict::Deliver => {
+            Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn => {
+                ensure(
+                    !matches!(got.verdict, Verdict::Forward(_) | Verdict::Turn) || scrap.hook == Hook::Xdp && changed,
+                    "only XDP forwards, and what it forwards has one hop less",
+                )?;
                 ensure(dropped == 0, "a packet that goes on must not be counted as dropped")?;
                 ensure(
                     got.verdict != Verdict::Route
