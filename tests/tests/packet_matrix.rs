@@ -5,7 +5,7 @@
 //! Each row runs at the tc hooks, there and back again; where a device outside brings the packet also in XDP, which finishes
 //! what stays on this node and leaves all else to tc.
 
-use lb_common::layout::Counter::{FlowsCreated, FlowsMasqueraded};
+use lb_common::layout::Counter::{FlowsCreated, FlowsMasqueraded, WaysLeft};
 use tests::packet::{
     row::{Row, row},
     service::{ServiceSketch, service},
@@ -467,7 +467,18 @@ fn play(told: Told, case: &Case) {
         );
     }
     let dials = || any(&format!("{client} > {frontend}")).syn();
-    check(given().xdp(dials()).stays_untouched(), "xdp, left to tc");
+    // There is no route here: XDP opens the flow, and tc goes on with it.
+    let mut counted = vec![FlowsCreated, WaysLeft];
+    counted.extend((source == Masqueraded).then_some(FlowsMasqueraded));
+    let opened = given().xdp(dials()).passes().counting(&counted);
+    let row = opened.ingress(dials()).becomes(&format!("{client} > {backend}"));
+    let leaves = row.egress(dials().between(&format!("{client} > {backend}")));
+    let row = if source == Masqueraded {
+        leaves.becomes(&format!("node:40000 > {backend}"))
+    } else {
+        leaves.stays_untouched()
+    };
+    check(row, "xdp, and on in tc");
     // An endpoint of the cluster's list may be on this node.
     let here = || node_that_is(told, who).given(the_service(policies).to(&["pod2:8080 local"]));
     check(

@@ -2,7 +2,7 @@
 //! the lists is decided by the planner (rows of the same numbers there); here is what a packet meets.
 
 use lb_common::layout::{
-    Counter::{FlowsCreated, FlowsMasqueraded},
+    Counter::{FlowsCreated, FlowsMasqueraded, WaysLeft},
     DropReason::{NoEndpoint, NoLocalEndpoint},
 };
 use tests::packet::{
@@ -152,7 +152,15 @@ fn rows_77_to_84_policies_over_lists_that_a_fall_back_fills_xdp_included() {
                         .becomes("client:40000 > pod2:8080")
                         .counting(&[FlowsCreated, FlowsMasqueraded]),
                 );
-                check(in_driver().stays_untouched());
+                // There is no route here: XDP opens the flow, and tc goes on with it.
+                let opened = in_driver()
+                    .passes()
+                    .counting(&[FlowsCreated, FlowsMasqueraded, WaysLeft]);
+                check(
+                    opened
+                        .ingress(any("client:40000 > vip:80").syn())
+                        .becomes("client:40000 > pod2:8080"),
+                );
             }
         }
     }

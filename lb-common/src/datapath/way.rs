@@ -386,6 +386,8 @@ fn arrive<F: PathFamily, W: Ways<F>>(world: &W) -> Result<Arrived, Found> {
                 take_rewrite::<F, W>(world, false);
                 return Ok(Arrived::Once);
             }
+            // What the flags say of masquerading is of the step where it leaves.
+            allow::<F, W>(world, WayFlags::TO_BACKEND);
         }
     }
     let Some(flags) = take_rewrite::<F, W>(world, false) else {

@@ -233,7 +233,12 @@ impl Scene {
             Change::Garble(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Garble).into(),
             // Only TCP can be reset, so nothing else is marked.
             Change::Reset(_) if proto != Proto::TCP => Vec::new(),
-            Change::Reset(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Reset).into(),
+            Change::Reset(tuple) => {
+                // As the agent does, so that no way outlives what it was found by.
+                self.routes += 1;
+                let marks = at_both_stages(F::key(tuple, proto)).map(Write::Reset);
+                marks.into_iter().chain([Write::Routes(self.routes)]).collect()
+            }
         }
     }
 
