@@ -7,6 +7,7 @@
 //! | `Deliver` | up as it came, or through loopback where the stack would take its source for forged | never |
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Reset` | turned into a TCP reset, `bpf_redirect` back to the sender | never |
+//! | `Echo` | turned into an echo reply, `bpf_redirect` back to the sender | never |
 //! | `Forward` | never | `bpf_redirect` |
 //! | `Turn` | never | `XDP_TX` |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
@@ -52,6 +53,13 @@ where
         Verdict::Deliver => outline::deliver::<LINK>(ctx),
         Verdict::Refuse => {
             if outline::answer::<LINK>(ctx) != 0 {
+                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
+            } else {
+                TC_ACT_SHOT
+            }
+        }
+        Verdict::Echo => {
+            if outline::echoed::<LINK>(ctx) != 0 {
                 route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
             } else {
                 TC_ACT_SHOT
@@ -110,7 +118,12 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
             context: ctx.ctx,
         },
     ) {
-        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset => xdp_action::XDP_PASS,
+        Verdict::Pass
+        | Verdict::Route
+        | Verdict::Deliver
+        | Verdict::Refuse
+        | Verdict::Reset
+        | Verdict::Echo => xdp_action::XDP_PASS,
         Verdict::Forward(ifindex) => route::forward(ifindex),
         Verdict::Turn => xdp_action::XDP_TX,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, error,
+        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo, error,
         find, open, open_pair, refuse, reset, step, stray, too_big,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
@@ -269,7 +269,8 @@ macro_rules! errors {
             fn stray(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
                 match $stray(packet.0.skb.skb, hook_code(hook)) {
                     0 => Verdict::Pass,
-                    code => match DropReason::from_number((code - 1) as u16) {
+                    1 => Verdict::Echo,
+                    code => match DropReason::from_number((code - 2) as u16) {
                         Some(reason) => Verdict::Drop(reason),
                         None => Verdict::Pass,
                     },
@@ -286,7 +287,8 @@ macro_rules! errors {
             };
             let mut packet = Skb::<$link>(&TcContext::new(skb));
             match stray::<$family, _, _>(&mut packet, &kernel, hook_from_code(hook)) {
-                Verdict::Drop(reason) => reason as u32 + 1,
+                Verdict::Drop(reason) => reason as u32 + 2,
+                Verdict::Echo => 1,
                 _ => 0,
             }
         }
@@ -386,6 +388,11 @@ macro_rules! outlined {
 outlined! {
     /// Turns the packet into an ICMP error. Zero if that failed.
     answer(lb_answer, lb_answer_l3) |mut skb| i32::from(refuse(&mut skb))
+}
+
+outlined! {
+    /// Turns an echo request into its answer. Zero if that failed.
+    echoed(lb_echo, lb_echo_l3) |mut skb| i32::from(echo(&mut skb))
 }
 
 outlined! {

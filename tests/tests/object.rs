@@ -17,7 +17,7 @@ use lb_common::{
     layout::{
         Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
         FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Label, Node, Port, Proto, Service, ServiceStats, SourceKeys,
-        TokenBucket, V4, V6, limits, names,
+        TokenBucket, V4, V6, Way, limits, names,
     },
 };
 use lb_userspace::{

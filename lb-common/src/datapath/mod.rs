@@ -16,6 +16,7 @@
 mod affinity;
 mod checksum;
 mod crc32c;
+mod echo;
 mod error;
 pub mod header;
 mod open;
@@ -36,7 +37,7 @@ pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
 pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Errors, Hook, Opens, PathFamily, Verdict, error, refuse, reset, stray, tc, too_big};
+pub use path::{Errors, Hook, Opens, PathFamily, Verdict, echo, error, refuse, reset, stray, tc, too_big};
 pub use select::{flow_hash, pick};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use way::{ForwardFamily, Found, Step, Ways, find, step, xdp};

@@ -4,6 +4,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum,
+    echo::{self, EchoFamily, turn_into_reply},
     error::{self, ErrorFamily},
     header::{Sctp, Tcp, Udp},
     open::{Chosen, Opened, choose, is_unallocated, open},
@@ -35,6 +36,8 @@ pub enum Verdict {
     Refuse,
     /// Its sender is to be told that the connection is over: [`reset`] makes the answer.
     Reset,
+    /// A ping to a service address: [`echo`] makes the answer.
+    Echo,
     /// Translated, and sent to its next hop by this device (XDP).
     Forward(u32),
     /// The same by the device that it came by.
@@ -73,8 +76,8 @@ impl Hook {
 }
 
 /// What the core needs of a family.
-pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily {}
-impl<F: ParseFamily + RewriteFamily + ErrorFamily> PathFamily for F {}
+pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily {}
+impl<F: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily> PathFamily for F {}
 
 /// The tc datapath.
 #[inline(always)]
@@ -103,6 +106,16 @@ pub fn too_big<P: Packet>(packet: &mut P, mtu: u16) -> bool {
     match network(packet) {
         Network::V4 => turn_into_error::<V4, P>(packet, Told::TooBig(mtu)),
         Network::V6 => turn_into_error::<V6, P>(packet, Told::TooBig(mtu)),
+        Network::Other => false,
+    }
+}
+
+/// Turns an echo request into its answer. False if the kernel refused; the packet is then not fit to be sent.
+#[inline(always)]
+pub fn echo<P: Packet>(packet: &mut P) -> bool {
+    match network(packet) {
+        Network::V4 => turn_into_reply::<V4, P>(packet),
+        Network::V6 => turn_into_reply::<V6, P>(packet),
         Network::Other => false,
     }
 }
@@ -180,8 +193,8 @@ pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
     error::translate_back::<F, P, W>(packet, world, hook).unwrap_or(Verdict::Pass)
 }
 
-/// A packet of a protocol that is not balanced (`ping`). To a ClusterIP it has nobody to go to, as in nftables mode, and one to
-/// an external address must not go back where it came from. All others are not ours; what is malformed never is, and ICMP errors
+/// A packet of a protocol that is not balanced. Who pings a service address is answered. Other packets to a ClusterIP have nobody to go
+/// to, as in nftables mode, and those to an external address must not go back where they came from. All others are not ours; what is malformed never is, and ICMP errors
 /// go on.
 #[inline(always)]
 pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
@@ -194,6 +207,11 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     let Some(is) = world.address(&dst.looked_up()) else {
         return Verdict::Pass;
     };
+    let is_service = is.any(AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL));
+    if is_service && !is.has(AddressFlags::HOST) && echo::is_request::<F, P>(packet) {
+        world.count(Counter::EchoesAnswered);
+        return Verdict::Echo;
+    }
     let reason = if is.has(AddressFlags::HOST) {
         None
     } else if is.has(AddressFlags::CLUSTER_IP) {

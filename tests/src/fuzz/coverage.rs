@@ -45,9 +45,10 @@ impl Coverage {
             Verdict::Reset => 4,
             Verdict::Forward(_) => 5,
             Verdict::Turn => 6,
-            Verdict::Drop(reason) => 7 + reason as u8,
+            Verdict::Echo => 7,
+            Verdict::Drop(reason) => 8 + reason as u8,
         };
-        (verdict, mem::replace(&mut self.before, verdict.min(7))).hash(&mut way);
+        (verdict, mem::replace(&mut self.before, verdict.min(8))).hash(&mut way);
         let moved = |old: &mut Vec<u64>, new: &[u64]| {
             old.resize(new.len(), 0);
             let moved: Vec<bool> = old.iter().zip(new).map(|(old, new)| old != new).collect();

@@ -231,6 +231,7 @@ impl Sluice {
         match got.verdict {
             Verdict::Refuse => Err(Seen::Refused),
             Verdict::Drop(reason) => Err(Seen::Dropped(why(reason), reason.name())),
+            Verdict::Echo => Err(Seen::Dropped(None, "an echo")),
             Verdict::Reset => Err(Seen::Dropped(None, "a reset")),
             Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn => {
                 Ok(got.outcome.frame)

@@ -14,6 +14,39 @@ use super::{
 /// Octets of the offending packet that an answer carries at most.
 const QUOTE_MAX: usize = 124;
 
+/// The answer to an echo request without IP options or extension headers: everything as it came but for the type, the direction and
+/// the hops.
+#[must_use]
+pub fn echo_reply(frame: &[u8], variant: Variant) -> Vec<u8> {
+    let mut answer = frame.to_vec();
+    let ip = variant.link.len();
+    if variant.link == Link::Ethernet {
+        answer[..6].copy_from_slice(&frame[6..12]);
+        answer[6..12].copy_from_slice(&frame[..6]);
+    }
+    let put_sum = |octets: &mut [u8], at: usize, extra: u64| {
+        octets[at..at + 2].fill(0);
+        let right = checksum(sum(octets) + extra);
+        octets[at..at + 2].copy_from_slice(&right.to_be_bytes());
+    };
+    if variant.version == Version::V4 {
+        answer[ip + 12..ip + 16].copy_from_slice(&frame[ip + 16..ip + 20]);
+        answer[ip + 16..ip + 20].copy_from_slice(&frame[ip + 12..ip + 16]);
+        answer[ip + 8] = 64;
+        put_sum(&mut answer[ip..ip + 20], 10, 0);
+        answer[ip + 20] = 0;
+        put_sum(&mut answer[ip + 20..], 2, 0);
+    } else {
+        answer[ip + 8..ip + 24].copy_from_slice(&frame[ip + 24..ip + 40]);
+        answer[ip + 24..ip + 40].copy_from_slice(&frame[ip + 8..ip + 24]);
+        answer[ip + 7] = 64;
+        answer[ip + 40] = 129;
+        let pseudo_sum = sum(&frame[ip + 8..ip + 40]) + 58 + (frame.len() - ip - 40) as u64;
+        put_sum(&mut answer[ip + 40..], 2, pseudo_sum);
+    }
+    answer
+}
+
 /// The answer to a frame that was sent to an address and port where nobody listens.
 ///
 /// # Panics

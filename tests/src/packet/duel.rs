@@ -104,6 +104,7 @@ fn compare<F: HostFamily + KernelFamily>(
         Verdict::Pass if read(&scrap.frame, scrap.link).is_some_and(|seen| seen.proto == 132) => "translated, SCTP",
         Verdict::Pass => "translated",
         Verdict::Route => "rerouted",
+        Verdict::Echo => "pinged",
         Verdict::Forward(_) | Verdict::Turn => "forwarded",
         Verdict::Deliver => "delivered",
         Verdict::Refuse if scrap.hook != Hook::Xdp => "answered",
@@ -111,7 +112,7 @@ fn compare<F: HostFamily + KernelFamily>(
         Verdict::Refuse | Verdict::Reset | Verdict::Drop(_) => "dropped",
     };
     // A test run always has a link header, so an answer without one can't be made there.
-    if ["answered", "reset"].contains(&what) && scrap.link == Link::Bare {
+    if ["answered", "reset", "pinged"].contains(&what) && scrap.link == Link::Bare {
         return Ok(what);
     }
     ensure!(

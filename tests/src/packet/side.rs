@@ -63,7 +63,7 @@ pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
         (Hook::Xdp, _) => XDP_PASS,
         // Test runs happen on the loopback device, where a packet for the host itself is there already.
         (_, Verdict::Pass | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn) => TC_UNSPEC,
-        (_, Verdict::Route | Verdict::Refuse | Verdict::Reset) => TC_REDIRECT,
+        (_, Verdict::Route | Verdict::Refuse | Verdict::Reset | Verdict::Echo) => TC_REDIRECT,
         (_, Verdict::Drop(_)) => TC_SHOT,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lb_common::{
-    datapath::{Bucket, Hook, Verdict, refuse, reset, tc, xdp},
+    datapath::{Bucket, Hook, Verdict, echo, refuse, reset, tc, xdp},
     layout::{Address, Event, FlowFlags, TokenBucket, V4, V6},
 };
 
@@ -37,6 +37,7 @@ impl HostWorld {
         let answered = match verdict {
             Verdict::Refuse => refuse(packet),
             Verdict::Reset => reset(packet),
+            Verdict::Echo => echo(packet),
             _ => true,
         };
         if !answered {

@@ -93,6 +93,8 @@ enum Expected {
     Dropped(DropReason),
     /// Turned into an ICMP error to its sender.
     Answered(DropReason),
+    /// Turned into the answer to a ping.
+    Echoed,
     /// Turned into a TCP reset to its sender, with this acknowledgement number or sequence number.
     Reset,
 }
@@ -458,6 +460,12 @@ impl Row {
     #[must_use]
     pub fn gets_refused(self, reason: DropReason) -> Self {
         self.expect(Expected::Answered(reason))
+    }
+
+    /// It is a ping, and answered.
+    #[must_use]
+    pub fn gets_echoed(self) -> Self {
+        self.expect(Expected::Echoed)
     }
 
     /// Its sender is told by a TCP reset that the connection is over; that is counted and reported, too.

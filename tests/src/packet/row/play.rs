@@ -8,7 +8,7 @@ use lb_common::{
 
 use super::{Expected, Packet, Row, Step};
 use crate::packet::{
-    answer::{port_unreachable, tcp_reset},
+    answer::{echo_reply, port_unreachable, tcp_reset},
     decode::{dump, read, show, verify},
     encode::{Link, Variant, encode},
     hops::{self, WAN},
@@ -130,7 +130,8 @@ impl Packet {
         );
         let in_kernel = Side::<F>::run(kernel, shot)?;
         // A test run always has a link header, so an answer without one can't be made there.
-        let no_answer = variant.link == Link::Bare && matches!(got.verdict, Verdict::Refuse | Verdict::Reset);
+        let no_answer =
+            variant.link == Link::Bare && matches!(got.verdict, Verdict::Refuse | Verdict::Reset | Verdict::Echo);
         if !no_answer {
             compare(&got.outcome, &in_kernel, variant.link, "host", "kernel")?;
         }
@@ -192,6 +193,7 @@ impl Packet {
                 }
                 (Verdict::Refuse, answer)
             }
+            Expected::Echoed => (Verdict::Echo, echo_reply(frame, variant)),
             Expected::Reset => {
                 let answer = tcp_reset(frame, variant);
                 if let Err(why) = verify(&answer, variant.link) {

@@ -59,7 +59,7 @@ impl<F: HostFamily> Played<'_, F> {
         let is_stray = matches!(scrap.hook, Hook::Ingress | Hook::EgressLocal)
             && matches!(
                 got.verdict,
-                Verdict::Drop(DropReason::UnknownPort | DropReason::WouldLoop)
+                Verdict::Drop(DropReason::UnknownPort | DropReason::WouldLoop) | Verdict::Echo
             )
             && seen.as_ref().is_some_and(|seen| is_stray(seen));
         if !may_be_ours && !is_stray {
@@ -76,6 +76,14 @@ impl<F: HostFamily> Played<'_, F> {
                     counted == 1 && dropped == 1,
                     "a drop must be counted once, under its reason",
                 )
+            }
+            Verdict::Echo => {
+                ensure(dropped == 0, "a ping that is answered is no drop")?;
+                ensure(is_stray, "only pings to service addresses are answered")?;
+                if got.outcome.code == TC_SHOT {
+                    return ensure(refused_writes, "what can be answered is answered");
+                }
+                answers(&scrap.frame, out, scrap.link)
             }
             Verdict::Refuse | Verdict::Reset => {
                 let counted = |reason: DropReason| after.drops[reason as usize] - before.drops[reason as usize];
