@@ -1,11 +1,12 @@
 //! Packet memory: the only comparisons with the end of the packet, and the helpers that change it.
 
-use core::ptr;
+use core::{hint::black_box, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
@@ -41,6 +42,16 @@ impl<const LINK: usize> Skb<'_, LINK> {
 
 /// A frame in an XDP buffer.
 pub struct XdpFrame<'a>(pub &'a XdpContext);
+
+impl XdpFrame<'_> {
+    /// Where the frame's first buffer ends. Read anew each time: the compiler would keep it, and copy it as a word of 32 bits, after
+    /// which the kernel no longer knows what it is.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
+        unsafe { ptr::read_volatile(&raw const (*self.0.ctx).data_end) as usize }
+    }
+}
 
 #[inline(always)]
 fn at<H>(data: usize, data_end: usize, at: usize) -> Option<*mut H> {
@@ -128,12 +139,24 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        self.linear_len()
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+    }
+
+    #[inline(always)]
+    fn reaches(&self, len: usize) -> bool {
+        self.has_in_place(len) || len <= self.len()
     }
 
     #[inline(always)]
     fn linear_len(&self) -> usize {
-        self.0.data_end() - self.0.data()
+        self.end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn has_in_place(&self, len: usize) -> bool {
+        // Hidden from the compiler, which would conclude that headers lie in place, and leave out comparisons that the kernel wants to see.
+        len <= black_box(self.linear_len())
     }
 
     #[inline(always)]
@@ -143,7 +166,7 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn header<H: Header>(&self, offset: usize) -> Option<&H> {
-        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
+        let header = at::<H>(self.0.data(), self.end(), offset)?;
         // SAFETY: inside the packet as just compared; `Header` is valid for any octets at any alignment, and nothing
         // writes to the packet while `&self` lives.
         Some(unsafe { &*header })
@@ -151,7 +174,7 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
-        let header = at::<H>(self.0.data(), self.0.data_end(), offset)?;
+        let header = at::<H>(self.0.data(), self.end(), offset)?;
         // SAFETY: inside the packet as just compared, and `&mut self` is the only access to it.
         Some(unsafe { &mut *header })
     }

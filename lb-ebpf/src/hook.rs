@@ -108,7 +108,7 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
     tc::<NO_LINK>(&ctx, egress(&ctx))
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
     match datapath::xdp(

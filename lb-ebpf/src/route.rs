@@ -86,8 +86,8 @@ where
         return false;
     }
     let Some(arrives) = device(ifindex) else { return false };
-    let sends = arrives.flags.has(DeviceFlags::GENERIC)
-        || device(query.ifindex).is_some_and(|leaves| leaves.flags.has(DeviceFlags::FORWARDS));
+    let leaves = device(query.ifindex).map_or(DeviceFlags::default(), |leaves| leaves.flags);
+    let sends = arrives.flags.has(DeviceFlags::GENERIC) || leaves.has(DeviceFlags::FORWARDS);
     // Frames to an unknown address of this device's can't be told from those to others.
     if !sends || arrives.link == [0; 2] {
         return false;
@@ -97,6 +97,9 @@ where
     // SAFETY: integers, whatever the union holds.
     way.mtu = unsafe { query.__bindgen_anon_1.mtu_result };
     way.link = frame_addresses(&query);
+    if leaves.has(DeviceFlags::SCATTERS) || arrives.flags.has(DeviceFlags::GENERIC) {
+        way.flags = way.flags.with(WayFlags::SCATTERS);
+    }
     if query.ifindex == ifindex && arrives.flags.has(DeviceFlags::TURNS) {
         way.flags = way.flags.with(WayFlags::TURNS);
     }

@@ -169,9 +169,42 @@ fn what_must_be_told_or_cut_goes_up() {
         .stays_untouched()
         .xdp(any("outside:40000 > node:30080").hops(2))
         .gets_forwarded("node:40000 > far:8080")
+        .run();
+}
+
+/// Of the largest frames only the beginning lies in one buffer.
+#[test]
+fn jumbo_frames_are_sent_by_devices_that_take_them() {
+    let jumbo = |len| any("outside:40000 > node:30080").sized(len);
+    let service = || service("web").node_port(30080).to(&["far:8080"]);
+    let first = |row: Row| {
+        row.node()
+            .host_address("node")
+            .given(service())
+            .xdp(any("outside:40000 > node:30080").syn())
+            .gets_forwarded("node:40000 > far:8080")
+            .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
+    };
+    first(row().outward_scatters())
+        .xdp(jumbo(7000))
+        .in_place(2000)
+        .gets_forwarded("node:40000 > far:8080")
         // More than the device sends at once.
-        .xdp(any("outside:40000 > node:30080").sized(3000))
+        .xdp(jumbo(8000))
+        .in_place(2000)
         .stays_untouched()
+        .run();
+    first(row().outward())
+        .xdp(jumbo(7000))
+        .in_place(2000)
+        .stays_untouched()
+        .run();
+    row()
+        .serve("web:80", &["pod:8080 local"])
+        .xdp(any("client:40000 > web:80").sized(7000))
+        .in_place(2000)
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
         .run();
 }
 

@@ -35,6 +35,18 @@ pub trait Packet {
     /// How many octets of it can be read in place.
     fn linear_len(&self) -> usize;
 
+    /// Whether the frame has so many octets: what asking for its length is for, where that costs more.
+    #[inline(always)]
+    fn reaches(&self, len: usize) -> bool {
+        len <= self.len()
+    }
+
+    /// Whether so many octets of the frame can be read in place.
+    #[inline(always)]
+    fn has_in_place(&self, len: usize) -> bool {
+        len <= self.linear_len()
+    }
+
     /// Makes the first `len` octets readable in place, if it can.
     fn pull(&mut self, len: usize) -> bool;
 

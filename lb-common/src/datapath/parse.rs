@@ -83,6 +83,12 @@ pub(super) fn network<P: Packet>(packet: &mut P) -> Network {
             return Network::Other;
         }
     }
+    network_in_place(packet)
+}
+
+/// The same of a frame whose headers are where they can be read, or nowhere.
+#[inline(always)]
+pub(super) fn network_in_place<P: Packet>(packet: &P) -> Network {
     if P::LINK_LEN == 0 {
         // The shortest IP header; an IPv6 header is longer and begins with its version, too.
         return match packet.header::<Ipv4>(0).map(|ip| ip.version_ihl[0] >> 4) {
@@ -142,7 +148,7 @@ impl ParseFamily for V4 {
             return None;
         }
         let total_len = usize::from(u16::from_be_bytes(ip.total_len));
-        if total_len < ihl || at + total_len > packet.len() {
+        if total_len < ihl || !packet.reaches(at + total_len) {
             return None;
         }
         let proto = Proto(ip.proto[0]);
@@ -183,7 +189,7 @@ impl ParseFamily for V6 {
         }
         let mut at = P::LINK_LEN + size_of::<Ipv6>();
         let end = at + usize::from(u16::from_be_bytes(ip.payload_len));
-        if end > packet.len() {
+        if !packet.reaches(end) {
             return None;
         }
         let mut next = ip.next[0];

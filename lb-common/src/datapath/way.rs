@@ -17,7 +17,7 @@ use super::{
     header::{Ethernet, Ipv4, Ipv6},
     open::{Chosen, Opened},
     packet::Packet,
-    parse::{Network, Parsed, network},
+    parse::{Network, Parsed, network_in_place},
     path::{
         Followed, Hook, Opens, PathFamily, Verdict, checksum_may_be_partial, drop_packet, follow, may_open, serves,
     },
@@ -170,7 +170,7 @@ impl ForwardFamily for V6 {
 /// The XDP datapath.
 #[inline(always)]
 pub fn xdp<P: Packet, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verdict {
-    match network(packet) {
+    match network_in_place(packet) {
         Network::V4 => go::<V4, P, W>(packet, world),
         Network::V6 => go::<V6, P, W>(packet, world),
         Network::Other => Verdict::Pass,
@@ -241,7 +241,9 @@ fn act<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(
     };
     let way = &desk.way;
     let forwards = way.flags.has(WayFlags::FORWARDS);
-    let may = !forwards || is_for(packet, &way.own) && F::may_forward(packet, way.mtu);
+    // A jumbo frame may lie in several buffers, which not all drivers send.
+    let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
+    let may = !forwards || fits && is_for(packet, &way.own) && F::may_forward(packet, way.mtu);
     if !way.flags.has(WayFlags::TRANSLATES) || !may {
         return Some(Verdict::Pass);
     }

@@ -101,6 +101,8 @@ impl DeviceFlags {
     pub const FORWARDS: Self = Self(1 << 2);
     /// XDP may send a frame back by it (`XDP_TX`) rather than by a redirect to itself.
     pub const TURNS: Self = Self(1 << 3);
+    /// XDP may send frames out of it that lie in several buffers: jumbo frames.
+    pub const SCATTERS: Self = Self(1 << 5);
     /// XDP runs on it in generic mode: what it redirects is sent by the stack, out of any device.
     pub const GENERIC: Self = Self(1 << 4);
 

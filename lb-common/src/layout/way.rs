@@ -21,6 +21,9 @@ impl WayFlags {
     /// It goes to a backend, which must serve if this is UDP.
     pub const TO_BACKEND: Self = Self(1 << 3);
 
+    /// The device by which it leaves takes frames that lie in several buffers.
+    pub const SCATTERS: Self = Self(1 << 4);
+
     /// Whether all bits of `other` are set.
     #[must_use]
     #[inline(always)]

@@ -14,7 +14,7 @@ pub const WAN: u32 = 77;
 /// Its link address.
 pub const WAN_LINK: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
 /// The largest IP packet that it sends.
-pub const WAN_MTU: u16 = 3000;
+pub const WAN_MTU: u16 = 8000;
 
 /// Who is reached by it, each a neighbour, with the last octet of its link address.
 const NEIGHBOURS: [(&str, u8); 3] = [("far", 1), ("far2", 2), ("outside", 3)];

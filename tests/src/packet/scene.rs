@@ -49,6 +49,8 @@ pub enum Change {
     FirstDevice,
     /// XDP may send: the device of the rows has a link address, and the one by which others are reached takes frames.
     Outward,
+    /// The same, and the device takes frames in several buffers.
+    OutwardScatters,
     /// The same on a device where XDP runs in generic mode.
     OutwardGeneric,
     /// The routing changes.
@@ -198,9 +200,10 @@ impl Scene {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
                 vec![self.node_record(), self.device(DeviceFlags::PODS)]
             }
-            Change::Outward => {
+            Change::Outward | Change::OutwardScatters => {
+                let scatters = matches!(change, Change::OutwardScatters).then_some(DeviceFlags::SCATTERS);
                 let wan = Device {
-                    flags: DeviceFlags::FORWARDS,
+                    flags: DeviceFlags::FORWARDS.with(scatters.unwrap_or_default()),
                     ..Device::default()
                 };
                 self.link = own_link(MAC_TO);

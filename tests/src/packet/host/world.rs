@@ -306,12 +306,15 @@ macro_rules! tables {
                     return false;
                 };
                 let arrives = self.devices.get(&self.ifindex).copied().unwrap_or_default();
-                let sends =
-                    arrives.flags.has(DeviceFlags::GENERIC) || self.device_is(hop.ifindex, DeviceFlags::FORWARDS);
+                let is_generic = arrives.flags.has(DeviceFlags::GENERIC);
+                let sends = is_generic || self.device_is(hop.ifindex, DeviceFlags::FORWARDS);
                 if !sends || arrives.link == [0; 2] {
                     return false;
                 }
                 (way.ifindex, way.own, way.mtu, way.link) = (hop.ifindex, arrives.link, hop.mtu, hop.link());
+                if is_generic || self.device_is(hop.ifindex, DeviceFlags::SCATTERS) {
+                    way.flags = way.flags.with(WayFlags::SCATTERS);
+                }
                 if hop.ifindex == self.ifindex && arrives.flags.has(DeviceFlags::TURNS) {
                     way.flags = way.flags.with(WayFlags::TURNS);
                 }

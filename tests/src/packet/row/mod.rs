@@ -280,6 +280,12 @@ impl Row {
         self.change(Change::Outward)
     }
 
+    /// The same, and that device takes frames in several buffers.
+    #[must_use]
+    pub fn outward_scatters(self) -> Self {
+        self.change(Change::OutwardScatters)
+    }
+
     /// XDP runs in generic mode, and the device to others takes no frames from drivers.
     #[must_use]
     pub fn outward_generic(self) -> Self {
