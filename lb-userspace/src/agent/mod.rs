@@ -1,13 +1,14 @@
 //! The agent: what `sluice run` does. Claims the pin folder, loads or adopts the datapath, attaches it to the devices,
 //! and from then on brings every change into the tables as it comes.
 //!
-//! One loop on one thread owns everything that is written; sources, grace periods and the reader of events are beside
-//! it. A change that comes while nothing is under way is applied at once; what comes meanwhile is applied together.
+//! One loop on one thread owns everything that is written, but for the number of changes of the routing (`routes`); sources,
+//! grace periods and the reader of events are beside it. A change that comes while nothing is under way is applied at once; what comes meanwhile is applied together.
 
 mod devices;
 mod events;
 mod node;
 mod observe;
+mod routes;
 mod state;
 mod sysctl;
 
@@ -39,7 +40,7 @@ use crate::{
     model::{Change, NodeView},
     reconcile::Reconciler,
     source::{self, SourceStatus, devices::Devices},
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, Stats},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats},
 };
 
 use observe::{Observer, Servers};
@@ -102,6 +103,8 @@ struct Agent {
     record4: Node<Ip4>,
     record6: Node<Ip6>,
     device_table: DeviceTable,
+    /// Why changes of the routing are not followed, if they aren't.
+    routes_problem: Option<String>,
     /// The kernel refused some of what it is to know about the node: tried again.
     node_is_refused: bool,
     /// The devices last heard of.
@@ -147,6 +150,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
             })
         }
     };
+    let mut routes_problems = routes::follow(RoutesTable::open(agent.datapath.take_map(names::ROUTES)?)?)?;
     let mut events = EventReader::open(agent.datapath.take_map(names::EVENTS)?)?;
     let mut looks = interval(LOOK_EVERY);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -174,6 +178,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
             ended = &mut device_task => {
                 return Err(ended.map_err(anyhow::Error::from).and_then(|result| result).err()
                     .unwrap_or_else(|| anyhow!("following the devices ended")));
+            }
+            Ok(()) = routes_problems.changed() => {
+                agent.routes_problem.clone_from(&routes_problems.borrow_and_update());
+                agent.follow_node();
             }
             Ok(()) = status.changed() => {
                 let now = status.borrow_and_update().clone();
@@ -299,6 +307,7 @@ impl Agent {
             record4: Node::default(),
             record6: Node::default(),
             device_table,
+            routes_problem: None,
             node_is_refused: false,
             devices: Devices::new(),
             removed: RemovedEndpoints::default(),

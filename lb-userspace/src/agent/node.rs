@@ -60,6 +60,7 @@ impl Agent {
         note(put(&mut self.node6, &mut self.record6, record6));
         note(self.device_table.put_all(&records).map(|()| true));
         note(self.reconciler.set_host_addresses(&host4, &host6));
+        problems.extend(self.routes_problem.clone());
         for family in Family::BOTH {
             let known = ranges.iter().filter(|range| range.family() == family).count();
             if known > SERVICE_RANGES {

@@ -10,6 +10,7 @@ pub mod devices;
 pub mod kubernetes;
 pub mod manifests;
 mod problem;
+pub mod routes;
 
 pub use crate::model::{Change, SyncedKind};
 pub use problem::{Closed, FilePlace, SourceProblem, SourceStatus};

@@ -10,6 +10,7 @@ mod kernel;
 mod mapped;
 mod memory;
 mod node;
+mod routes;
 mod stats;
 
 use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets};
@@ -19,6 +20,7 @@ pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{Counts, KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, NodeTable, node_range};
+pub use routes::RoutesTable;
 pub use stats::{EventReader, Stats};
 
 /// Which of a service port's two lists of endpoints (kube-proxy-behaviour §3.1).
