@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use lb_common::layout::names;
 use tracing::{error, info, warn};
 
-use super::{Agent, DeviceState, sysctl};
+use super::{
+    Agent, DeviceState, sysctl,
+    xdp::{was_taken_off, why_no_transmit, why_refused},
+};
 use crate::{
-    kernel::{LinkKind, XdpPolicy},
+    kernel::{LinkKind, XdpMode, XdpOutcome, XdpPolicy},
     source::devices::{Device, Devices, Framing, node_addresses},
 };
 
@@ -28,15 +32,19 @@ impl Agent {
             info!(ifindex, "device gone");
             self.attachments.forget(ifindex);
         }
-        self.devices.clone_from(devices);
+        let before = std::mem::replace(&mut self.devices, devices.clone());
+        self.notice_lost_xdp(&before);
         let (v4, v6) = node_addresses(devices);
         let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
         self.reconciler.see_host_addresses(addresses.collect());
         self.follow_node();
         // While programs are attached, tc must not take for direct what XDP has translated.
-        let expected = self.with_xdp();
-        self.state.devices = devices.values().map(|device| self.attach(device)).collect();
-        if self.with_xdp() != expected {
+        let expected = self.xdp_modes();
+        let states = devices
+            .iter()
+            .map(|(ifindex, device)| self.attach(device, before.get(ifindex)));
+        self.state.devices = states.collect();
+        if self.xdp_modes() != expected {
             self.follow_node();
         }
         self.state_is_old = true;
@@ -45,26 +53,67 @@ impl Agent {
         }
     }
 
-    fn attach(&mut self, device: &Device) -> DeviceState {
-        let mut state = DeviceState {
+    /// Where our XDP program was, and is no longer, tc does all the work from now on.
+    fn notice_lost_xdp(&mut self, before: &Devices) {
+        let Some(ours) = self.datapath.program_id(names::XDP) else {
+            return;
+        };
+        for (ifindex, device) in &self.devices {
+            if was_taken_off(before.get(ifindex), device, ours) {
+                let reason = "somebody has taken the program off; a restarted agent puts it back";
+                warn!(device = %device.name, "no XDP on this device any more, {reason}; tc does all the work there");
+                let outcome = XdpOutcome::Off(reason.to_owned());
+                self.attachments.note_xdp(*ifindex, &device.name, outcome);
+            }
+        }
+    }
+
+    /// Attaches what is not attached yet, and says how it is.
+    fn attach(&mut self, device: &Device, before: Option<&Device>) -> DeviceState {
+        let (tc, outcome) = match device.framing {
+            Some(framing) => self.attach_programs(device, framing, before),
+            None => {
+                let reason = "not a device for IP packets";
+                (format!("off: {reason}"), XdpOutcome::Off(reason.to_owned()))
+            }
+        };
+        let is_generic = outcome == XdpOutcome::On(XdpMode::Generic);
+        let because = match self.options.xdp {
+            XdpPolicy::Generic => "asked for by --xdp generic",
+            _ => "an earlier agent has attached it so; sluice cleanup ends that",
+        };
+        DeviceState {
             ifindex: device.ifindex,
             name: device.name.clone(),
-            ..DeviceState::default()
-        };
-        let Some(framing) = device.framing else {
-            "off: not a device for IP packets".clone_into(&mut state.tc);
-            "off: not a device for IP packets".clone_into(&mut state.xdp);
-            return state;
-        };
-        let known = self.attachments.devices().get(&device.ifindex);
-        if let Some(known) = known
-            && known.tc
-            && known.name == device.name
-        {
-            "attached".clone_into(&mut state.tc);
-            state.xdp.clone_from(&known.xdp);
-            return state;
+            driver: device.driver.clone(),
+            mtu: device.mtu,
+            is_outward: self.is_outward(device),
+            tc,
+            xdp: outcome.to_string(),
+            xdp_generic_because: is_generic.then(|| because.to_owned()),
+            xdp_transmit: why_no_transmit(device).map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")),
         }
+    }
+
+    /// What came of tc and of XDP.
+    fn attach_programs(&mut self, device: &Device, framing: Framing, before: Option<&Device>) -> (String, XdpOutcome) {
+        let known = self.attachments.devices().get(&device.ifindex);
+        let known = known.filter(|known| known.tc && known.name == device.name).cloned();
+        let is_known = known.is_some();
+        let tc = if is_known {
+            "attached".to_owned()
+        } else {
+            self.attach_tc(device, framing)
+        };
+        let outcome = match known.and_then(|known| known.xdp) {
+            Some(outcome) if !self.is_xdp_to_be_tried(before, device) => outcome,
+            _ => self.attach_xdp(device),
+        };
+        self.attachments.note_xdp(device.ifindex, &device.name, outcome.clone());
+        (tc, outcome)
+    }
+
+    fn attach_tc(&mut self, device: &Device, framing: Framing) -> String {
         let kind = match framing {
             Framing::Ethernet => LinkKind::Ethernet,
             Framing::None => LinkKind::None,
@@ -75,43 +124,65 @@ impl Agent {
                 earlier.push(changed);
             }
         }
-        match self
+        let attached = self
             .attachments
-            .attach_tc(&mut self.datapath, device.ifindex, &device.name, kind)
-        {
+            .attach_tc(&mut self.datapath, device.ifindex, &device.name, kind);
+        match attached {
             Ok(()) => {
                 info!(device = %device.name, ifindex = device.ifindex, "attached");
-                "attached".clone_into(&mut state.tc);
+                "attached".to_owned()
             }
             Err(error) => {
                 error!(device = %device.name, error = format!("{error:#}"), "not attached: packets of this device are not translated");
-                state.tc = format!("off: {error:#}");
+                format!("off: {error:#}")
             }
         }
-        if self.is_outward(device) && kind == LinkKind::Ethernet {
-            let policy = self.options.xdp;
-            self.attachments
-                .attach_xdp(&mut self.datapath, device.ifindex, &device.name, policy);
-            if let Some(attached) = self.attachments.devices().get(&device.ifindex) {
-                state.xdp.clone_from(&attached.xdp);
-            }
-        } else {
-            "off: not an outward device".clone_into(&mut state.xdp);
-            self.attachments.note_xdp(device.ifindex, &device.name, &state.xdp);
+    }
+
+    /// Whether what XDP depends on is otherwise than when it was tried and didn't come to anything.
+    fn is_xdp_to_be_tried(&self, before: Option<&Device>, now: &Device) -> bool {
+        let matters = |device: &Device| {
+            let runs = device.xdp_features.map(|features| features.runs);
+            (self.may_have_xdp(device), device.mtu, runs)
+        };
+        let is_off = self.xdp_mode(now).is_none();
+        is_off && before.is_some_and(|before| matters(before) != matters(now))
+    }
+
+    fn attach_xdp(&mut self, device: &Device) -> XdpOutcome {
+        if !self.may_have_xdp(device) {
+            return XdpOutcome::Off("not an outward device".to_owned());
         }
-        state
+        let Some(mode) = self.options.xdp.mode() else {
+            self.attachments.detach_xdp(device.ifindex);
+            return XdpOutcome::Off("switched off (--xdp off)".to_owned());
+        };
+        let attached = self
+            .attachments
+            .attach_xdp(&mut self.datapath, device.ifindex, mode, found_mode(device));
+        match attached {
+            Ok(mode) => XdpOutcome::On(mode),
+            Err(error) => {
+                let reason = why_refused(device, &error);
+                warn!(device = %device.name, %reason, "no XDP on this device; tc does all the work there");
+                XdpOutcome::Off(reason)
+            }
+        }
     }
 
-    fn with_xdp(&self) -> BTreeSet<u32> {
-        let devices = self.devices.values().filter(|device| self.has_xdp(device));
-        devices.map(|device| device.ifindex).collect()
+    fn xdp_modes(&self) -> Vec<(u32, Option<XdpMode>)> {
+        let devices = self.devices.values();
+        devices.map(|device| (device.ifindex, self.xdp_mode(device))).collect()
     }
 
-    /// Whether XDP sees the packets of a device before tc does, as far as is known.
-    pub(super) fn has_xdp(&self, device: &Device) -> bool {
-        let may_have = device.framing == Some(Framing::Ethernet) && self.is_outward(device);
-        let wanted = may_have && self.options.xdp != XdpPolicy::Off;
-        self.attachments.has_xdp(device.ifindex, wanted)
+    /// Where XDP sees the packets of a device, which is before tc does, as far as is known.
+    pub(super) fn xdp_mode(&self, device: &Device) -> Option<XdpMode> {
+        let wanted = self.options.xdp.mode().filter(|_| self.may_have_xdp(device));
+        self.attachments.xdp(device.ifindex, found_mode(device), wanted)
+    }
+
+    fn may_have_xdp(&self, device: &Device) -> bool {
+        device.framing == Some(Framing::Ethernet) && self.is_outward(device)
     }
 
     fn is_outward(&self, device: &Device) -> bool {
@@ -121,4 +192,15 @@ impl Agent {
             self.options.outward_devices.contains(&device.name)
         }
     }
+}
+
+/// Where a program runs on a device now, whoever's it is.
+fn found_mode(device: &Device) -> Option<XdpMode> {
+    device.xdp.map(|program| {
+        if program.is_generic {
+            XdpMode::Generic
+        } else {
+            XdpMode::Native
+        }
+    })
 }

@@ -11,6 +11,7 @@ mod observe;
 mod routes;
 mod state;
 mod sysctl;
+mod xdp;
 
 use std::{
     collections::BTreeSet,

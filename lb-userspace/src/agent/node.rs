@@ -12,8 +12,9 @@ use lb_common::layout::{
 };
 use tracing::{error, info};
 
-use super::Agent;
+use super::{Agent, xdp::xdp_flags};
 use crate::{
+    kernel::XdpMode,
     model::{Cidr, Family, NodeView},
     plan::{Detector, NodePortAddresses},
     source::devices::{Device, Devices, node_addresses},
@@ -47,7 +48,7 @@ impl Agent {
         let record6 = node_record::<V6>(v6.map(Into::into), options, &node, &ranges);
         let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
-        let records = device_records(&devices, &options.detector, |device| self.has_xdp(device));
+        let records = device_records(&devices, &options.detector, |device| self.xdp_mode(device));
         let mut problems: Vec<String> = Vec::new();
         let mut refused = false;
         let mut note = |result: Result<bool, TableError>| {
@@ -165,20 +166,25 @@ pub fn host_addresses<F: TableFamily>(
     flags_of
 }
 
-/// Each device's own addresses for masquerading, whether pods are behind it, and whether tc sees there first what comes from it.
+/// Each device's own addresses for masquerading, whether pods are behind it, whether tc sees there first what comes from it, and what
+/// XDP may do there; `xdp` says where it runs on a device.
 #[must_use]
 pub fn device_records(
     devices: &Devices,
     detector: &Detector,
-    has_xdp: impl Fn(&Device) -> bool,
+    xdp: impl Fn(&Device) -> Option<XdpMode>,
 ) -> BTreeMap<u32, DeviceRecord> {
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
-        let mut record = DeviceRecord::default();
+        let mode = xdp(device);
+        let mut record = DeviceRecord {
+            flags: xdp_flags(device, mode),
+            ..DeviceRecord::default()
+        };
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
             record.flags = record.flags.with(DeviceFlags::PODS);
         }
-        if device.is_first && !has_xdp(device) {
+        if device.is_first && mode.is_none() {
             record.flags = record.flags.with(DeviceFlags::FIRST);
         }
         // The first of each family, as the kernel's own MASQUERADE takes the primary one.

@@ -322,14 +322,11 @@ mod tests {
         let device = Device {
             ifindex: 2,
             name: "eth0".to_owned(),
-            framing: None,
-            mtu: 1500,
-            controller: None,
-            is_first: true,
             has_default_route: true,
             addresses: ["127.0.0.1", "192.168.0.2", "100.64.0.1", "2001:db8::2"]
                 .map(address)
                 .into(),
+            ..Device::default()
         };
         let node_ports = list.parse().expect("a list");
         let found = listen_on(&Devices::from([(2, device)]), &node_ports, &NodeView::named("here"));

@@ -62,17 +62,32 @@ pub struct State {
     pub flows_ended_total: u64,
 }
 
-/// A device with what is attached to it.
+/// A device with what is attached to it, and what the kernel says of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceState {
     /// Its index.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
+    /// What drives it: the driver of a card, or the kind of a virtual device.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// Its MTU in octets.
+    #[serde(default)]
+    pub mtu: u32,
+    /// It leads out of the node: XDP is wanted there.
+    #[serde(default)]
+    pub is_outward: bool,
     /// `attached`, or why not.
     pub tc: String,
     /// `native`, `generic`, or why not.
     pub xdp: String,
+    /// Why it is not native, if it is generic.
+    #[serde(default)]
+    pub xdp_generic_because: Option<String>,
+    /// Whether XDP may send out of it: `yes`, or why not.
+    #[serde(default)]
+    pub xdp_transmit: String,
 }
 
 /// Unix time in seconds.

@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{
-    LinkOrder, TcAttachType, XdpMode,
+    LinkOrder, TcAttachType,
     links::{FdLink, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
-    xdp::XdpLink,
+    xdp::{self, XdpLink},
 };
 use lb_common::layout::names;
 
@@ -61,6 +61,46 @@ pub enum XdpPolicy {
     Off,
 }
 
+impl XdpPolicy {
+    /// Where the program is wanted.
+    #[must_use]
+    pub fn mode(self) -> Option<XdpMode> {
+        match self {
+            Self::Native | Self::Auto => Some(XdpMode::Native),
+            Self::Generic => Some(XdpMode::Generic),
+            Self::Off => None,
+        }
+    }
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// Behind the driver, when the packet has a socket buffer.
+    Generic,
+}
+
+/// What came of XDP on a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum XdpOutcome {
+    /// The program is there.
+    On(XdpMode),
+    /// It isn't, for this reason.
+    Off(String),
+}
+
+impl fmt::Display for XdpOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::On(XdpMode::Native) => f.write_str("native"),
+            Self::On(XdpMode::Generic) => f.write_str("generic"),
+            Self::Off(reason) => write!(f, "off: {reason}"),
+        }
+    }
+}
+
 /// What is attached to a device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attached {
@@ -68,8 +108,8 @@ pub struct Attached {
     pub name: String,
     /// tc programs.
     pub tc: bool,
-    /// `native`, `generic` or `off: reason`.
-    pub xdp: String,
+    /// XDP program, once that was tried.
+    pub xdp: Option<XdpOutcome>,
 }
 
 /// All attachments of the agent, by device index.
@@ -159,65 +199,65 @@ impl Attachments {
         Ok(())
     }
 
-    /// Puts the XDP program on a device, as the policy says, and remembers what came of it. Never an error: without
-    /// XDP, tc does all the work.
-    pub fn attach_xdp(&mut self, datapath: &mut Datapath, ifindex: u32, name: &str, policy: XdpPolicy) {
+    /// Puts the XDP program on a device, in this mode, and says in which it runs: a link that an earlier agent left is given the new
+    /// program in place and stays in the mode in which it is `found`.
+    ///
+    /// # Errors
+    /// If the kernel refuses: then tc does all the work.
+    pub fn attach_xdp(
+        &self,
+        datapath: &mut Datapath,
+        ifindex: u32,
+        mode: XdpMode,
+        found: Option<XdpMode>,
+    ) -> Result<XdpMode> {
         let pin = self.pin(ifindex, Direction::Xdp);
-        let outcome = match policy {
-            XdpPolicy::Off => {
-                let _ = fs::remove_file(&pin);
-                "off: switched off".to_owned()
-            }
-            XdpPolicy::Generic => Self::try_xdp(datapath, ifindex, &pin, XdpMode::Skb)
-                .map_or_else(|error| format!("off: {error:#}"), |()| "generic".to_owned()),
-            XdpPolicy::Native | XdpPolicy::Auto => Self::try_xdp(datapath, ifindex, &pin, XdpMode::Driver)
-                .map_or_else(|error| format!("off: {error:#}"), |()| "native".to_owned()),
-        };
-        if outcome.starts_with("off") && !matches!(policy, XdpPolicy::Off) {
-            tracing::warn!(device = name, %outcome, "no XDP on this device; tc does all the work there");
-        }
-        let device = self.devices.entry(ifindex).or_default();
-        name.clone_into(&mut device.name);
-        device.xdp = outcome;
-    }
-
-    /// Whether XDP sees the packets of a device before tc does. Before this agent has attached anything there, it does if an earlier
-    /// one has left a link; and where there is nothing at all yet, if it is `wanted`.
-    #[must_use]
-    pub fn has_xdp(&self, ifindex: u32, wanted: bool) -> bool {
-        match self.devices.get(&ifindex) {
-            Some(device) if !device.xdp.is_empty() => matches!(device.xdp.as_str(), "native" | "generic"),
-            _ => {
-                self.pin(ifindex, Direction::Xdp).exists() || wanted && !self.pin(ifindex, Direction::Ingress).exists()
-            }
-        }
-    }
-
-    /// Remembers why a device has no XDP program.
-    pub fn note_xdp(&mut self, ifindex: u32, name: &str, outcome: &str) {
-        let device = self.devices.entry(ifindex).or_default();
-        name.clone_into(&mut device.name);
-        outcome.clone_into(&mut device.xdp);
-    }
-
-    fn try_xdp(datapath: &mut Datapath, ifindex: u32, pin: &Path, mode: XdpMode) -> Result<()> {
         let program = datapath.xdp(names::XDP)?;
-        if let Some(old) = open_link(pin) {
+        if let Some(old) = open_link(&pin) {
             let adopted = XdpLink::try_from(FdLink::from(old))
                 .map_err(anyhow::Error::from)
                 .and_then(|link| Ok(program.attach_to_link(link)?));
             if let Ok(id) = adopted {
                 drop(program.take_link(id)?);
-                return Ok(());
+                return Ok(found.unwrap_or(mode));
             }
-            fs::remove_file(pin).with_context(|| format!("remove the dead link {}", pin.display()))?;
+            fs::remove_file(&pin).with_context(|| format!("remove the dead link {}", pin.display()))?;
         }
+        let flags = match mode {
+            XdpMode::Native => xdp::XdpMode::Driver,
+            XdpMode::Generic => xdp::XdpMode::Skb,
+        };
         let id = program
-            .attach_to_if_index(ifindex, mode)
+            .attach_to_if_index(ifindex, flags)
             .context("the device refuses the program")?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(pin)?;
-        Ok(())
+        Ok(mode)
+    }
+
+    /// Takes the XDP program off a device, if it is there.
+    pub fn detach_xdp(&self, ifindex: u32) {
+        let _ = fs::remove_file(self.pin(ifindex, Direction::Xdp));
+    }
+
+    /// Where the XDP program runs on a device, if it does. Before this agent has attached anything there, it is where an earlier one has
+    /// left a link, in the mode in which it is `found`; and where there is nothing at all yet, where it is `wanted`.
+    #[must_use]
+    pub fn xdp(&self, ifindex: u32, found: Option<XdpMode>, wanted: Option<XdpMode>) -> Option<XdpMode> {
+        match self.devices.get(&ifindex).and_then(|device| device.xdp.as_ref()) {
+            Some(XdpOutcome::On(mode)) => Some(*mode),
+            Some(XdpOutcome::Off(_)) => None,
+            None if self.pin(ifindex, Direction::Xdp).exists() => found.or(wanted),
+            None if self.pin(ifindex, Direction::Ingress).exists() => None,
+            None => wanted,
+        }
+    }
+
+    /// Remembers what came of XDP on a device.
+    pub fn note_xdp(&mut self, ifindex: u32, name: &str, outcome: XdpOutcome) {
+        let device = self.devices.entry(ifindex).or_default();
+        name.clone_into(&mut device.name);
+        device.xdp = Some(outcome);
     }
 
     /// Forgets a device that has gone: the kernel has detached the programs, the pins are removed here.
@@ -263,21 +303,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn xdp_is_there_if_it_was_left_or_wanted_before_it_is_known() {
+    fn xdp_is_where_it_was_left_or_wanted_before_it_is_known() {
+        use XdpMode::{Generic, Native};
         let links = tempfile::tempdir().expect("a folder");
         let mut attachments = Attachments::new(links.path().to_owned());
-        assert!(attachments.has_xdp(2, true), "nothing yet: it is about to be");
-        assert!(!attachments.has_xdp(2, false));
+        assert_eq!(
+            attachments.xdp(2, None, Some(Native)),
+            Some(Native),
+            "it is about to be"
+        );
+        assert_eq!(attachments.xdp(2, None, None), None);
         fs::write(attachments.pin(2, Direction::Ingress), "").expect("a pin");
-        assert!(!attachments.has_xdp(2, true), "an earlier agent had none there");
+        assert_eq!(
+            attachments.xdp(2, None, Some(Native)),
+            None,
+            "an earlier agent had none there"
+        );
         fs::write(attachments.pin(2, Direction::Xdp), "").expect("a pin");
-        assert!(
-            attachments.has_xdp(2, true) && attachments.has_xdp(2, false),
+        assert_eq!(
+            attachments.xdp(2, Some(Generic), Some(Native)),
+            Some(Generic),
             "left there"
         );
-        attachments.note_xdp(2, "eth0", "off: switched off");
-        assert!(!attachments.has_xdp(2, true));
-        attachments.note_xdp(2, "eth0", "native");
-        assert!(attachments.has_xdp(2, false));
+        assert_eq!(attachments.xdp(2, Some(Native), None), Some(Native));
+        assert_eq!(
+            attachments.xdp(2, None, Some(Native)),
+            Some(Native),
+            "a dead link is replaced"
+        );
+        attachments.note_xdp(2, "eth0", XdpOutcome::Off("switched off".to_owned()));
+        assert_eq!(attachments.xdp(2, Some(Native), Some(Native)), None);
+        attachments.note_xdp(2, "eth0", XdpOutcome::On(Native));
+        assert_eq!(attachments.xdp(2, None, None), Some(Native));
     }
 }

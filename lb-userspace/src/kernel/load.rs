@@ -124,6 +124,11 @@ impl Datapath {
         program.try_into().with_context(|| format!("{name} is no XDP program"))
     }
 
+    /// The kernel's number of a program; nothing if it doesn't tell.
+    pub fn program_id(&self, name: &str) -> Option<u32> {
+        self.ebpf.program(name)?.info().ok().map(|info| info.id())
+    }
+
     /// How many instructions the verifier walked for each program: the measure of the verifier budget.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ mod load;
 mod pins;
 mod preflight;
 
-pub use attach::{Attached, Attachments, Direction, LinkKind, XdpPolicy};
+pub use attach::{Attached, Attachments, Direction, LinkKind, XdpMode, XdpOutcome, XdpPolicy};
 pub(crate) use load::open_pinned_map;
 pub use load::{Datapath, LoadOptions, object};
 pub use pins::{Lock, Pins, PinsError};

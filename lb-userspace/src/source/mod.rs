@@ -9,6 +9,7 @@ pub mod convert;
 pub mod devices;
 pub mod kubernetes;
 pub mod manifests;
+mod netdev;
 mod problem;
 pub mod routes;
 

@@ -130,7 +130,7 @@ impl Sluice {
         let (v4, v6) = node_addresses(&devices);
         self.host.v4.node = node_record::<V4>(v4.map(Into::into), &options, &node, &ranges);
         self.host.v6.node = node_record::<V6>(v6.map(Into::into), &options, &node, &ranges);
-        self.host.devices = device_records(&devices, &options.detector, |_| false);
+        self.host.devices = device_records(&devices, &options.detector, |_| None);
         let host4 = host_addresses::<V4>(&devices, &options.node_ports, &node);
         let host6 = host_addresses::<V6>(&devices, &options.node_ports, &node);
         let result = self.reconciler.set_host_addresses(&host4, &host6);
@@ -286,7 +286,7 @@ fn devices(node: &Node) -> Devices {
         controller: (ifindex >= 10).then_some(BRIDGE_INDEX),
         is_first: ifindex != BRIDGE_INDEX,
         has_default_route: ifindex == 2,
-        addresses: Vec::new(),
+        ..Device::default()
     };
     let mut devices: Devices = (10..13)
         .map(|ifindex| (ifindex, device(ifindex, format!("pod{}", ifindex - 10))))

@@ -1,0 +1,171 @@
+//! What XDP may do on a device, and in words why it may not: what `DEVICES` and `sluice status` say.
+
+use lb_common::layout::DeviceFlags;
+
+use crate::{
+    kernel::XdpMode,
+    source::devices::{Device, Framing},
+};
+
+/// The kind of one end of a pair of virtual Ethernet devices.
+const VETH: &str = "veth";
+/// Without fragments a packet has one page of 4096 octets, less 256 of headroom, some 320 that describe it (`struct skb_shared_info`),
+/// and the link header.
+const MTU_OF_ONE_PAGE: u32 = 3_500;
+
+/// What the kernel programs must know of a device on which XDP runs in this mode.
+pub(super) fn xdp_flags(device: &Device, mode: Option<XdpMode>) -> DeviceFlags {
+    let mut flags = DeviceFlags::default();
+    if why_no_transmit(device).is_none() {
+        flags = flags.with(DeviceFlags::FORWARDS);
+    }
+    match mode {
+        // What a program turns round on a veth device is left lying if the other end has no program (`veth_xdp_rcv` in the kernel's
+        // drivers/net/veth.c flushes redirects alone); what it redirects to the same device isn't.
+        Some(XdpMode::Native) if device.driver.as_deref() != Some(VETH) => flags.with(DeviceFlags::TURNS),
+        Some(XdpMode::Native) | None => flags,
+        Some(XdpMode::Generic) => flags.with(DeviceFlags::GENERIC),
+    }
+}
+
+/// Why XDP may not send out of a device, if it may not.
+pub(super) fn why_no_transmit(device: &Device) -> Option<String> {
+    if device.framing != Some(Framing::Ethernet) {
+        return Some("its frames are not Ethernet's".to_owned());
+    }
+    let driver = device.driver.as_deref().unwrap_or("its driver");
+    match device.xdp_features {
+        Some(features) if features.transmits => None,
+        Some(_) if driver == VETH => {
+            Some("its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on".to_owned())
+        }
+        Some(features) if features.runs => Some(format!("{driver} does not transmit for XDP as it is set up now")),
+        Some(_) => Some(format!("{driver} does not transmit for XDP")),
+        None => Some("the kernel does not tell what its driver can do".to_owned()),
+    }
+}
+
+/// Why a device has refused the program, as far as is known, with what the kernel said.
+pub(super) fn why_refused(device: &Device, error: &anyhow::Error) -> String {
+    let driver = device.driver.as_deref().unwrap_or("its driver");
+    match (device.xdp, device.xdp_features) {
+        (Some(other), _) => format!(
+            "another XDP program is on it; see: bpftool prog show id {} ({error:#})",
+            other.id
+        ),
+        (None, Some(features)) if !features.runs => format!("{driver} runs no XDP programs ({error:#})"),
+        _ if device.mtu > MTU_OF_ONE_PAGE => format!(
+            "perhaps its MTU of {} is too large, most drivers take some {MTU_OF_ONE_PAGE} ({error:#})",
+            device.mtu
+        ),
+        _ => format!("{error:#}"),
+    }
+}
+
+/// Whether somebody else has taken our program off a device between two lists. Where the first has it, both are from after it was
+/// attached.
+pub(super) fn was_taken_off(before: Option<&Device>, now: &Device, ours: u32) -> bool {
+    let is_ours = |device: &Device| device.xdp.is_some_and(|program| program.id == ours);
+    before.is_some_and(is_ours) && !is_ours(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::source::devices::{XdpFeatures, XdpProgram};
+
+    const ALL: XdpFeatures = XdpFeatures {
+        runs: true,
+        transmits: true,
+    };
+    const RUNS: XdpFeatures = XdpFeatures {
+        runs: true,
+        transmits: false,
+    };
+    const NONE: XdpFeatures = XdpFeatures {
+        runs: false,
+        transmits: false,
+    };
+
+    fn device(driver: &str, xdp_features: Option<XdpFeatures>) -> Device {
+        Device {
+            framing: Some(Framing::Ethernet),
+            driver: Some(driver.to_owned()),
+            xdp_features,
+            mtu: 1500,
+            ..Device::default()
+        }
+    }
+
+    #[rstest]
+    #[case::a_card("ixgbe", Some(ALL), Some(XdpMode::Native), &[DeviceFlags::FORWARDS, DeviceFlags::TURNS])]
+    #[case::a_card_that_does_not_transmit_yet("virtio_net", Some(RUNS), Some(XdpMode::Native), &[DeviceFlags::TURNS])]
+    #[case::a_card_in_generic_mode("e1000e", Some(NONE), Some(XdpMode::Generic), &[DeviceFlags::GENERIC])]
+    #[case::a_card_without("ixgbe", Some(ALL), None, &[DeviceFlags::FORWARDS])]
+    #[case::veth_turns_nothing("veth", Some(ALL), Some(XdpMode::Native), &[DeviceFlags::FORWARDS])]
+    #[case::veth_whose_peer_has_no_napi("veth", Some(RUNS), None, &[])]
+    #[case::a_bridge("bridge", Some(NONE), None, &[])]
+    #[case::unknown("ixgbe", None, Some(XdpMode::Native), &[DeviceFlags::TURNS])]
+    fn flags(
+        #[case] driver: &str,
+        #[case] features: Option<XdpFeatures>,
+        #[case] mode: Option<XdpMode>,
+        #[case] expected: &[DeviceFlags],
+    ) {
+        let expected = expected.iter().copied().fold(DeviceFlags::default(), DeviceFlags::with);
+        assert_eq!(xdp_flags(&device(driver, features), mode), expected);
+    }
+
+    #[rstest]
+    #[case(device("ixgbe", Some(ALL)), None)]
+    #[case(
+        device("virtio_net", Some(RUNS)),
+        Some("virtio_net does not transmit for XDP as it is set up now")
+    )]
+    #[case(device("bridge", Some(NONE)), Some("bridge does not transmit for XDP"))]
+    #[case(
+        device("veth", Some(RUNS)),
+        Some("its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on")
+    )]
+    #[case(device("ixgbe", None), Some("the kernel does not tell what its driver can do"))]
+    #[case(Device { framing: Some(Framing::None), ..device("tun", Some(ALL)) }, Some("its frames are not Ethernet's"))]
+    fn why_xdp_may_not_send(#[case] device: Device, #[case] expected: Option<&str>) {
+        assert_eq!(why_no_transmit(&device).as_deref(), expected);
+    }
+
+    #[rstest]
+    #[case(device("e1000e", Some(NONE)), "e1000e runs no XDP programs (EOPNOTSUPP)")]
+    #[case(device("ixgbe", Some(ALL)), "EOPNOTSUPP")]
+    #[case(
+        Device { mtu: 9000, ..device("ixgbe", Some(ALL)) },
+        "perhaps its MTU of 9000 is too large, most drivers take some 3500 (EOPNOTSUPP)"
+    )]
+    #[case(
+        Device { xdp: Some(XdpProgram { id: 7, is_generic: false }), ..device("ixgbe", Some(ALL)) },
+        "another XDP program is on it; see: bpftool prog show id 7 (EOPNOTSUPP)"
+    )]
+    fn why_a_device_refuses(#[case] device: Device, #[case] expected: &str) {
+        assert_eq!(why_refused(&device, &anyhow!("EOPNOTSUPP")), expected);
+    }
+
+    #[rstest]
+    #[case::came_and_stays(Some(Some(7)), Some(7), false)]
+    #[case::was_taken_off(Some(Some(7)), None, true)]
+    #[case::was_replaced(Some(Some(7)), Some(8), true)]
+    #[case::is_about_to_be_seen(Some(None), Some(7), false)]
+    #[case::is_not_seen_yet(Some(None), None, false)]
+    #[case::is_still_an_earlier_agents(Some(Some(5)), Some(5), false)]
+    #[case::was_an_earlier_agents(Some(Some(5)), Some(7), false)]
+    #[case::is_on_a_new_device(None, Some(7), false)]
+    fn our_program(#[case] before: Option<Option<u32>>, #[case] now: Option<u32>, #[case] expected: bool) {
+        let device = |id: Option<u32>| Device {
+            xdp: id.map(|id| XdpProgram { id, is_generic: false }),
+            ..Device::default()
+        };
+        let before = before.map(device);
+        assert_eq!(was_taken_off(before.as_ref(), &device(now), 7), expected);
+    }
+}
