@@ -274,7 +274,7 @@ fn the_end_of_a_connection_is_seen() {
 }
 
 #[test]
-fn a_gone_endpoint_is_told_of_by_tc() {
+fn a_gone_endpoint_is_told_of_within_a_second() {
     row()
         .outward()
         .serve("web:80", &["far:8080"])
@@ -282,6 +282,7 @@ fn a_gone_endpoint_is_told_of_by_tc() {
         .gets_forwarded("outside:40000 > far:8080")
         .counting(&[FlowsCreated, WaysFound])
         .endpoint_gone("outside:40000 > web:80")
+        .later(Duration::from_nanos(REFRESH_NS + 1_000_000_000))
         .xdp(tcp("outside:40000 > web:80"))
         .stays_untouched()
         .ingress(tcp("outside:40000 > web:80"))

@@ -137,6 +137,15 @@ pod! {
     size: 32;
 }
 
+impl Device {
+    /// An Ethernet address as it stands in a record.
+    #[must_use]
+    pub const fn link_of(address: [u8; 6]) -> [u32; 2] {
+        let [a, b, c, d, e, f] = address;
+        [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0])]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,6 +179,7 @@ pub fn device_records(
         let mode = xdp(device);
         let mut record = DeviceRecord {
             flags: xdp_flags(device, mode),
+            link: device.link.map_or([0; 2], DeviceRecord::link_of),
             ..DeviceRecord::default()
         };
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {

@@ -16,8 +16,12 @@ const MTU_OF_ONE_PAGE: u32 = 3_500;
 /// What the kernel programs must know of a device on which XDP runs in this mode.
 pub(super) fn xdp_flags(device: &Device, mode: Option<XdpMode>) -> DeviceFlags {
     let mut flags = DeviceFlags::default();
-    if why_no_transmit(device).is_none() {
+    // Only to devices of its own kind: one towards pods has a CNI's programs and policies, which a frame of XDP's would pass by.
+    if mode.is_some() && why_no_transmit(device).is_none() {
         flags = flags.with(DeviceFlags::FORWARDS);
+        if device.xdp_features.is_some_and(|features| features.scatters) {
+            flags = flags.with(DeviceFlags::SCATTERS);
+        }
     }
     match mode {
         // What a program turns round on a veth device is left lying if the other end has no program (`veth_xdp_rcv` in the kernel's
@@ -80,14 +84,18 @@ mod tests {
     const ALL: XdpFeatures = XdpFeatures {
         runs: true,
         transmits: true,
+        scatters: false,
     };
+    const JUMBO: XdpFeatures = XdpFeatures { scatters: true, ..ALL };
     const RUNS: XdpFeatures = XdpFeatures {
         runs: true,
         transmits: false,
+        scatters: false,
     };
     const NONE: XdpFeatures = XdpFeatures {
         runs: false,
         transmits: false,
+        scatters: false,
     };
 
     fn device(driver: &str, xdp_features: Option<XdpFeatures>) -> Device {
@@ -104,7 +112,13 @@ mod tests {
     #[case::a_card("ixgbe", Some(ALL), Some(XdpMode::Native), &[DeviceFlags::FORWARDS, DeviceFlags::TURNS])]
     #[case::a_card_that_does_not_transmit_yet("virtio_net", Some(RUNS), Some(XdpMode::Native), &[DeviceFlags::TURNS])]
     #[case::a_card_in_generic_mode("e1000e", Some(NONE), Some(XdpMode::Generic), &[DeviceFlags::GENERIC])]
-    #[case::a_card_without("ixgbe", Some(ALL), None, &[DeviceFlags::FORWARDS])]
+    #[case::a_card_that_sends_jumbo_frames(
+        "mlx5_core",
+        Some(JUMBO),
+        Some(XdpMode::Native),
+        &[DeviceFlags::FORWARDS, DeviceFlags::SCATTERS, DeviceFlags::TURNS]
+    )]
+    #[case::a_card_without("ixgbe", Some(ALL), None, &[])]
     #[case::veth_turns_nothing("veth", Some(ALL), Some(XdpMode::Native), &[DeviceFlags::FORWARDS])]
     #[case::veth_whose_peer_has_no_napi("veth", Some(RUNS), None, &[])]
     #[case::a_bridge("bridge", Some(NONE), None, &[])]

@@ -26,6 +26,7 @@ const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_XDP_ACT_BASIC: u64 = 1 << 0;
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 1 << 2;
+const NETDEV_XDP_ACT_NDO_XMIT_SG: u64 = 1 << 6;
 
 /// What the driver of a device does for XDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct XdpFeatures {
     pub runs: bool,
     /// It transmits what another device's program redirects (`ndo_xdp_xmit`).
     pub transmits: bool,
+    /// So it does with what lies in several buffers.
+    pub scatters: bool,
 }
 
 impl From<u64> for XdpFeatures {
@@ -41,6 +44,7 @@ impl From<u64> for XdpFeatures {
         Self {
             runs: bits & NETDEV_XDP_ACT_BASIC != 0,
             transmits: bits & NETDEV_XDP_ACT_NDO_XMIT != 0,
+            scatters: bits & NETDEV_XDP_ACT_NDO_XMIT_SG != 0,
         }
     }
 }
@@ -174,14 +178,19 @@ mod tests {
     #[test]
     fn the_bits_are_those_of_the_kernel() {
         let rows = [
-            (0, (false, false)),
-            (1, (true, false)),
-            (3, (true, false)),
-            (7, (true, true)),
+            (0, (false, false, false)),
+            (1, (true, false, false)),
+            (3, (true, false, false)),
+            (7, (true, true, false)),
+            (0x67, (true, true, true)),
         ];
         for (bits, expected) in rows {
             let features = XdpFeatures::from(bits);
-            assert_eq!((features.runs, features.transmits), expected, "{bits:#x}");
+            assert_eq!(
+                (features.runs, features.transmits, features.scatters),
+                expected,
+                "{bits:#x}"
+            );
         }
     }
 }

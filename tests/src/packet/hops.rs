@@ -52,13 +52,6 @@ impl NextHop {
     }
 }
 
-/// A link address as a device record and a way have it.
-#[must_use]
-pub fn own_link(address: [u8; 6]) -> [u32; 2] {
-    let [a, b, c, d, e, f] = address;
-    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0])]
-}
-
 fn link_of(number: u8) -> [u8; 6] {
     [0x02, 0, 0, 0, 0x0f, number]
 }

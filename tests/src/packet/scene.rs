@@ -11,7 +11,7 @@ use lb_userspace::tables::{SourceRange, node_range};
 
 use super::{
     encode::MAC_TO,
-    hops::{WAN, own_link},
+    hops::WAN,
     names::{Named, endpoint, range},
     service::{Kind, List, ServiceSketch},
 };
@@ -206,11 +206,11 @@ impl Scene {
                     flags: DeviceFlags::FORWARDS.with(scatters.unwrap_or_default()),
                     ..Device::default()
                 };
-                self.link = own_link(MAC_TO);
+                self.link = Device::link_of(MAC_TO);
                 vec![self.device(DeviceFlags::default()), Write::Device(WAN, wan)]
             }
             Change::OutwardGeneric => {
-                self.link = own_link(MAC_TO);
+                self.link = Device::link_of(MAC_TO);
                 vec![self.device(DeviceFlags::GENERIC)]
             }
             Change::RoutesChange => {
@@ -236,12 +236,7 @@ impl Scene {
             Change::Garble(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Garble).into(),
             // Only TCP can be reset, so nothing else is marked.
             Change::Reset(_) if proto != Proto::TCP => Vec::new(),
-            Change::Reset(tuple) => {
-                // As the agent does, so that no way outlives what it was found by.
-                self.routes += 1;
-                let marks = at_both_stages(F::key(tuple, proto)).map(Write::Reset);
-                marks.into_iter().chain([Write::Routes(self.routes)]).collect()
-            }
+            Change::Reset(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Reset).into(),
         }
     }
 

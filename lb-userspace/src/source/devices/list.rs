@@ -72,6 +72,7 @@ fn device(link: LinkMessage) -> Device {
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::Address(address) => device.link = address.try_into().ok(),
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::Controller(ifindex) => device.controller = Some(ifindex).filter(|ifindex| *ifindex != 0),
             LinkAttribute::LinkInfo(infos) => {

@@ -35,6 +35,8 @@ pub struct Device {
     pub xdp_features: Option<XdpFeatures>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
+    /// Its Ethernet address.
+    pub link: Option<[u8; 6]>,
     /// Its MTU in octets.
     pub mtu: u32,
     /// The bridge or other device that it is a port of.
