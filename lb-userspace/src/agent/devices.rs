@@ -1,22 +1,23 @@
 //! Following the node's devices: attaching to what comes, and forgetting what went.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use lb_common::layout::names;
 use tracing::{error, info, warn};
 
 use super::{
     Agent, DeviceState, sysctl,
-    xdp::{was_taken_off, why_no_transmit, why_refused},
+    xdp::{why_no_transmit, why_refused},
 };
 use crate::{
     kernel::{LinkKind, XdpMode, XdpOutcome, XdpPolicy},
-    source::devices::{Device, Devices, Framing, node_addresses},
+    source::devices::{Device, Framing, Listing, node_addresses},
 };
 
 impl Agent {
     /// Brings attachments and node addresses up to the list.
-    pub(super) fn follow_devices(&mut self, devices: &Devices) {
+    pub(super) fn follow_devices(&mut self, listing: &Listing) {
+        let devices = &listing.devices;
         let present: BTreeSet<u32> = devices.keys().copied().collect();
         if let Err(error) = self.attachments.forget_all_but(&present) {
             warn!(%error, "pins of vanished devices could not be removed");
@@ -33,7 +34,7 @@ impl Agent {
             self.attachments.forget(ifindex);
         }
         let before = std::mem::replace(&mut self.devices, devices.clone());
-        self.notice_lost_xdp(&before);
+        self.notice_lost_xdp(listing.begun);
         let (v4, v6) = node_addresses(devices);
         let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
         self.reconciler.see_host_addresses(addresses.collect());
@@ -53,17 +54,23 @@ impl Agent {
         }
     }
 
-    /// Where our XDP program was, and is no longer, tc does all the work from now on.
-    fn notice_lost_xdp(&mut self, before: &Devices) {
+    /// Where our XDP program should be, and is not on the list, tc does all the work from now on.
+    fn notice_lost_xdp(&mut self, begun: Instant) {
+        // An older list may not know of it yet.
+        if self.xdp_attached_at.is_none_or(|attached| begun <= attached) {
+            return;
+        }
         let Some(ours) = self.datapath.program_id(names::XDP) else {
             return;
         };
-        for (ifindex, device) in &self.devices {
-            if was_taken_off(before.get(ifindex), device, ours) {
+        for device in self.devices.values() {
+            let known = self.attachments.devices().get(&device.ifindex);
+            let was_on = matches!(known.and_then(|known| known.xdp.as_ref()), Some(XdpOutcome::On(_)));
+            if was_on && device.xdp.is_none_or(|program| program.id != ours) {
                 let reason = "somebody has taken the program off; a restarted agent puts it back";
                 warn!(device = %device.name, "no XDP on this device any more, {reason}; tc does all the work there");
                 let outcome = XdpOutcome::Off(reason.to_owned());
-                self.attachments.note_xdp(*ifindex, &device.name, outcome);
+                self.attachments.note_xdp(device.ifindex, &device.name, outcome);
             }
         }
     }
@@ -161,7 +168,10 @@ impl Agent {
             .attachments
             .attach_xdp(&mut self.datapath, device.ifindex, mode, found_mode(device));
         match attached {
-            Ok(mode) => XdpOutcome::On(mode),
+            Ok(mode) => {
+                self.xdp_attached_at = Some(Instant::now());
+                XdpOutcome::On(mode)
+            }
             Err(error) => {
                 let reason = why_refused(device, &error);
                 warn!(device = %device.name, %reason, "no XDP on this device; tc does all the work there");

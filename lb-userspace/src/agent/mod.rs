@@ -40,7 +40,10 @@ use crate::{
     metrics::{Snapshot, SyncKind},
     model::{Change, NodeView},
     reconcile::Reconciler,
-    source::{self, SourceStatus, devices::Devices},
+    source::{
+        self, SourceStatus,
+        devices::{Devices, Listing},
+    },
     tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats},
 };
 
@@ -110,6 +113,8 @@ struct Agent {
     node_is_refused: bool,
     /// The devices last heard of.
     devices: Devices,
+    /// When XDP was last attached to any.
+    xdp_attached_at: Option<Instant>,
     removed: RemovedEndpoints,
     observer: Observer,
     state: State,
@@ -129,7 +134,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let _lock = options.pins.claim()?;
     let (mut agent, mut servers) = Agent::start(options)?;
 
-    let (device_sender, mut device_updates) = mpsc::channel::<Devices>(4);
+    let (device_sender, mut device_updates) = mpsc::channel::<Listing>(4);
     let mut device_task = tokio::spawn(source::devices::follow(device_sender));
     let (change_sender, mut changes) = mpsc::channel::<Change>(CHANGES_QUEUE);
     let (status_sender, mut status) = watch::channel(SourceStatus::default());
@@ -175,7 +180,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 }
                 agent.apply(&mut batch);
             }
-            Some(devices) = device_updates.recv() => agent.follow_devices(&devices),
+            Some(listing) = device_updates.recv() => agent.follow_devices(&listing),
             ended = &mut device_task => {
                 return Err(ended.map_err(anyhow::Error::from).and_then(|result| result).err()
                     .unwrap_or_else(|| anyhow!("following the devices ended")));
@@ -311,6 +316,7 @@ impl Agent {
             routes_problem: None,
             node_is_refused: false,
             devices: Devices::new(),
+            xdp_attached_at: None,
             removed: RemovedEndpoints::default(),
             observer,
             state,

@@ -66,13 +66,6 @@ pub(super) fn why_refused(device: &Device, error: &anyhow::Error) -> String {
     }
 }
 
-/// Whether somebody else has taken our program off a device between two lists. Where the first has it, both are from after it was
-/// attached.
-pub(super) fn was_taken_off(before: Option<&Device>, now: &Device, ours: u32) -> bool {
-    let is_ours = |device: &Device| device.xdp.is_some_and(|program| program.id == ours);
-    before.is_some_and(is_ours) && !is_ours(now)
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
@@ -163,23 +156,5 @@ mod tests {
     )]
     fn why_a_device_refuses(#[case] device: Device, #[case] expected: &str) {
         assert_eq!(why_refused(&device, &anyhow!("EOPNOTSUPP")), expected);
-    }
-
-    #[rstest]
-    #[case::came_and_stays(Some(Some(7)), Some(7), false)]
-    #[case::was_taken_off(Some(Some(7)), None, true)]
-    #[case::was_replaced(Some(Some(7)), Some(8), true)]
-    #[case::is_about_to_be_seen(Some(None), Some(7), false)]
-    #[case::is_not_seen_yet(Some(None), None, false)]
-    #[case::is_still_an_earlier_agents(Some(Some(5)), Some(5), false)]
-    #[case::was_an_earlier_agents(Some(Some(5)), Some(7), false)]
-    #[case::is_on_a_new_device(None, Some(7), false)]
-    fn our_program(#[case] before: Option<Option<u32>>, #[case] now: Option<u32>, #[case] expected: bool) {
-        let device = |id: Option<u32>| Device {
-            xdp: id.map(|id| XdpProgram { id, is_generic: false }),
-            ..Device::default()
-        };
-        let before = before.map(device);
-        assert_eq!(was_taken_off(before.as_ref(), &device(now), 7), expected);
     }
 }

@@ -10,7 +10,7 @@ use genetlink::{GenetlinkHandle, message::RawGenlMessage};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use rtnetlink::{
     packet_core::{
-        DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+        DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
         ParseableParametrized, parse_u32, parse_u64,
     },
     proto::sys::AsyncSocket as _,
@@ -87,7 +87,9 @@ impl Netdev {
     /// If the kernel refuses to tell.
     pub(super) async fn features(&mut self) -> Result<BTreeMap<u32, XdpFeatures>> {
         let mut request = NetlinkMessage::from(GenlMessage::from_payload(DeviceMessage::default()));
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        // The family marks its answers as no parts of a list (`genlmsg_iput` in the kernel's net/genetlink.h), so that netlink-proto
+        // would take the first for the only one if it didn't expect an acknowledgement.
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP | NLM_F_ACK;
         let answers = self.handle.request(request).await;
         let mut answers = answers.context("ask what drivers do for XDP")?;
         let mut features = BTreeMap::new();

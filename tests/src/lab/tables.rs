@@ -11,14 +11,16 @@ use lb_userspace::tables::{KernelTables, TableFamily, Tables as _};
 use super::Lab;
 
 impl Lab {
+    /// A table, by its name.
+    pub fn table(&self, name: &str) -> Result<Map> {
+        let pin = Pins::new(self.pin_directory()).maps().join(name);
+        let data = MapData::from_pin(&pin).with_context(|| format!("opening the table {}", pin.display()))?;
+        Map::from_map_data(data).with_context(|| format!("{} is no table of Sluice's", pin.display()))
+    }
+
     /// The tables of one family. Whoever writes to them takes the agent's part.
     pub fn tables<F: TableFamily>(&self) -> Result<KernelTables<F>> {
-        let maps = Pins::new(self.pin_directory()).maps();
-        KernelTables::open(|name| {
-            let pin = maps.join(name);
-            let data = MapData::from_pin(&pin).with_context(|| format!("opening the table {}", pin.display()))?;
-            Map::from_map_data(data).with_context(|| format!("{} is no table of Sluice's", pin.display()))
-        })
+        KernelTables::open(|name| self.table(name))
     }
 
     /// All that is said in the tables of one family, by the label of each Service port: number, frontends, and for each scope its

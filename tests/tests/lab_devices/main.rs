@@ -2,6 +2,8 @@
 //! pins go with the devices, and what other devices carry goes on.
 
 mod cables;
+mod routes;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lb_userspace::kernel::Pins;
 use serde_json::Value;
-use tests::lab::{AgentOptions, Host, Lab, XdpMode, plan};
+use tests::lab::{AgentOptions, Host, Lab, LabBuilder, XdpMode, plan};
 use tests::traffic::manifests::Service;
 use tests::traffic::{Cluster, Entry, LongLived, LongLivedPlan, Over};
 
@@ -183,7 +185,11 @@ fn a_program_that_was_taken_away_is_missed_and_put_back_by_the_next_agent() {
 
 /// Three pods, and a Service for each.
 fn start(xdp: XdpMode) -> Cluster {
-    let lab = Lab::one_node()
+    start_in(Lab::one_node(), xdp)
+}
+
+fn start_in(builder: LabBuilder, xdp: XdpMode) -> Cluster {
+    let lab = builder
         .backends(3)
         .build()
         .expect("the lab can be built: this needs root");

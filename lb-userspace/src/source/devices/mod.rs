@@ -8,7 +8,7 @@ mod list;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -70,6 +70,15 @@ pub enum Framing {
 /// All devices by index.
 pub type Devices = BTreeMap<u32, Device>;
 
+/// A list with its time.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// When it was begun: it knows all that was before.
+    pub begun: Instant,
+    /// What was there.
+    pub devices: Devices,
+}
+
 /// The node's own addresses for masquerading: of the device with the default route if there is one, else the first of
 /// any device. IPv4 and IPv6.
 #[must_use]
@@ -91,14 +100,14 @@ pub fn node_addresses(devices: &Devices) -> (Option<Ipv4Addr>, Option<Ipv6Addr>)
 
 /// How long a burst of changes is gathered before the list is read again.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long no change is told before the list is read again all the same: that a program was taken off a device is told by nobody.
+/// How long no change is told before a list is sent all the same: that a program was taken off a device is told by nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// Sends the list now and after every change, until the receiver is gone.
+/// Sends the list now, after every change, and now and then, until the receiver is gone.
 ///
 /// # Errors
 /// If the kernel refuses rtnetlink.
-pub async fn follow(updates: Sender<Devices>) -> Result<()> {
+pub async fn follow(updates: Sender<Listing>) -> Result<()> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -119,22 +128,24 @@ pub async fn follow(updates: Sender<Devices>) -> Result<()> {
             (None, mpsc::unbounded().1)
         }
     };
-    let mut last = Devices::new();
+    let (mut last, mut is_wanted) = (Devices::new(), true);
     loop {
+        let begun = Instant::now();
         let devices = list(&handle, netdev.as_mut()).await?;
-        if devices != last || last.is_empty() {
+        if is_wanted || devices != last {
             last.clone_from(&devices);
-            if updates.send(devices).await.is_err() {
+            if updates.send(Listing { begun, devices }).await.is_err() {
                 return Ok(());
             }
         }
-        tokio::select! {
-            message = messages.next() => if message.is_none() {
-                bail!("the kernel closed rtnetlink: devices are no longer followed");
+        is_wanted = tokio::select! {
+            message = messages.next() => match message {
+                Some(_) => false,
+                None => bail!("the kernel closed rtnetlink: devices are no longer followed"),
             },
-            Some(_) = notifications.next() => {}
-            () = sleep(LOOK_EVERY) => {}
-        }
+            Some(_) = notifications.next() => false,
+            () = sleep(LOOK_EVERY) => true,
+        };
         sleep(SETTLE).await;
         drain(&mut messages);
         drain(&mut notifications);

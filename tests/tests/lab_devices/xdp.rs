@@ -1,0 +1,164 @@
+//! What the agent tells the XDP program of devices, and people: where it runs, and out of which devices it may send.
+
+use std::time::Duration;
+
+use aya::maps::HashMap;
+use aya::programs::xdp::XdpMode as Mode;
+use lb_common::layout::{Device, DeviceFlags, names};
+use lb_userspace::kernel::{Datapath, LoadOptions, Pins};
+use serde_json::Value;
+use tests::lab::{Host, Lab, XdpMode};
+use tests::traffic::Cluster;
+
+use super::cables::{index, ip};
+use super::{FOLLOWED_WITHIN, start, start_in, wait_for_state, within};
+
+/// That a program was taken off a device is told by nobody: the agent looks every 30 s.
+const LOOKED_WITHIN: Duration = Duration::from_secs(32);
+
+#[test]
+fn xdp_may_send_to_a_pod_while_its_end_receives_by_napi() {
+    let cluster = start(XdpMode::Native);
+    let (lab, pod) = (&cluster.lab, cluster.lab.backend(1));
+    let no = "no: its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on";
+    wait_for_transmit(&cluster, "pod1", true, "yes");
+
+    gro(pod, "off");
+    wait_for_transmit(&cluster, "pod1", false, no);
+    gro(pod, "on");
+    wait_for_transmit(&cluster, "pod1", true, "yes");
+    gro(pod, "off");
+    wait_for_transmit(&cluster, "pod1", false, no);
+
+    // A program of its own does as well, whatever it does.
+    let mut datapath = Datapath::load(&LoadOptions {
+        maps: None,
+        flows_max: 1024,
+    })
+    .expect("the kernel takes the programs");
+    let program = datapath.xdp(names::XDP).expect("the object has it");
+    let link = pod.run(|| program.attach("eth0", Mode::Driver)).expect("veth can");
+    wait_for_transmit(&cluster, "pod1", true, "yes");
+    program.detach(link).expect("it is attached");
+    wait_for_transmit(&cluster, "pod1", false, no);
+
+    // The others are as they were.
+    assert!(flags(lab, "pod2").has(DeviceFlags::FORWARDS));
+    assert!(!flags(lab, "lo").has(DeviceFlags::FORWARDS));
+}
+
+#[test]
+fn where_xdp_runs_is_told() {
+    let rows = [
+        (XdpMode::Native, "native", Value::Null),
+        (XdpMode::Generic, "generic", "asked for by --xdp generic".into()),
+    ];
+    for (mode, word, because) in rows {
+        let cluster = start(mode);
+        let found = flags(&cluster.lab, "eth0");
+        assert_eq!(found.has(DeviceFlags::GENERIC), word == "generic", "{mode:?}");
+        // XDP comes first, and what it sends back by veth is a redirect.
+        assert!(
+            !found.has(DeviceFlags::FIRST) && !found.has(DeviceFlags::TURNS),
+            "{mode:?}"
+        );
+        let eth0 = device(&cluster, "eth0");
+        assert_eq!(eth0["xdp"], word, "{eth0}");
+        assert_eq!(eth0["xdp_generic_because"], because, "{eth0}");
+        assert_eq!(
+            (&eth0["driver"], &eth0["mtu"], &eth0["is_outward"]),
+            (&"veth".into(), &1500.into(), &true.into())
+        );
+        let pod = device(&cluster, "pod1");
+        assert_eq!(
+            (&pod["xdp"], &pod["is_outward"]),
+            (&"off: not an outward device".into(), &false.into())
+        );
+    }
+}
+
+#[test]
+fn a_program_that_somebody_takes_off_is_noticed() {
+    let mut cluster = start(XdpMode::Native);
+    let eth0 = index(cluster.lab.node(), "eth0");
+    let pin = Pins::new(cluster.lab.pin_directory())
+        .links()
+        .join(format!("{eth0}-xdp"));
+    let bpftool = std::process::Command::new("bpftool")
+        .args(["link", "detach", "pinned"])
+        .arg(pin)
+        .status();
+    assert!(bpftool.expect("bpftool can be started").success());
+    within(LOOKED_WITHIN, || {
+        let found = device(&cluster, "eth0")["xdp"].clone();
+        let expected = "off: somebody has taken the program off; a restarted agent puts it back";
+        (found == expected).then_some(()).ok_or(found.to_string())
+    });
+    // tc is the first to see its packets now.
+    within(FOLLOWED_WITHIN, || has(&cluster.lab, "eth0", DeviceFlags::FIRST, true));
+    cluster.agent.restart().expect("it can be started again");
+    cluster.agent.wait_ready().expect("it gets ready");
+    assert_eq!(device(&cluster, "eth0")["xdp"], "native");
+    assert!(!flags(&cluster.lab, "eth0").has(DeviceFlags::FIRST));
+}
+
+#[test]
+fn a_device_that_refuses_says_why_and_is_tried_again_when_that_has_changed() {
+    let cluster = start_in(Lab::one_node().outward_mtu(9000), XdpMode::Native);
+    let eth0 = device(&cluster, "eth0");
+    let reason = eth0["xdp"].as_str().expect("text");
+    assert!(
+        reason.starts_with("off: perhaps its MTU of 9000 is too large"),
+        "{reason}"
+    );
+    println!("{reason}");
+    ip(cluster.lab.client(), &["link set eth0 mtu 1500"]);
+    ip(cluster.lab.node(), &["link set eth0 mtu 1500"]);
+    wait_for_state(&cluster, |devices| {
+        devices
+            .iter()
+            .any(|device| device["name"] == "eth0" && device["xdp"] == "native" && device["mtu"] == 1500)
+    });
+    within(FOLLOWED_WITHIN, || has(&cluster.lab, "eth0", DeviceFlags::FIRST, false));
+}
+
+fn gro(host: &Host, state: &str) {
+    let ethtool = host.command("ethtool").args(["-K", "eth0", "gro", state]).status();
+    assert!(ethtool.expect("ethtool can be started").success());
+}
+
+/// What the agent says of a device.
+fn device(cluster: &Cluster, name: &str) -> Value {
+    let state = cluster.agent.state().expect("it is written");
+    let devices = state["devices"].as_array().cloned().unwrap_or_default();
+    let device = devices.into_iter().find(|device| device["name"] == name);
+    device.unwrap_or_else(|| panic!("no {name} in {state}"))
+}
+
+/// What the XDP program is told of a device.
+fn flags(lab: &Lab, name: &str) -> DeviceFlags {
+    let table = lab.table(names::DEVICES).expect("it is pinned");
+    let table: HashMap<_, u32, Device> = table.try_into().expect("a table of devices");
+    let ifindex = u32::try_from(index(lab.node(), name)).expect("an index");
+    table
+        .get(&ifindex, 0)
+        .map_or(DeviceFlags::default(), |device| device.flags)
+}
+
+fn has(lab: &Lab, name: &str, flag: DeviceFlags, expected: bool) -> Result<(), String> {
+    let found = flags(lab, name);
+    (found.has(flag) == expected)
+        .then_some(())
+        .ok_or_else(|| format!("{name}: {found:?}, {flag:?} should be {expected}"))
+}
+
+fn wait_for_transmit(cluster: &Cluster, name: &str, expected: bool, told: &str) {
+    within(FOLLOWED_WITHIN, || {
+        has(&cluster.lab, name, DeviceFlags::FORWARDS, expected)
+    });
+    wait_for_state(cluster, |devices| {
+        devices
+            .iter()
+            .any(|device| device["name"] == name && device["xdp_transmit"] == told)
+    });
+}
