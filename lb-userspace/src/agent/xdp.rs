@@ -41,7 +41,7 @@ pub(super) fn why_no_transmit(device: &Device) -> Option<String> {
     match device.xdp_features {
         Some(features) if features.transmits => None,
         Some(_) if driver == VETH => {
-            Some("its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on".to_owned())
+            Some("its other end has neither GRO nor XDP (there: ethtool -K DEV gro on)".to_owned())
         }
         Some(features) if features.runs => Some(format!("{driver} does not transmit for XDP as it is set up now")),
         Some(_) => Some(format!("{driver} does not transmit for XDP")),
@@ -135,7 +135,7 @@ mod tests {
     #[case(device("bridge", Some(NONE)), Some("bridge does not transmit for XDP"))]
     #[case(
         device("veth", Some(RUNS)),
-        Some("its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on")
+        Some("its other end has neither GRO nor XDP (there: ethtool -K DEV gro on)")
     )]
     #[case(device("ixgbe", None), Some("the kernel does not tell what its driver can do"))]
     #[case(Device { framing: Some(Framing::None), ..device("tun", Some(ALL)) }, Some("its frames are not Ethernet's"))]

@@ -1,6 +1,7 @@
 //! The command line of `sluice`: what a person types, and which room answers.
 
 mod cleanup;
+mod devices;
 mod doctor;
 mod get;
 mod open;

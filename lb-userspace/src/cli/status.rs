@@ -8,7 +8,11 @@ use clap::Args;
 use lb_common::layout::{Counter, DropReason, V4, V6, limits::SOURCE_PORTS};
 use serde::Serialize;
 
-use super::{Output, Place, text::print_table};
+use super::{
+    Output, Place,
+    devices::{self, Cards},
+    text::print_table,
+};
 use crate::{
     agent::{State, unix_now_s},
     tables::{TableFamily, Tables as _},
@@ -32,6 +36,8 @@ struct Status {
     healthy: bool,
     /// What the agent last said of itself.
     agent: Option<State>,
+    /// Rings and queues of outward devices.
+    cards: Option<Cards>,
     tables: Vec<TableFill>,
     drops: Vec<Count>,
     counters: Vec<Count>,
@@ -72,11 +78,18 @@ fn gather(place: &Place) -> Result<Status> {
     let datapath_pinned = pins.exist();
     let agent = State::read(&place.run_dir)
         .with_context(|| format!("read the agent's state in {}", place.run_dir.display()))?;
+    let cards = agent.as_ref().and_then(|agent| {
+        let cards = Cards::of(&agent.devices);
+        cards
+            .inspect_err(|error| eprintln!("rings and queues are not known: {error:#}"))
+            .ok()
+    });
     let mut status = Status {
         agent_running,
         datapath_pinned,
         healthy: false,
         agent,
+        cards,
         tables: Vec::new(),
         drops: Vec::new(),
         counters: Vec::new(),
@@ -206,19 +219,7 @@ fn print(place: &Place, status: &Status) {
             );
         }
         println!();
-        let rows: Vec<Vec<String>> = agent
-            .devices
-            .iter()
-            .map(|device| {
-                vec![
-                    device.name.clone(),
-                    device.ifindex.to_string(),
-                    device.tc.clone(),
-                    device.xdp.clone(),
-                ]
-            })
-            .collect();
-        print_table(&["DEVICE", "INDEX", "TC", "XDP"], &rows);
+        print!("{}", devices::text(&agent.devices, status.cards.as_ref()));
     }
     if !status.datapath_pinned {
         return;

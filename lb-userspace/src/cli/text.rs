@@ -5,7 +5,8 @@ pub(super) fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     print!("{}", table(headings, rows));
 }
 
-fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+/// The table as text.
+pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -3,8 +3,10 @@
 //! First room of the pipe `source → model → plan → reconcile → tables → kernel`. Two sources tell the same words,
 //! [`Change`], over the same kind of channel; the rest of the agent cannot tell them apart. What they have to complain
 //! about goes into a [`SourceStatus`], which `status` shows. Not here: keeping objects (`model`), deciding anything
-//! about them (`plan`). The network devices of the host (`devices`) are told apart from this: they are no API objects.
+//! about them (`plan`). The network devices of the host (`devices`, `cards`) and its routing (`routes`) are told apart from this:
+//! they are no API objects.
 
+pub mod cards;
 pub mod convert;
 pub mod devices;
 pub mod kubernetes;

@@ -20,7 +20,7 @@ const LOOKED_WITHIN: Duration = Duration::from_secs(32);
 fn xdp_may_send_to_a_pod_while_its_end_receives_by_napi() {
     let cluster = start(XdpMode::Native);
     let (lab, pod) = (&cluster.lab, cluster.lab.backend(1));
-    let no = "no: its other end has neither GRO nor an XDP program; there: ethtool -K DEVICE gro on";
+    let no = "no: its other end has neither GRO nor XDP (there: ethtool -K DEV gro on)";
     wait_for_transmit(&cluster, "pod1", true, "yes");
 
     gro(pod, "off");
@@ -74,6 +74,32 @@ fn where_xdp_runs_is_told() {
             (&pod["xdp"], &pod["is_outward"]),
             (&"off: not an outward device".into(), &false.into())
         );
+
+        let status = cluster.agent.cli(["status"]).expect("a healthy agent");
+        println!("{status}");
+        let because = because.as_str().map_or(String::new(), |because| format!(", {because}"));
+        let expected = format!(
+            "eth0 leads out: index 2, veth, MTU 1500\n  tc:       attached\n  XDP:      {word}{because}\n  XDP out:  yes\n"
+        );
+        assert!(status.contains(&expected), "{status}");
+        assert!(
+            status.lines().any(|line| line
+                .split_whitespace()
+                .eq(["pod1", "3", "veth", "1500", "attached", "yes"])),
+            "{status}"
+        );
+        // The kernel tells the queues of veth, which has no rings.
+        let status = cluster
+            .agent
+            .cli_json(["status", "-o", "json"])
+            .expect("a healthy agent");
+        let card = &status["cards"]["devices"]["eth0"];
+        assert_eq!(
+            (&card["rx_ring"]["max"], &card["rx_queues"]["now"]),
+            (&0.into(), &1.into()),
+            "{status}"
+        );
+        assert_eq!(status["cards"]["hints"], Value::Array(Vec::new()), "{status}");
     }
 }
 
