@@ -99,6 +99,8 @@ const IPV6: u16 = 0x86dd_u16.to_be();
 
 /// Where things stand in a frame without options.
 trait Frame: Family {
+    /// Time to live, or hop limit.
+    const HOPS: usize;
     const SRC: usize;
     const DST: usize;
     const PROTO: usize;
@@ -114,6 +116,7 @@ trait Frame: Family {
 }
 
 impl Frame for V4 {
+    const HOPS: usize = 22;
     const SRC: usize = 26;
     const DST: usize = 30;
     const PROTO: usize = 23;
@@ -144,6 +147,7 @@ impl Frame for V4 {
 }
 
 impl Frame for V6 {
+    const HOPS: usize = 21;
     const SRC: usize = 22;
     const DST: usize = 38;
     const PROTO: usize = 20;
@@ -249,8 +253,15 @@ fn remember<F: Frame>(packet: Octets) -> Option<()> {
     F::table().insert(key, flow, 0).ok()
 }
 
+/// The link address of the bench's frames, which forwarding changes.
+const LINK: ([u8; 4], [u8; 2]) = ([2, 0, 0, 0], [0, 1]);
+const HOPS: u8 = 64;
+
 #[inline(always)]
 fn put<F: Frame>(packet: Octets, tuple: &Tuple) -> Option<()> {
+    packet.write(0, LINK.0)?;
+    packet.write(4, LINK.1)?;
+    packet.write(F::HOPS, HOPS)?;
     if F::SUM.is_some() {
         packet.write(F::SRC, tuple.src[0])?;
         packet.write(F::DST, tuple.dst[0])?;

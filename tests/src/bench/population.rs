@@ -16,6 +16,8 @@ use lb_userspace::model::{
 
 /// The node on which all endpoints are.
 pub(super) const NODE: &str = "bench-node";
+/// Another one, where they are if they are elsewhere.
+const OTHER_NODE: &str = "other-node";
 /// What clients dial.
 pub(super) const PORT: u16 = 80;
 /// Where endpoints listen.
@@ -63,6 +65,8 @@ pub(super) struct Population {
 pub(super) enum Features {
     /// A ClusterIP and nothing else.
     None,
+    /// A load-balancer address, too, and all endpoints on another node.
+    Elsewhere,
     /// A NodePort and a load-balancer address, too, session affinity, source ranges, and clients that are masqueraded.
     All,
 }
@@ -72,7 +76,7 @@ impl Features {
     pub(super) fn dialled(self, family: Family, service: u32) -> IpAddr {
         match self {
             Self::None => cluster_ip(family, service),
-            Self::All => load_balancer_ip(family, service),
+            Self::All | Self::Elsewhere => load_balancer_ip(family, service),
         }
     }
 }
@@ -88,6 +92,7 @@ impl Population {
     /// The Service of a number.
     pub(super) fn service(&self, number: u32) -> Service {
         let all = self.features == Features::All;
+        let has_vip = self.features != Features::None;
         let port = |protocol: &Protocol| ServicePort {
             name: protocol.to_string().into(),
             protocol: *protocol,
@@ -99,10 +104,10 @@ impl Population {
             .families
             .iter()
             .map(|family| load_balancer_ip(*family, number))
-            .filter(|_| all);
+            .filter(|_| has_vip);
         Service {
             key: key(number),
-            service_type: if all {
+            service_type: if has_vip {
                 ServiceType::LoadBalancer
             } else {
                 ServiceType::ClusterIp
@@ -127,12 +132,17 @@ impl Population {
 
     /// The slice of a Service in a family, with these of its endpoints.
     pub(super) fn slice(&self, family: Family, number: u32, endpoints: impl IntoIterator<Item = u32>) -> EndpointSlice {
+        let node = if self.features == Features::Elsewhere {
+            OTHER_NODE
+        } else {
+            NODE
+        };
         let endpoint = |place| Endpoint {
             address: endpoint(family, number, place),
             ready: true,
             serving: true,
             terminating: false,
-            node_name: Some(NODE.into()),
+            node_name: Some(node.into()),
             zone_hints: [].into(),
             node_hints: [].into(),
         };

@@ -111,6 +111,18 @@ pub fn set_up() -> Result<()> {
     Ok(())
 }
 
+/// Makes everybody reachable by that device, whose address says nothing of where it is: for benches.
+///
+/// # Errors
+/// If `ip` can't.
+pub fn lead_everywhere() -> Result<()> {
+    for version in [Version::V4, Version::V6] {
+        let far = address("far", version);
+        ip(&format!("route add default via {far} dev wan onlink"))?;
+    }
+    Ok(())
+}
+
 fn ip(arguments: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(arguments.split(' '))

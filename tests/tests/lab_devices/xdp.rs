@@ -34,6 +34,7 @@ fn xdp_may_send_to_a_pod_while_its_end_receives_by_napi() {
     let mut datapath = Datapath::load(&LoadOptions {
         maps: None,
         flows_max: 1024,
+        ways_max: 1024,
     })
     .expect("the kernel takes the programs");
     let program = datapath.xdp(names::XDP).expect("the object has it");

@@ -13,6 +13,9 @@ use super::rig::{Rig, Tuple};
 /// Length of a frame: with IPv6 and TCP there is just room for the headers.
 const FRAME_LEN: usize = 78;
 
+/// The link address of frames.
+pub(super) const FRAME_TO: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// A family that can be measured.
 pub(super) trait BenchFamily: TableFamily {
     /// `v4` or `v6`.
@@ -56,7 +59,8 @@ fn transport(proto: Proto, tcp_flags: u8) -> Vec<u8> {
 }
 
 fn frame(ethertype: [u8; 2], ip: &[u8], proto: Proto, tcp_flags: u8) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let mut frame = FRAME_TO.to_vec();
+    frame.extend([2, 0, 0, 0, 0, 2]);
     frame.extend(ethertype);
     frame.extend(ip);
     frame.extend(transport(proto, tcp_flags));

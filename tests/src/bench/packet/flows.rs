@@ -32,10 +32,14 @@ pub(super) enum Leg {
     MasqueradedRequest,
     /// The endpoint's answer to that address arrives.
     MasqueradedReply,
+    /// A client's packet arrives, and leaves in the same step.
+    ForwardedRequest,
+    /// So does the endpoint's answer.
+    ForwardedReply,
 }
 
 impl Leg {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const OF_THIS_NODE: [Self; 5] = [
         Self::Request,
         Self::RequestXdp,
         Self::Reply,
@@ -49,6 +53,7 @@ impl Leg {
             Program::TcIngress => Self::Request,
             Program::Xdp => Self::RequestXdp,
             Program::TcEgress => Self::Reply,
+            Program::Forward => Self::ForwardedRequest,
         }
     }
 
@@ -56,6 +61,7 @@ impl Leg {
         match self {
             Self::Request | Self::MasqueradedReply => Program::TcIngress,
             Self::RequestXdp => Program::Xdp,
+            Self::ForwardedRequest | Self::ForwardedReply => Program::Forward,
             Self::Reply | Self::MasqueradedRequest => Program::TcEgress,
         }
     }
@@ -64,8 +70,8 @@ impl Leg {
 impl std::fmt::Display for Leg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Request | Self::RequestXdp => "request",
-            Self::Reply => "reply",
+            Self::Request | Self::RequestXdp | Self::ForwardedRequest => "request",
+            Self::Reply | Self::ForwardedReply => "reply",
             Self::MasqueradedRequest => "masqueraded-request",
             Self::MasqueradedReply => "masqueraded-reply",
         })
@@ -124,13 +130,14 @@ impl<F: BenchFamily> Flows<F> {
         let entry = |key: &FlowKey<F::Addr>| there(F::flows(rig).get(key), "the entry of an open flow");
         let leg_of = |key: &FlowKey<F::Addr>| -> Result<FlowKey<F::Addr>> {
             let flow = match leg {
-                Leg::Request | Leg::RequestXdp => return Ok(*key),
+                Leg::Request | Leg::RequestXdp | Leg::ForwardedRequest => return Ok(*key),
                 _ => entry(key)?,
             };
             let towards = FlowKey::new(flow.src, flow.sport, flow.dst, flow.dport, key.proto).at(Stage::LEAVES);
             Ok(match leg {
                 Leg::MasqueradedRequest => towards,
-                Leg::MasqueradedReply => F::reply(&towards, &entry(&towards)?),
+                Leg::ForwardedReply if self.dialled == Features::None => F::reply(key, &flow),
+                Leg::MasqueradedReply | Leg::ForwardedReply => F::reply(&towards, &entry(&towards)?),
                 _ => F::reply(key, &flow),
             })
         };
@@ -174,6 +181,32 @@ impl<F: BenchFamily> Flows<F> {
             let replies = self.of_leg(rig, &opened, Leg::MasqueradedReply)?;
             self.fill_floor(rig, &requests, &replies)?;
         }
+        self.open.extend(opened);
+        Ok(())
+    }
+
+    /// The same of flows that leave this node, by XDP alone.
+    pub(super) fn open_forwarded(&mut self, rig: &mut Rig, count: u32) -> Result<()> {
+        let opened = self.unused(count)?;
+        rig.put_tuples(tuples::<F>(&opened))?;
+        let (before, _) = rig.counted()?;
+        rig.run(Program::Forward, Callee::Ours, &self.frame(SYN), count)?;
+        let (after, _) = rig.counted()?;
+        let least = u64::from(count - count / 1_000 - 5);
+        check_counted(&before, &after, least..=count.into(), "opening flows")?;
+        let opened: Vec<_> = opened
+            .into_iter()
+            .filter(|key| F::flows(rig).get(key).is_some())
+            .collect();
+        let replies = self.of_leg(rig, &opened, Leg::ForwardedReply)?;
+        rig.put_tuples(tuples::<F>(&replies))?;
+        rig.run(
+            Program::Forward,
+            Callee::Ours,
+            &self.frame(SYN | ACK),
+            replies.len() as u32,
+        )?;
+        self.fill_floor(rig, &opened, &replies)?;
         self.open.extend(opened);
         Ok(())
     }
@@ -252,7 +285,7 @@ impl<F: BenchFamily> Flows<F> {
         let after = rig.counted()?;
         // To XDP, one checksum in 65 536 looks partial, and its packet goes up untouched.
         let least = u64::from(count)
-            - if program == Program::Xdp {
+            - if program == Program::Xdp || program == Program::Forward {
                 u64::from(count / 10_000) + 5
             } else {
                 0

@@ -10,6 +10,7 @@
 
 mod family;
 mod flows;
+mod forward;
 mod rig;
 
 use std::ops::RangeInclusive;
@@ -23,7 +24,7 @@ use super::{
     population::{Features, Population},
     samples::Samples,
 };
-use crate::packet::kernel::enter_sandbox;
+use crate::packet::{hops::lead_everywhere, kernel::enter_sandbox};
 use family::BenchFamily;
 use flows::{Flows, Leg};
 use rig::{Cost, Program, Rig};
@@ -83,11 +84,13 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
         "bench packet: ns per packet, the cost of restoring the packet taken off; × is relative to the floor program"
     );
     enter_sandbox()?;
+    lead_everywhere()?;
     let mut table = Table::default();
     by_flows(&extent, &mut table)?;
     by_services(&extent, &mut table)?;
     with_everything(&extent, &mut table)?;
     full_table(&extent, &mut table)?;
+    forward::rows(&extent, &mut table)?;
     Ok(table.0)
 }
 
@@ -139,7 +142,7 @@ fn established<F: BenchFamily>(rig: &mut Rig, extent: &Extent, proto: Proto, tab
     let mut flows = Flows::<F>::new(proto, SERVICES_OF_FLOWS);
     for &count in extent.flows {
         flows.open(rig, count)?;
-        for program in Program::ALL {
+        for program in Program::OF_THIS_NODE {
             let cost = flows.measure_leg(rig, extent, Leg::of(program))?;
             let name = format!("{program}/{}/{proto}/established/flows={count}", F::SHORT).to_lowercase();
             table.add_cost(&name, &cost, Some(ESTABLISHED_MAX));
@@ -190,7 +193,7 @@ fn services_of<F: BenchFamily>(
 ) -> Result<()> {
     let mut flows = Flows::<F>::new(Proto::TCP, services);
     flows.open(rig, extent.flows_of_services)?;
-    for program in Program::ALL {
+    for program in Program::OF_THIS_NODE {
         let cost = flows.measure_leg(rig, extent, Leg::of(program))?;
         let name = format!("{program}/{}/tcp/established", F::SHORT);
         table.add_cost(&format!("{name}/services={services}"), &cost, Some(ESTABLISHED_MAX));
@@ -224,7 +227,7 @@ fn with_everything(extent: &Extent, table: &mut Table) -> Result<()> {
 fn with_everything_of<F: BenchFamily>(rig: &mut Rig, extent: &Extent, table: &mut Table) -> Result<()> {
     let mut flows = Flows::<F>::new(Proto::TCP, SERVICES_OF_FLOWS).dialling(Features::All);
     flows.open(rig, extent.flows_of_services)?;
-    for leg in Leg::ALL {
+    for leg in Leg::OF_THIS_NODE {
         let cost = flows.measure_leg(rig, extent, leg)?;
         let name = format!("{}/{}/tcp/everything/{leg}", leg.program(), F::SHORT);
         table.add_cost(&name, &cost, Some(ESTABLISHED_MAX));

@@ -15,21 +15,22 @@ use aya::{
 };
 use lb_common::{
     datapath::Hook,
-    layout::{Counter, DropReason, Node, V4, V6, names},
+    layout::{Counter, Device, DeviceFlags, DropReason, Node, V4, V6, names},
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     model::NodeView,
     reconcile::Reconciler,
-    tables::{FlowTable, KernelTables, NodeTable, Stats},
+    tables::{DeviceTable, FlowTable, KernelTables, NodeTable, Stats},
 };
 
 use super::super::{
     population::{NODE, Population},
     samples::Samples,
 };
+use super::family::FRAME_TO;
 use super::there;
-use crate::packet::kernel::test_context;
+use crate::packet::{hops::WAN, kernel::test_context};
 
 /// `Tuple` of the floor object: addresses and ports as words in the order of a packet.
 pub(super) type Tuple = [u32; 10];
@@ -43,24 +44,31 @@ pub(super) enum Program {
     TcIngress,
     TcEgress,
     Xdp,
+    /// The same of flows that leave this node.
+    Forward,
 }
 
 impl Program {
-    pub(super) const ALL: [Self; 3] = [Self::TcIngress, Self::TcEgress, Self::Xdp];
+    pub(super) const OF_THIS_NODE: [Self; 3] = [Self::TcIngress, Self::TcEgress, Self::Xdp];
 
     fn hook(self) -> Hook {
         match self {
             Self::TcIngress => Hook::Ingress,
             Self::TcEgress => Hook::EgressForwarded,
-            Self::Xdp => Hook::Xdp,
+            Self::Xdp | Self::Forward => Hook::Xdp,
         }
     }
 
-    /// What a packet is answered with that goes on its way.
-    fn pass(self) -> u32 {
+    /// What the kernel is told of a packet that goes on its way.
+    fn told(self, callee: Callee) -> u32 {
         const TC_ACT_UNSPEC: u32 = u32::MAX;
         const XDP_PASS: u32 = 2;
-        if self == Self::Xdp { XDP_PASS } else { TC_ACT_UNSPEC }
+        const XDP_REDIRECT: u32 = 4;
+        match (self, callee) {
+            (Self::TcIngress | Self::TcEgress, _) => TC_ACT_UNSPEC,
+            (Self::Forward, Callee::Ours) => XDP_REDIRECT,
+            (Self::Xdp | Self::Forward, _) => XDP_PASS,
+        }
     }
 }
 
@@ -70,6 +78,7 @@ impl fmt::Display for Program {
             Self::TcIngress => "tc-ingress",
             Self::TcEgress => "tc-egress",
             Self::Xdp => "xdp",
+            Self::Forward => "xdp-forward",
         })
     }
 }
@@ -139,6 +148,16 @@ impl Rig {
             address: Ipv6Addr::new(0xfd00, 0x1929, 0, 0, 0, 0, 0, 1).into(),
             ..Node::default()
         })?;
+        // Frames are addressed to this node, and others are reached by a device that takes them.
+        let arrives = Device {
+            link: Device::link_of(FRAME_TO),
+            ..Device::default()
+        };
+        let leaves = Device {
+            flags: DeviceFlags::FORWARDS,
+            ..Device::default()
+        };
+        DeviceTable::open(datapath.take_map(names::DEVICES)?)?.put_all(&[(1, arrives), (WAN, leaves)].into())?;
         let mut floor = load_floor(flows_max)?;
         Ok(Self {
             flows4: FlowTable::open(datapath.take_map(names::CT4_FLOWS)?)?,
@@ -178,7 +197,7 @@ impl Rig {
 
     /// Restores and calls so often; mean ns per packet, and the last packet as it came out.
     pub(super) fn run(&mut self, program: Program, callee: Callee, frame: &[u8], times: u32) -> Result<(f64, Vec<u8>)> {
-        let xdp = program == Program::Xdp;
+        let xdp = program.hook() == Hook::Xdp;
         let callee_name = match (callee, program) {
             (Callee::Nothing, _) => {
                 if xdp {
@@ -197,7 +216,7 @@ impl Rig {
             (Callee::Fill, _) => "fill_tc",
             (Callee::Ours, Program::TcIngress) => names::TC_INGRESS,
             (Callee::Ours, Program::TcEgress) => names::TC_EGRESS,
-            (Callee::Ours, Program::Xdp) => names::XDP,
+            (Callee::Ours, Program::Xdp | Program::Forward) => names::XDP,
         };
         let fd: &ProgramFd = match (callee, xdp) {
             (Callee::Ours, false) => self.datapath.classifier(callee_name)?.fd()?,
@@ -223,7 +242,7 @@ impl Rig {
         };
         let result = result.with_context(|| format!("run {callee_name} {times} times"))?;
         ensure!(
-            result.return_value == program.pass(),
+            result.return_value == program.told(callee),
             "{callee_name} answered {} to the last packet",
             result.return_value as i32
         );
