@@ -25,8 +25,8 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
-    limits::{HEAL_NS_LOG2, REFRESH_NS},
+    Counter, Desk, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
+    limits::{REFRESH_NS, REST_EVERY, REST_UNIT_NS_LOG2},
 };
 
 /// What looking for a way has led to.
@@ -185,21 +185,26 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
     if parsed.fragment.is_some() || checksum_may_be_partial(packet, &parsed) {
         return Verdict::Pass;
     }
-    if !known::<F, W>(world, &parsed) {
-        match world.desk() {
-            Some(mut desk) => {
-                desk.old = parsed.key;
-                desk.opening.tcp = parsed.tcp;
-            }
-            None => return Verdict::Pass,
-        }
+    let Some(mut desk) = world.desk() else {
+        return Verdict::Pass;
+    };
+    if !known::<F, W>(world, &parsed, &mut desk) {
+        desk.old = parsed.key;
+        desk.opening.tcp = parsed.tcp;
+        drop(desk);
         match world.find() {
             Found::None => return Verdict::Pass,
             Found::Drop(reason) => return Verdict::Drop(reason),
             Found::Way => {}
         }
+        desk = match world.desk() {
+            Some(desk) => desk,
+            None => return Verdict::Pass,
+        };
     }
-    match act::<F, P, W>(packet, world, &parsed) {
+    let done = act::<F, P>(packet, &parsed, &desk.way);
+    drop(desk);
+    match done {
         Some(verdict) => verdict,
         None => drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed),
     }
@@ -207,15 +212,14 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
 
 /// Puts the way of a packet onto the desk, if there is one and it still holds.
 #[inline(always)]
-fn known<F: PathFamily, W: Ways<F>>(world: &W, parsed: &Parsed<F::Addr>) -> bool {
+fn known<F: PathFamily, W: Ways<F>>(world: &W, parsed: &Parsed<F::Addr>, desk: &mut Desk<F::Addr>) -> bool {
     // What opens or closes a connection changes its flow.
     if parsed.tcp.any(TcpSeen::SYN.with(TcpSeen::FIN).with(TcpSeen::RST)) {
         return false;
     }
-    let (Some(way), Some(mut desk)) = (world.way(&parsed.key), world.desk()) else {
+    let Some(way) = world.way(&parsed.key) else {
         return false;
     };
-    let desk = &mut *desk;
     desk.way = *way;
     // As in `follow`: the kernel may recycle the entry while it is read.
     compiler_fence(Ordering::SeqCst);
@@ -229,17 +233,13 @@ fn known<F: PathFamily, W: Ways<F>>(world: &W, parsed: &Parsed<F::Addr>) -> bool
     !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite())
 }
 
-/// Does what the desk's way says. Nothing if the packet was changed in part only.
+/// Does what a way says. Nothing if the packet was changed in part only.
 #[inline(always)]
-fn act<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(
+fn act<F: PathFamily + ForwardFamily, P: Packet>(
     packet: &mut P,
-    world: &W,
     parsed: &Parsed<F::Addr>,
+    way: &Way<F::Addr>,
 ) -> Option<Verdict> {
-    let Some(desk) = world.desk() else {
-        return Some(Verdict::Pass);
-    };
-    let way = &desk.way;
     let forwards = way.flags.has(WayFlags::FORWARDS);
     // A jumbo frame may lie in several buffers, which not all drivers send.
     let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
@@ -293,10 +293,12 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
         }
         None => return Found::None,
     }
-    let arrived = match arrive::<F, W>(world) {
+    let step = world.step(Hook::Xdp);
+    let arrived = match arrive::<F, W>(world, step) {
         Ok(arrived) => arrived,
         Err(found) => return found,
     };
+    let is_open = step == Step::Rewrite || step == Step::Alone;
     let mut is_sent = false;
     match arrived {
         Arrived::Stack => {}
@@ -310,6 +312,10 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
             None => return Found::None,
         },
     }
+    // The first packet of a flow leaves none: it may be the last, of somebody who floods.
+    if !is_open && arrived != Arrived::AsItCame {
+        return Found::Way;
+    }
     let now_ns = world.now_ns();
     let Some(mut desk) = world.desk() else {
         return Found::None;
@@ -317,19 +323,14 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
     let desk = &mut *desk;
     desk.way.check = desk.arrives.check();
     desk.way.found_ns = now_ns;
-    let before_ns = world.way(&desk.arrives).map(|way| way.found_ns);
-    let rests = is_sent && before_ns.is_some_and(|before_ns| rests(desk.way.check, before_ns, now_ns));
+    let now = (now_ns >> REST_UNIT_NS_LOG2) as u32;
+    let rested = world.way(&desk.arrives).map_or(now, |way| way.rested);
+    // So the kernel sees that the neighbour is in use, and asks whether it is still there.
+    let rests = is_sent && now.wrapping_sub(rested) >= REST_EVERY;
+    desk.way.rested = if rests { now } else { rested };
     // Without room for it, the next packet looks again.
     world.insert_way(&desk.arrives, &desk.way);
     if rests { Found::None } else { Found::Way }
-}
-
-/// Every 17 seconds one packet of a flow goes by the stack: so the kernel notices that a neighbour is in use, and asks whether it is
-/// still there. Each flow at its own time.
-#[inline(always)]
-const fn rests(check: u32, found_ns: u64, now_ns: u64) -> bool {
-    let phase_ns = (check as u64) << (HEAL_NS_LOG2 - u32::BITS);
-    (now_ns.wrapping_add(phase_ns) ^ found_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0
 }
 
 /// Adds to what becomes of the packets.
@@ -357,8 +358,7 @@ enum Arrived {
 
 /// The step where it arrives: its flow's, or that of a flow that is opened.
 #[inline(always)]
-fn arrive<F: PathFamily, W: Ways<F>>(world: &W) -> Result<Arrived, Found> {
-    let step = world.step(Hook::Xdp);
+fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
     match step {
         Step::Rewrite => {}
         Step::Alone => return Ok(Arrived::Stack),

@@ -44,6 +44,12 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 /// evicted while only the other direction carries packets is back by then.
 pub const HEAL_NS_LOG2: u32 = 34;
 
+/// The unit in which it is remembered when a packet of a way last went by the stack, as a power of two in nanoseconds: 1.07 s.
+pub const REST_UNIT_NS_LOG2: u32 = 30;
+/// How often one packet of each way goes by the stack: 17 s. So the kernel sees that a neighbour is in use, and asks it whether it is
+/// still there (`gc_stale_time` is 60 s).
+pub const REST_EVERY: u32 = 16;
+
 /// Source ports that may be given to a connection whose own is taken: from here to 65 535.
 pub const SOURCE_PORT_MIN: u16 = 1_024;
 /// How many source ports there are.

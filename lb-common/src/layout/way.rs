@@ -73,8 +73,8 @@ pod! {
         pub link: [u32; 3],
         /// The link address of the device that it came by: frames to others are none of ours.
         pub own: [u32; 2],
-        /// Always zero.
-        pub pad: u32,
+        /// When a packet last went by the stack, in units of `2^limits::REST_UNIT_NS_LOG2` nanoseconds of monotonic time.
+        pub rested: u32,
         /// Monotonic time at which it was found, in nanoseconds.
         pub found_ns: u64,
     }

@@ -315,7 +315,7 @@ pub fn bench_tc(ctx: TcContext) -> i32 {
 }
 
 /// As [`bench_tc`].
-#[xdp]
+#[xdp(frags)]
 pub fn bench_xdp(ctx: XdpContext) -> u32 {
     if restore(frame(&ctx)).is_some() {
         // SAFETY: nothing is left to be done here.
@@ -329,7 +329,7 @@ pub fn nothing_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn nothing_xdp(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
@@ -363,7 +363,7 @@ pub fn floor_tc(ctx: TcContext) -> i32 {
     if done { TC_ACT_UNSPEC } else { -2 }
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn floor_xdp(ctx: XdpContext) -> u32 {
     let packet = frame(&ctx);
     let done = translate(packet).and_then(|sum| {

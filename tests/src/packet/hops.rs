@@ -118,7 +118,7 @@ pub fn set_up() -> Result<()> {
 pub fn lead_everywhere() -> Result<()> {
     for version in [Version::V4, Version::V6] {
         let far = address("far", version);
-        ip(&format!("route add default via {far} dev wan onlink"))?;
+        ip(&format!("route add default via {far} dev wan"))?;
     }
     Ok(())
 }

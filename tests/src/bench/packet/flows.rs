@@ -198,6 +198,8 @@ impl<F: BenchFamily> Flows<F> {
             .into_iter()
             .filter(|key| F::flows(rig).get(key).is_some())
             .collect();
+        rig.put_tuples(tuples::<F>(&opened))?;
+        rig.run(Program::Forward, Callee::Ours, &self.frame(ACK), opened.len() as u32)?;
         let replies = self.of_leg(rig, &opened, Leg::ForwardedReply)?;
         rig.put_tuples(tuples::<F>(&replies))?;
         rig.run(

@@ -12,7 +12,7 @@ use lb_common::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event,
         Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, Stage,
         TokenBucket, V4, V6, Way, WayFlags,
-        limits::{BACKENDS_MAX, SERVICES_MAX, SLOTS_MAX},
+        limits::{BACKENDS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
@@ -90,6 +90,7 @@ impl<A: Address> Cabinet<A> {
         }
         for way in self.ways.get_mut().values_mut() {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
+            way.rested = way.rested.saturating_sub((by_ns >> REST_UNIT_NS_LOG2) as u32);
         }
         for affinity in self.affinities.get_mut().values_mut() {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);

@@ -12,7 +12,7 @@ use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
         Affinity, AffinityKey, Backend, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, names,
+        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, limits::REST_UNIT_NS_LOG2, names,
     },
 };
 use lb_userspace::{
@@ -197,6 +197,7 @@ impl<F: KernelFamily> Drawer<F> {
         }
         for (key, mut way) in self.ways()? {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
+            way.rested = way.rested.saturating_sub((by_ns >> REST_UNIT_NS_LOG2) as u32);
             self.ways.insert(key, way, 0).context(F::WAYS)?;
         }
         for (key, mut affinity) in self.affinities()? {
@@ -456,7 +457,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         }
         let mut ways = drawer.ways()?;
         for way in ways.values_mut() {
-            way.found_ns = seconds_ago(way.found_ns, now_ns);
+            (way.found_ns, way.rested) = (seconds_ago(way.found_ns, now_ns), 0);
         }
         let mut affinities = drawer.affinities()?;
         for affinity in affinities.values_mut() {
