@@ -9,10 +9,10 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
+        Chunk, Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
         FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
         limits::{
-            ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
+            ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, MAGLEV_CHUNKS_MAX,
             FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
         },
     },
@@ -25,6 +25,8 @@ pub type Addresses<A> = HashMap<A, u32, { ADDRESSES_MAX as usize }, NO_PREALLOC>
 pub type Frontends<A> = HashMap<FrontendKey<A>, u32, { FRONTENDS_MAX as usize }, NO_PREALLOC>;
 pub type Services = Array<Service, { SERVICES_MAX as usize }, MMAPABLE>;
 pub type Slots = Array<u32, { SLOTS_MAX as usize }, MMAPABLE>;
+// Not mapped by the agent: it writes many at once, reads none, and would have them all in its own memory.
+pub type Maglev = Array<Chunk, { MAGLEV_CHUNKS_MAX as usize }>;
 pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Sources<A> = LpmTrie<<A as SourceKeys>::SourceKey, u32, { SOURCES_MAX as usize }>;
 pub type Nodes<A> = Array<Node<A>, 1>;
@@ -53,6 +55,10 @@ pub static LB6_SERVICES: Services = Services::new();
 pub static LB4_SLOTS: Slots = Slots::new();
 #[btf_map]
 pub static LB6_SLOTS: Slots = Slots::new();
+#[btf_map]
+pub static LB4_MAGLEV: Maglev = Maglev::new();
+#[btf_map]
+pub static LB6_MAGLEV: Maglev = Maglev::new();
 #[btf_map]
 pub static LB4_BACKENDS: Backends<Ip4> = Backends::new();
 #[btf_map]

@@ -11,10 +11,10 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo, error,
+        place, Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo, error,
         find, open, open_pair, refuse, reset, step, stray, too_big,
     },
-    layout::{DropReason, FlowKey, Ip4, Ip6, V4, V6},
+    layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };
 
 use crate::{
@@ -244,6 +244,32 @@ macro_rules! place_of {
 
 place_of!(place_of4, is_slot4, LB4_SLOTS);
 place_of!(place_of6, is_slot6, LB6_SLOTS);
+
+macro_rules! place {
+    ($family:ty, $place:ident, $outline:ident) => {
+        /// See [`place`].
+        #[inline(always)]
+        pub fn $place(list: Scope, by_table: bool, hash: u32) -> Option<u32> {
+            match $outline(list.0, by_table.into(), hash) {
+                u32::MAX => None,
+                place => Some(place),
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $outline(list: u64, by_table: u32, hash: u32) -> u32 {
+            let kernel = Kernel {
+                ifindex: 0,
+                context: core::ptr::null_mut::<__sk_buff>(),
+            };
+            place::<$family, _>(&kernel, Scope(list), by_table != 0, hash).unwrap_or(u32::MAX)
+        }
+    };
+}
+
+place!(V4, place4, lb_place4);
+place!(V6, place6, lb_place6);
 
 /// See [`crc32c_of_change`].
 #[inline(never)]

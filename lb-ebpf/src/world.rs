@@ -13,7 +13,7 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event, Flow,
+        Scope, CHUNK_CELLS, Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event, Flow,
         FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
         TokenBucket, V4, V6, Way,
     },
@@ -48,8 +48,8 @@ const fn key_bits<K>() -> u32 {
 
 macro_rules! tables {
     (
-        $family:ty, $addr:ty, $device_field:ident, $place_of:ident,
-        $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $backends:ident, $sources:ident, $node:ident,
+        $family:ty, $addr:ty, $device_field:ident, $place_of:ident, $place:ident,
+        $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $maglev:ident, $backends:ident, $sources:ident, $node:ident,
         $service_stats:ident, $backend_stats:ident,
         $flows:ident, $ways:ident, $fragments:ident, $affinity:ident, $desk:ident
     ) => {
@@ -84,6 +84,17 @@ macro_rules! tables {
             #[inline(always)]
             fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32> {
                 outline::$place_of(base, len, backend)
+            }
+
+            #[inline(always)]
+            fn ordinal(&self, first_chunk: u32, cell: u32) -> Option<u16> {
+                let chunk = maps::$maglev.get(first_chunk.wrapping_add(cell / CHUNK_CELLS))?;
+                chunk.ordinals.get((cell % CHUNK_CELLS) as usize).copied()
+            }
+
+            #[inline(always)]
+            fn place(&self, list: Scope, by_table: bool, hash: u32) -> Option<u32> {
+                outline::$place(list, by_table, hash)
             }
 
             #[inline(always)]
@@ -210,10 +221,12 @@ tables!(
     Ip4,
     ipv4,
     place_of4,
+    place4,
     LB4_ADDRESSES,
     LB4_FRONTENDS,
     LB4_SERVICES,
     LB4_SLOTS,
+    LB4_MAGLEV,
     LB4_BACKENDS,
     LB4_SOURCES,
     LB4_NODE,
@@ -230,10 +243,12 @@ tables!(
     Ip6,
     ipv6,
     place_of6,
+    place6,
     LB6_ADDRESSES,
     LB6_FRONTENDS,
     LB6_SERVICES,
     LB6_SLOTS,
+    LB6_MAGLEV,
     LB6_BACKENDS,
     LB6_SOURCES,
     LB6_NODE,

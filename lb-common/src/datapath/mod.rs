@@ -38,7 +38,7 @@ pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
 pub use path::{Errors, Hook, Opens, PathFamily, Verdict, echo, error, refuse, reset, stray, tc, too_big};
-pub use select::{flow_hash, pick};
+pub use select::{cell, flow_hash, pick, place};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use way::{ForwardFamily, Found, Step, Ways, find, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

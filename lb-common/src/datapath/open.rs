@@ -10,7 +10,7 @@
 //!       │
 //! traffic policy ─> list of the cluster, or of this node ─> empty: refused or dropped
 //!       │
-//!   affinity, else hash of the tuple ─> backend
+//!   affinity, else hash of the tuple, through a Maglev table if there is one ─> backend
 //!       │
 //! masquerade? ────> entries
 //! ```
@@ -20,7 +20,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::{
     affinity,
     path::{Hook, Opens, PathFamily, dropped, is_first},
-    select::{flow_hash, pick},
+    select::flow_hash,
     track::{is_over, mark},
     world::{Bucket, Tables},
 };
@@ -285,17 +285,32 @@ fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &
     }
 }
 
-/// Which of the two lists a client gets, and whether the backend sees it with an address of this node.
+/// How a client is served.
+struct Policy {
+    /// By the list of this node instead of the cluster's.
+    local: bool,
+    /// The backend sees it with an address of this node.
+    masquerade: bool,
+    /// By the Maglev table of the list, if it has one.
+    by_table: bool,
+}
+
 #[inline(always)]
-fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> (bool, bool) {
+fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> Policy {
     let flags = service.rules.flags;
     if external {
         let keeps_source = flags.has(ServiceFlags::EXTERNAL_LOCAL);
-        let local = keeps_source && !origin.host && !origin.pod;
-        (local, !keeps_source || origin.host)
+        Policy {
+            local: keeps_source && !origin.host && !origin.pod,
+            masquerade: !keeps_source || origin.host,
+            by_table: true,
+        }
     } else {
-        let masquerade = masquerade_all || origin.detected && !origin.pod;
-        (flags.has(ServiceFlags::INTERNAL_LOCAL), masquerade)
+        Policy {
+            local: flags.has(ServiceFlags::INTERNAL_LOCAL),
+            masquerade: masquerade_all || origin.detected && !origin.pod,
+            by_table: flags.has(ServiceFlags::INTERNAL_MAGLEV),
+        }
     }
 }
 
@@ -326,10 +341,10 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     }
     let origin = origin::<F, W>(world, &node, &desk.old.src, hook);
     let all = node.flags.has(NodeFlags::MASQUERADE_ALL);
-    let (local, masquerade) = policy(&service, frontend.is_external(), origin, all);
+    let policy = policy(&service, frontend.is_external(), origin, all);
     // Rules first, then the list that they ask for: the agent publishes them the other way round.
     compiler_fence(Ordering::SeqCst);
-    let scope = if local { service.local } else { service.cluster };
+    let scope = if policy.local { service.local } else { service.cluster };
     let (base, len) = match scope.choice() {
         Choice::Slots { base, len } => (base, len),
         Choice::Absent => return Ok(Chosen::NotOurs),
@@ -345,7 +360,7 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     };
     let place = match kept {
         Some(place) => place,
-        None => base.wrapping_add(pick(flow_hash(&desk.old), len)),
+        None => world.place(scope, policy.by_table, flow_hash(&desk.old)).ok_or(FAULT)?,
     };
     let chosen = world.slot(place).ok_or(FAULT)?;
     let backend = world.backend(chosen).ok_or(FAULT)?;
@@ -367,7 +382,7 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     desk.opening.flags = flow_flags(hook, &backend);
     // A pod that reaches itself must not see its own address as the client's (§4.1 rule 1).
     let hairpin = !origin.host && desk.old.src == desk.new.dst;
-    Ok(if masquerade || hairpin {
+    Ok(if policy.masquerade || hairpin {
         Chosen::Masqueraded
     } else {
         Chosen::Plain

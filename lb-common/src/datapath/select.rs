@@ -1,7 +1,8 @@
 //! Choosing a backend: always by hash of the 5-tuple, never by a random number, so that a lost flow entry is made
 //! anew with the same choice as long as the range is unchanged, and every node chooses the same.
 
-use crate::layout::{Address, FlowKey};
+use super::world::Tables;
+use crate::layout::{Address, Cells, Choice, Family, FlowKey, Scope, TableHeader};
 
 /// Odd constants with well spread bits: the fractional parts of the golden ratio and of the square root of 3.
 const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
@@ -28,6 +29,34 @@ pub fn flow_hash<A: Address>(key: &FlowKey<A>) -> u32 {
 #[inline(always)]
 pub const fn pick(hash: u32, len: u32) -> u32 {
     ((hash as u64 * len as u64) >> 32) as u32
+}
+
+/// The cell of a Maglev table that a hash leads to: its top bits count the parts, one bit more the halves of those that
+/// are halved. Always below the number of cells.
+#[must_use]
+#[inline(always)]
+pub const fn cell(hash: u32, cells: Cells) -> u32 {
+    let (bits, split) = (cells.bits(), cells.split());
+    let half = (hash as u64 >> (31 - bits)) as u32;
+    if half >> 1 < split { half } else { (half >> 1) + split }
+}
+
+/// The slot of the backend that takes a flow of this hash: by the list's Maglev table, if it is to be asked and there is one,
+/// or else directly. Nothing if the table leads beyond the list.
+#[inline(always)]
+pub fn place<F: Family, T: Tables<F>>(tables: &T, list: Scope, by_table: bool, hash: u32) -> Option<u32> {
+    let Choice::Slots { base, len } = list.choice() else {
+        return None;
+    };
+    if !by_table || !list.has_table() {
+        return Some(base.wrapping_add(pick(hash, len)));
+    }
+    let first = base.wrapping_sub(TableHeader::SLOTS);
+    // The fingerprint is for the agent.
+    let (first_chunk, cells) = (tables.slot(first)?, tables.slot(first.wrapping_add(1))?);
+    let ordinal = tables.ordinal(first_chunk, cell(hash, Cells::from_word(cells)))?;
+    let ordinal = u32::from(ordinal);
+    (ordinal < len).then_some(base.wrapping_add(ordinal))
 }
 
 #[cfg(test)]
@@ -57,6 +86,48 @@ mod tests {
                     count.abs_diff(expected) <= tolerance,
                     "slot {slot} of {len}: {count}, expected {expected}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn cells_are_in_the_order_of_their_hashes_and_each_is_a_part_or_half_of_one() {
+        for count in [1, 2, 3, 5, 8, 200, 255] {
+            let cells = Cells::new(count);
+            let mut widths = [0_u32; 255];
+            let mut last = 0;
+            for hash in (0..=u16::MAX).map(|top| u32::from(top) << 16) {
+                let found = cell(hash, cells);
+                assert!(
+                    found == last || found == last + 1,
+                    "of {count}, {hash:x} is in {found} after {last}"
+                );
+                last = found;
+                widths[found as usize] += 1;
+            }
+            let part = 1_u32 << (16 - cells.bits());
+            let halved = 2 * cells.split() as usize;
+            assert!(widths[..halved].iter().all(|width| *width == part / 2), "of {count}");
+            assert!(
+                widths[halved..count as usize].iter().all(|width| *width == part),
+                "of {count}"
+            );
+            assert_eq!(cell(u32::MAX, cells), count - 1);
+        }
+    }
+
+    #[test]
+    fn one_cell_more_moves_only_hashes_of_the_part_that_is_halved() {
+        for count in [2, 3, 200, 511] {
+            let (before, after) = (Cells::new(count), Cells::new(count + 1));
+            for hash in (0..=u16::MAX).map(|top| u32::from(top) << 16) {
+                let (old, new) = (cell(hash, before), cell(hash, after));
+                let halved = 2 * before.split();
+                match old {
+                    _ if old < halved => assert_eq!(new, old),
+                    _ if old > halved => assert_eq!(new, old + 1),
+                    _ => assert!(new == old || new == old + 1),
+                }
             }
         }
     }

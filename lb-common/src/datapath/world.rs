@@ -3,9 +3,10 @@
 
 use core::ops::{Deref, DerefMut};
 
+use super::select::place;
 use crate::layout::{
     AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Service, TokenBucket, Way,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Scope, Service, TokenBucket, Way,
 };
 
 /// Whether an existing entry may be replaced.
@@ -38,6 +39,15 @@ pub trait Tables<F: Family> {
     fn allows(&self, set: u32, address: &F::Addr) -> bool;
     /// Backend number in a slot.
     fn slot(&self, place: u32) -> Option<u32>;
+    /// The ordinal in a cell of the Maglev table that begins with this chunk.
+    fn ordinal(&self, first_chunk: u32, cell: u32) -> Option<u16>;
+    /// See [`place`]; a function of its own in the kernel.
+    fn place(&self, list: Scope, by_table: bool, hash: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        place(self, list, by_table, hash)
+    }
     /// The first of `len` slots from `base` on that has this backend number.
     fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32>;
     /// A backend record.

@@ -15,6 +15,14 @@ pub const SOURCES_MAX: u32 = 131_072;
 pub const BACKENDS_MAX: u32 = 524_288;
 /// Places for slots, per family.
 pub const SLOTS_MAX: u32 = 1_048_576;
+/// Places for chunks of Maglev tables, per family: 8 192 of the smallest, or tables for 83 000 endpoints in all.
+pub const MAGLEV_CHUNKS_MAX: u32 = 131_072;
+/// Cells of a Maglev table for each endpoint, as its authors found to be enough (NSDI 2016, §5.3).
+pub const MAGLEV_CELLS_PER_ENDPOINT: u32 = 100;
+/// Cells of a Maglev table at least. Small sets are divided more evenly by it, and with up to 10 endpoints the size stays.
+pub const MAGLEV_CELLS_MIN: u32 = 1_024;
+/// Endpoints of a list that has a Maglev table: an ordinal is 16 bits.
+pub const MAGLEV_ENDPOINTS_MAX: u32 = 65_535;
 /// Flow entries per family when nothing else is asked for; a flow takes two.
 pub const FLOWS_DEFAULT: u32 = 524_288;
 /// Ways of forwarded flows per family when nothing else is asked for: half of the flow entries, since a flow that leaves this node has
@@ -68,6 +76,10 @@ const _: () = {
     assert!(
         ADDRESSES_MAX >= FRONTENDS_MAX + 150_000,
         "frontends are never short of addresses"
+    );
+    assert!(
+        MAGLEV_ENDPOINTS_MAX * MAGLEV_CELLS_PER_ENDPOINT <= super::Cells::COUNT_MAX,
+        "a table of the largest list has a number of cells"
     );
     assert!(FRONTENDS_MAX >= SERVICES_MAX, "every service port needs a frontend");
     assert!(EVENTS_BYTES.is_power_of_two(), "the kernel asks for a power of two");

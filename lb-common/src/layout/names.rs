@@ -29,6 +29,10 @@ names! {
     LB4_SLOTS;
     /// IPv6 slots.
     LB6_SLOTS;
+    /// IPv4 Maglev tables: number to [`Chunk`](super::Chunk).
+    LB4_MAGLEV;
+    /// IPv6 Maglev tables.
+    LB6_MAGLEV;
     /// IPv4 backends: backend number to [`Backend`](super::Backend).
     LB4_BACKENDS;
     /// IPv6 backends.

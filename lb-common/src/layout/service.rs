@@ -8,6 +8,8 @@
 /// |   kind   |  len (≤ 2^24 - 1)  |  base: first slot of the range   |
 /// +----------+--------------------+----------------------------------+
 /// ```
+///
+/// If the list has a Maglev table, a [`TableHeader`](super::TableHeader) lies in the slots before `base`.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Scope(pub u64);
@@ -37,6 +39,7 @@ impl Scope {
     const KIND_SLOTS: u64 = 1;
     const KIND_REJECT: u64 = 2;
     const KIND_DROP: u64 = 3;
+    const KIND_SLOTS_WITH_TABLE: u64 = 4;
 
     /// No such scope.
     pub const ABSENT: Self = Self(0);
@@ -55,12 +58,25 @@ impl Scope {
         Self(Self::KIND_SLOTS << 56 | (len as u64) << 32 | base as u64)
     }
 
+    /// The same, of a list with a Maglev table.
+    #[must_use]
+    pub const fn slots_with_table(base: u32, len: u32) -> Self {
+        Self(Self::slots(base, len).0 & !(0xff << 56) | Self::KIND_SLOTS_WITH_TABLE << 56)
+    }
+
+    /// Whether the list has a Maglev table.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_table(self) -> bool {
+        self.0 >> 56 == Self::KIND_SLOTS_WITH_TABLE
+    }
+
     /// What the word says.
     #[must_use]
     #[inline(always)]
     pub const fn choice(self) -> Choice {
         match self.0 >> 56 {
-            Self::KIND_SLOTS => Choice::Slots {
+            Self::KIND_SLOTS | Self::KIND_SLOTS_WITH_TABLE => Choice::Slots {
                 base: self.0 as u32,
                 len: (self.0 >> 32) as u32 & Self::LEN_MAX,
             },
@@ -81,6 +97,8 @@ impl ServiceFlags {
     pub const INTERNAL_LOCAL: Self = Self(1 << 0);
     /// `externalTrafficPolicy: Local`: clients outside get endpoints of this node, and keep their address.
     pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
+    /// Clients of the ClusterIP are led by the Maglev table of their list, too, if it has one.
+    pub const INTERNAL_MAGLEV: Self = Self(1 << 2);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -191,6 +209,17 @@ pod! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scope_says_where_its_slots_are_and_whether_there_is_a_table() {
+        let (plain, with_table) = (Scope::slots(1_000_000, 7), Scope::slots_with_table(1_000_000, 7));
+        let choice = Choice::Slots {
+            base: 1_000_000,
+            len: 7,
+        };
+        assert_eq!((plain.choice(), plain.has_table()), (choice, false));
+        assert_eq!((with_table.choice(), with_table.has_table()), (choice, true));
+    }
 
     #[test]
     fn words_are_what_lies_in_memory() {
