@@ -74,6 +74,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `nodeName`. An endpoint without one is remote to every node.
     pub node_name: Option<Box<str>>,
+    /// `targetRef.name`, if it is a pod: weights may be given by it.
+    pub pod: Option<Box<str>>,
     /// `hints.forZones[].name` (KEP-2433).
     pub zone_hints: Box<[Box<str>]>,
     /// `hints.forNodes[].name` (KEP-3015).

@@ -28,5 +28,5 @@ pub use merge::PortEndpoint;
 pub use node::{NodeFacts, NodeView};
 pub use problem::{ObjectRef, Problem, Severity};
 pub use protocol::{Family, Protocol};
-pub use service::{Exclusion, OptOut, Service, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{Algorithm, Exclusion, OptOut, Service, ServicePort, ServiceType, TrafficPolicy, Weights};
 pub use store::{Dirty, Store};

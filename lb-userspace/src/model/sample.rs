@@ -38,6 +38,8 @@ pub(crate) fn service(name: &str) -> Service {
         affinity_timeout_s: None,
         health_check_node_port: None,
         resets_removed: None,
+        algorithm: None,
+        weights: None,
         opt_out: OptOut::default(),
     }
 }
@@ -77,7 +79,7 @@ pub(crate) fn slice_port(name: Option<&str>, protocol: Protocol, port: Option<u1
     }
 }
 
-/// An endpoint from a line such as `10.0.0.1 L t zone=a,b node=n1`.
+/// An endpoint from a line such as `10.0.0.1 L t zone=a,b node=n1 pod=web-0`.
 ///
 /// `L` runs on [`NODE`], `R` elsewhere, neither on no known node. `r` (or nothing) is ready, `t` is serving and
 /// terminating, `x` is terminating and not serving, `u` is nothing of all that, `s` is serving only (which is not enough).
@@ -89,6 +91,7 @@ pub(crate) fn endpoint(line: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node_name: None,
+        pod: None,
         zone_hints: [].into(),
         node_hints: [].into(),
     };
@@ -103,6 +106,7 @@ pub(crate) fn endpoint(line: &str) -> Endpoint {
             "s" => made.ready = false,
             _ => match word.split_once('=').unwrap() {
                 ("zone", zones) => made.zone_hints = zones.split(',').map(Into::into).collect(),
+                ("pod", name) => made.pod = Some(name.into()),
                 ("node", nodes) => made.node_hints = nodes.split(',').map(Into::into).collect(),
                 _ => panic!("what is {word}?"),
             },

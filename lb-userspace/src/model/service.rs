@@ -4,10 +4,11 @@
 //! family, does `externalTrafficPolicy: Local` count. Not here: how it is read (`source::convert`), which endpoints it
 //! has (`merge`), what is written to tables (`plan`). Called by `store` and by `plan`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Cidr, Family, Protocol, ServiceKey};
+use super::{Cidr, Endpoint, Family, Protocol, ServiceKey};
 
 /// An immutable Service. `targetPort`, `selector`, `loadBalancerIP` and the like are left out: a proxy never reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +38,46 @@ pub struct Service {
     /// Annotation `sluice.io/reset-removed`: whether TCP clients are told by a reset when their endpoint is gone for good.
     /// Without it the node's setting holds.
     pub resets_removed: Option<bool>,
+    /// Annotation `sluice.io/algorithm`: how a client's endpoint is chosen. Without it clients of external addresses are led
+    /// by Maglev tables, those of the ClusterIP by hash alone.
+    pub algorithm: Option<Algorithm>,
+    /// Annotation `sluice.io/weights`: of endpoints that get more than one share where a Maglev table decides.
+    pub weights: Option<Box<Weights>>,
     /// Labels that hand the Service to somebody else.
     pub opt_out: OptOut,
+}
+
+/// How a client's endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The hash says which place of the list: with every endpoint more or less most flows would be chosen for anew.
+    Hash,
+    /// The hash says which cell of a table: few flows would.
+    Maglev,
+}
+
+/// Weights of endpoints, by their address or by the name of their pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// By address.
+    pub by_address: BTreeMap<IpAddr, u8>,
+    /// By pod.
+    pub by_pod: BTreeMap<Box<str>, u8>,
+}
+
+impl Weights {
+    /// Largest weight: with it one endpoint still leaves a cell for each other one.
+    pub const MAX: u8 = 100;
+
+    /// The weight of an endpoint, which its address says before its pod.
+    pub fn of(&self, endpoint: &Endpoint) -> u8 {
+        let by_pod = || endpoint.pod.as_ref().and_then(|pod| self.by_pod.get(pod));
+        self.by_address
+            .get(&endpoint.address)
+            .or_else(by_pod)
+            .copied()
+            .unwrap_or(1)
+    }
 }
 
 /// One entry of `spec.ports`.

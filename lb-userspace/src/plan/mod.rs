@@ -65,6 +65,8 @@ pub struct DesiredPort {
     pub internal_local: bool,
     /// Clients outside get endpoints of this node, and keep their address (`externalTrafficPolicy`).
     pub external_local: bool,
+    /// Clients of the ClusterIP are led by the Maglev tables of the lists, too.
+    pub internal_maglev: bool,
     /// All endpoints that the port has and that are in neither list. Old flows of theirs go on (§5.1, §5.2).
     pub others: Vec<Backend>,
     /// Seconds of `sessionAffinity: ClientIP`.
@@ -104,6 +106,8 @@ pub enum FrontendKind {
 pub struct Scope {
     /// Sorted by address and port, each once. The order decides slots, so it must not depend on history.
     pub backends: Vec<Backend>,
+    /// Has it a Maglev table? Where there is only one backend, or no room, it has none all the same.
+    pub maglev: bool,
     /// What becomes of a new connection while there is no backend.
     pub when_empty: WhenEmpty,
 }
@@ -128,6 +132,8 @@ pub struct Backend {
     pub local: bool,
     /// Is it in full service?
     pub state: BackendState,
+    /// How many times its share it gets where a Maglev table decides, from 1 on.
+    pub weight: u8,
 }
 
 /// In which state an endpoint is used.

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use super::categorise::{Categories, Policies, categorise};
 use super::{Backend, BackendState, DesiredPort, Frontend, FrontendKind, NodeView, PortId, Scope, WhenEmpty};
-use crate::model::{Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store};
+use crate::model::{
+    Algorithm, Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store,
+};
 
 /// What the tables should say for the Service `key`; nothing if it is unknown or not to be served (§1.2).
 ///
@@ -136,26 +138,46 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
             .into_iter()
             .any(|listed| listed.address == entry.address && listed.port == entry.port)
     };
+    let maglev = maglev(service.algorithm, policies);
     DesiredPort {
         frontends: frontends(service, port, family),
-        cluster: categories
-            .cluster
-            .as_ref()
-            .map(|list| scope(list, WhenEmpty::Reject, node)),
-        local: categories
-            .local
-            .as_ref()
-            .map(|list| scope(list, when_none_is_local(&categories), node)),
+        cluster: categories.cluster.as_ref().map(|list| Scope {
+            backends: list.iter().map(|entry| backend(entry, service, node)).collect(),
+            when_empty: WhenEmpty::Reject,
+            maglev: maglev.cluster,
+        }),
+        local: categories.local.as_ref().map(|list| Scope {
+            backends: list.iter().map(|entry| backend(entry, service, node)).collect(),
+            when_empty: when_none_is_local(&categories),
+            maglev: maglev.local,
+        }),
         internal_local: policies.internal_local,
         external_local: policies.external_local && policies.externally_accessible,
+        internal_maglev: service.algorithm == Some(Algorithm::Maglev),
         others: endpoints
             .iter()
             .filter(|entry| !is_listed(entry))
-            .map(|entry| backend(entry, node))
+            .map(|entry| backend(entry, service, node))
             .collect(),
         affinity_timeout_s: service.affinity_timeout_s,
         sources: sources(service, node, family),
         resets: service.resets_removed.unwrap_or(node.resets_removed),
+    }
+}
+
+/// Which lists have a Maglev table: those of clients that are led by one. Unless the Service says otherwise, that is who comes
+/// from outside: through several nodes, whose choices should be the same.
+struct HasTable {
+    cluster: bool,
+    local: bool,
+}
+
+fn maglev(algorithm: Option<Algorithm>, policies: Policies) -> HasTable {
+    let external = policies.externally_accessible && algorithm != Some(Algorithm::Hash);
+    let internal = algorithm == Some(Algorithm::Maglev);
+    HasTable {
+        cluster: external || internal && !policies.internal_local,
+        local: external && policies.external_local || internal && policies.internal_local,
     }
 }
 
@@ -226,14 +248,7 @@ fn when_none_is_local(categories: &Categories<'_>) -> WhenEmpty {
     }
 }
 
-fn scope(list: &[PortEndpoint<'_>], when_empty: WhenEmpty, node: &NodeView) -> Scope {
-    Scope {
-        backends: list.iter().map(|entry| backend(entry, node)).collect(),
-        when_empty,
-    }
-}
-
-fn backend(entry: &PortEndpoint<'_>, node: &NodeView) -> Backend {
+fn backend(entry: &PortEndpoint<'_>, service: &Service, node: &NodeView) -> Backend {
     let endpoint = entry.endpoint;
     Backend {
         address: entry.address,
@@ -244,6 +259,7 @@ fn backend(entry: &PortEndpoint<'_>, node: &NodeView) -> Backend {
             (false, true) => BackendState::Terminating,
             (false, false) => BackendState::NotServing,
         },
+        weight: service.weights.as_ref().map_or(1, |weights| weights.of(endpoint)),
     }
 }
 

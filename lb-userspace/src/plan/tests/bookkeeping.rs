@@ -245,6 +245,7 @@ fn backends_say_where_they_run_and_how_they_are() {
         port: 8080,
         local,
         state: BackendState::Terminating,
+        weight: 1,
     };
     assert_eq!(internal(&planned).backends, [backend(1, true), backend(2, false)]);
     assert_eq!(planned.affinity_timeout_s, Some(10_800));

@@ -1,6 +1,7 @@
 //! An EndpointSlice of the API becomes an [`EndpointSlice`] of the model (behaviour reference §1.5).
 //!
-//! Conditions that are not set get the meaning that the API gives them. `zone`, `hostname` and `targetRef` are not read.
+//! Conditions that are not set get the meaning that the API gives them. `zone` and `hostname` are not read, of
+//! `targetRef` only a pod's name.
 //! Called by both sources.
 
 use std::time::SystemTime;
@@ -113,6 +114,12 @@ fn endpoints(object: &discovery::EndpointSlice, family: Family, findings: &mut F
                 .and_then(|conditions| conditions.terminating)
                 .unwrap_or(false),
             node_name: endpoint.node_name.as_deref().map(Into::into),
+            pod: endpoint
+                .target_ref
+                .as_ref()
+                .filter(|target| target.kind.as_deref() == Some("Pod"))
+                .and_then(|target| target.name.as_deref())
+                .map(Into::into),
             zone_hints: zones.iter().map(|zone| zone.name.as_str().into()).collect(),
             node_hints: nodes.iter().map(|node| node.name.as_str().into()).collect(),
         });

@@ -11,7 +11,10 @@ use k8s_openapi::api::core::v1 as core_v1;
 use super::findings::{Findings, clip};
 use super::node::range;
 use super::opt_out;
-use crate::model::{Cidr, Family, ObjectRef, Problem, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::address::parse_ip_leniently;
+use crate::model::{
+    Algorithm, Cidr, Family, ObjectRef, Problem, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy, Weights,
+};
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`, three hours.
 const DEFAULT_AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -42,6 +45,8 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
         affinity_timeout_s: affinity_timeout(spec, &mut findings),
         health_check_node_port: findings.optional_port("spec.healthCheckNodePort", spec.health_check_node_port),
         resets_removed: resets_removed(object, &mut findings),
+        algorithm: algorithm(object, &mut findings),
+        weights: weights(object, &mut findings),
         opt_out: opt_out(object.metadata.labels.as_ref()),
     };
     if service.exclusion().is_none() && service.wants_health_port() && service.health_check_node_port.is_none() {
@@ -53,20 +58,84 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
     (service, findings.problems)
 }
 
-/// Our own annotation, see `docs/services.md`.
+// Our own annotations, see `docs/services.md`.
 const RESET_ANNOTATION: &str = "sluice.io/reset-removed";
+const ALGORITHM_ANNOTATION: &str = "sluice.io/algorithm";
+const WEIGHTS_ANNOTATION: &str = "sluice.io/weights";
+
+fn annotation<'a>(object: &'a core_v1::Service, name: &str) -> Option<&'a str> {
+    let annotations = object.metadata.annotations.as_ref()?;
+    annotations.get(name).map(String::as_str)
+}
+
+fn annotation_field(name: &str) -> String {
+    format!("metadata.annotations[{name}]")
+}
 
 fn resets_removed(object: &core_v1::Service, findings: &mut Findings) -> Option<bool> {
-    let text = object.metadata.annotations.as_ref()?.get(RESET_ANNOTATION)?;
-    match text.as_str() {
+    match annotation(object, RESET_ANNOTATION)? {
         "true" => Some(true),
         "false" => Some(false),
         other => {
-            let field = format!("metadata.annotations[{RESET_ANNOTATION}]");
-            findings.error(field, format_args!("\"{}\" is neither true nor false", clip(other)));
+            let reason = format_args!("\"{}\" is neither true nor false", clip(other));
+            findings.error(annotation_field(RESET_ANNOTATION), reason);
             None
         }
     }
+}
+
+fn algorithm(object: &core_v1::Service, findings: &mut Findings) -> Option<Algorithm> {
+    match annotation(object, ALGORITHM_ANNOTATION)? {
+        "hash" => Some(Algorithm::Hash),
+        "maglev" => Some(Algorithm::Maglev),
+        other => {
+            let reason = format_args!("\"{}\" is not known; write hash or maglev", clip(other));
+            findings.error(annotation_field(ALGORITHM_ANNOTATION), reason);
+            None
+        }
+    }
+}
+
+/// `web-0=3,10.0.1.7=2`. What of it can't be read is left out, and the rest holds.
+fn weights(object: &core_v1::Service, findings: &mut Findings) -> Option<Box<Weights>> {
+    let text = annotation(object, WEIGHTS_ANNOTATION)?;
+    let mut weights = Weights::default();
+    let mut error = |reason: std::fmt::Arguments<'_>| findings.error(annotation_field(WEIGHTS_ANNOTATION), reason);
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let shown = clip(entry);
+        let Some((who, number)) = entry.split_once('=').map(|(who, number)| (who.trim(), number.trim())) else {
+            error(format_args!(
+                "\"{shown}\" is no weight; write the pod's name or the endpoint's address, =, and the weight"
+            ));
+            continue;
+        };
+        let weight = number.parse().ok().filter(|weight| (1..=Weights::MAX).contains(weight));
+        let Some(weight) = weight else {
+            let most = Weights::MAX;
+            error(format_args!(
+                "\"{shown}\" has no weight; write a number from 1 to {most}"
+            ));
+            continue;
+        };
+        let before = if let Some(address) = parse_ip_leniently(who) {
+            weights.by_address.insert(address, weight)
+        } else if is_name(who) {
+            weights.by_pod.insert(who.into(), weight)
+        } else {
+            error(format_args!("\"{shown}\" names neither an address nor a pod"));
+            continue;
+        };
+        if before.is_some() {
+            error(format_args!("\"{}\" occurs twice; the last one counts", clip(who)));
+        }
+    }
+    (weights != Weights::default()).then(|| Box::new(weights))
+}
+
+/// Whether a pod can be called so (a DNS subdomain, RFC 1123 as the API server asks for it).
+fn is_name(text: &str) -> bool {
+    let is_of_a_name = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "-.".contains(char);
+    !text.is_empty() && text.len() <= 253 && text.chars().all(is_of_a_name)
 }
 
 fn service_type(spec: &core_v1::ServiceSpec, findings: &mut Findings) -> ServiceType {
