@@ -251,6 +251,7 @@ fn tables<F: TableFamily>(
     say(F::FRONTENDS, fill.frontends as u64, limits::FRONTENDS_MAX);
     say(F::SERVICES, fill.services.into(), capacity.services);
     say(F::SLOTS, fill.slots.into(), capacity.slots);
+    say(F::MAGLEV, fill.chunks.into(), capacity.chunks);
     say(F::BACKENDS, fill.backends.into(), capacity.backends.saturating_sub(1));
     say(F::SOURCES, fill.sources as u64, limits::SOURCES_MAX);
     say(F::FLOWS, flows as u64, flow_places);

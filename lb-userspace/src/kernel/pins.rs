@@ -9,8 +9,8 @@ use std::{
 
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
-    Affinity, AffinityKey, Backend, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey, Ip4,
-    Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
+    Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
+    Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -355,6 +355,8 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB6_SERVICES, shape::<u32, Service>(Array)),
         (names::LB4_SLOTS, shape::<u32, u32>(Array)),
         (names::LB6_SLOTS, shape::<u32, u32>(Array)),
+        (names::LB4_MAGLEV, shape::<u32, Chunk>(Array)),
+        (names::LB6_MAGLEV, shape::<u32, Chunk>(Array)),
         (names::LB4_BACKENDS, shape::<u32, Backend<Ip4>>(Array)),
         (names::LB6_BACKENDS, shape::<u32, Backend<Ip6>>(Array)),
         (names::LB4_LABELS, shape::<u32, Label>(Hash)),

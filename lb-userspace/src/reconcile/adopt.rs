@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::layout::{Backend, BackendFlags, Choice, FrontendKey, Scope as ScopeWord};
+use lb_common::layout::{Backend, BackendFlags, Choice, FrontendKey, Scope as ScopeWord, TableHeader};
 use tracing::warn;
 
 use super::{
+    lists::slots_of,
     publish::{Published, PublishedScope, Publisher, Used},
     sources::PublishedSet,
 };
@@ -138,6 +139,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 ranges,
             },
             affinity: service.sets.affinity,
+            lacks_table: false,
         })
     }
 
@@ -146,8 +148,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let Choice::Slots { base, len } = word.choice() else {
             return Some(PublishedScope {
                 word,
-                base: 0,
-                backends: Vec::new(),
+                ..PublishedScope::default()
             });
         };
         let capacity = self.tables.capacity();
@@ -162,7 +163,24 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 && record.flags.has(BackendFlags::ACTIVE)
                 && record.service == service
         });
-        if !sound || !self.free_slots.take_at(base, len) {
+        if !sound {
+            return None;
+        }
+        let table = if word.has_table() {
+            let first = base.checked_sub(TableHeader::SLOTS)?;
+            let slots = std::array::from_fn(|index| self.tables.slot(first + index as u32));
+            Some(TableHeader::from_slots(slots))
+        } else {
+            None
+        };
+        let (first, slots) = slots_of(base, len, table.as_ref());
+        if !self.free_slots.take_at(first, slots) {
+            return None;
+        }
+        if let Some(header) = table
+            && !self.adopt_table(header, len)
+        {
+            self.free_slots.give_back(first, slots);
             return None;
         }
         for &number in &backends {
@@ -180,6 +198,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             used.uses += 1;
             self.numbers_by_identity.entry(used.identity()).or_insert(number);
         }
-        Some(PublishedScope { word, base, backends })
+        Some(PublishedScope {
+            word,
+            base,
+            backends,
+            table,
+        })
     }
 }

@@ -1,13 +1,17 @@
 //! The endpoints of a port: backend records, ranges of slots, and the words that publish them.
 //!
 //! ```text
-//! new and revived backends -> fresh ranges of slots -> one atomic store per list -> … grace … -> backends that stopped
-//!                                                                                        serving, old ranges, old backends
+//! new and revived backends -> Maglev tables -> fresh ranges of slots -> one atomic store per list -> … grace … -> backends that stopped
+//!                                                                serving, old ranges, old tables, old backends
 //! ```
 
-use lb_common::layout::{Backend, BackendFlags, Port, Scope as ScopeWord};
+use lb_common::layout::{Backend, BackendFlags, Port, Scope as ScopeWord, TableHeader};
 
-use super::publish::{PublishError, Published, PublishedScope, Publisher, Used};
+use super::{
+    maglev::Member,
+    publish::{PublishError, Published, PublishedScope, Publisher, Used},
+    shared::WantedTable,
+};
 use crate::{
     plan::{BackendState, DesiredPort, Scope, WhenEmpty},
     tables::{List, TableFamily, Tables},
@@ -35,15 +39,22 @@ pub(super) struct Prepared {
 
 /// The endpoints of a port as the kernel wants them.
 struct Wanted<A: lb_common::layout::Address> {
-    cluster: Option<(Vec<Backend<A>>, WhenEmpty)>,
-    local: Option<(Vec<Backend<A>>, WhenEmpty)>,
+    cluster: Option<WantedList<A>>,
+    local: Option<WantedList<A>>,
     others: Vec<Backend<A>>,
+}
+
+/// One list.
+struct WantedList<A: lb_common::layout::Address> {
+    backends: Vec<Backend<A>>,
+    when_empty: WhenEmpty,
+    table: Option<WantedTable<A>>,
 }
 
 impl<A: lb_common::layout::Address> Wanted<A> {
     fn all(&self) -> impl Iterator<Item = &Backend<A>> {
         let lists = [&self.cluster, &self.local].into_iter().flatten();
-        lists.flat_map(|(backends, _)| backends).chain(&self.others)
+        lists.flat_map(|list| &list.backends).chain(&self.others)
     }
 }
 
@@ -61,7 +72,16 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 .filter_map(|backend| record::<F>(number, backend))
                 .collect()
         };
-        let list = |scope: &Option<Scope>| scope.as_ref().map(|scope| (records(&scope.backends), scope.when_empty));
+        let list = |scope: &Option<Scope>| {
+            scope.as_ref().map(|scope| WantedList {
+                backends: records(&scope.backends),
+                when_empty: scope.when_empty,
+                table: scope
+                    .maglev
+                    .then(|| members::<F>(&scope.backends))
+                    .and_then(WantedTable::new),
+            })
+        };
         let wanted = Wanted {
             cluster: list(&desired.cluster),
             local: list(&desired.local),
@@ -143,11 +163,14 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         let lists = [(&wanted.cluster, &port.cluster), (&wanted.local, &port.local)];
         for (list, now) in lists {
-            let Some((backends, _)) = list else { continue };
-            let len = backends.len() as u32;
-            let stays = self.is_as_wanted(now, backends);
-            if len > ScopeWord::LEN_MAX || !stays && len > self.free_slots.free() {
-                return Err(self.no_slots(len));
+            let Some(list) = list else { continue };
+            let len = list.backends.len() as u32;
+            let with_header = match &list.table {
+                Some(table) if self.has_room_for(table) => len + TableHeader::SLOTS,
+                _ => len,
+            };
+            if len > ScopeWord::LEN_MAX || !self.is_as_wanted(now, list) && with_header > self.free_slots.free() {
+                return Err(self.no_slots(with_header));
             }
         }
         Ok(())
@@ -166,47 +189,67 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn prepare_scope(
         &mut self,
         now: &PublishedScope,
-        wanted: Option<&(Vec<Backend<F::Addr>>, WhenEmpty)>,
+        wanted: Option<&WantedList<F::Addr>>,
     ) -> Result<Option<PublishedScope>, PublishError> {
         let of_word = |word| PublishedScope {
             word,
             ..PublishedScope::default()
         };
-        let (backends, when_empty) = match wanted {
-            None => return Ok((now.word != ScopeWord::ABSENT).then(|| of_word(ScopeWord::ABSENT))),
-            Some((backends, when_empty)) => (backends, when_empty),
+        let Some(list) = wanted else {
+            return Ok((now.word != ScopeWord::ABSENT).then(|| of_word(ScopeWord::ABSENT)));
         };
+        let backends = &list.backends;
         if backends.is_empty() {
-            let word = match when_empty {
+            let word = match list.when_empty {
                 WhenEmpty::Reject => ScopeWord::REJECT,
                 WhenEmpty::Drop => ScopeWord::DROP,
             };
             return Ok((now.word != word).then(|| of_word(word)));
         }
-        if self.is_as_wanted(now, backends) {
+        if self.is_as_wanted(now, list) {
             for record in backends {
                 self.refresh(record);
             }
             return Ok(None);
         }
         let len = backends.len() as u32;
-        let Some(base) = self.free_slots.take(len) else {
-            return Err(self.no_slots(len));
+        let table = match &list.table {
+            Some(table) => self.use_table(table)?,
+            None => None,
         };
+        let (_, slots) = slots_of(0, len, table.as_ref());
+        let Some(first) = self.free_slots.take(slots) else {
+            if let Some(header) = table {
+                self.release_table(&header, len);
+            }
+            return Err(self.no_slots(slots));
+        };
+        let header = table.map(TableHeader::to_slots);
+        for (place, word) in (first..).zip(header.iter().flatten()) {
+            self.tables.put_slot(place, *word);
+        }
+        let base = first + slots - len;
         let numbers: Vec<u32> = backends.iter().map(|record| self.use_backend(record)).collect();
         for (place, number) in (base..).zip(&numbers) {
             self.tables.put_slot(place, *number);
         }
         Ok(Some(PublishedScope {
-            word: ScopeWord::slots(base, len),
+            word: if table.is_some() {
+                ScopeWord::slots_with_table(base, len)
+            } else {
+                ScopeWord::slots(base, len)
+            },
             base,
             backends: numbers,
+            table,
         }))
     }
 
-    fn is_as_wanted(&self, now: &PublishedScope, wanted: &[Backend<F::Addr>]) -> bool {
-        now.backends.len() == wanted.len()
-            && now.backends.iter().zip(wanted).all(|(number, record)| {
+    fn is_as_wanted(&self, now: &PublishedScope, wanted: &WantedList<F::Addr>) -> bool {
+        let len = now.backends.len();
+        len == wanted.backends.len()
+            && self.has_wanted_table(now.table.as_ref(), len as u32, wanted.table.as_ref())
+            && now.backends.iter().zip(&wanted.backends).all(|(number, record)| {
                 let used = self.backends.get(number);
                 used.is_some_and(|used| used.identity() == identity(record))
             })
@@ -263,7 +306,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
 
     pub(super) fn retire_scope(&mut self, scope: PublishedScope) {
         if !scope.backends.is_empty() {
-            self.retired.slots.push((scope.base, scope.backends.len() as u32));
+            let len = scope.backends.len() as u32;
+            self.retired.slots.push(slots_of(scope.base, len, scope.table.as_ref()));
+            if let Some(header) = &scope.table {
+                self.release_table(header, len);
+            }
         }
         self.release(scope.backends);
     }
@@ -289,6 +336,23 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             .and_then(|number| self.backends.get(number))
             .is_some_and(|used| used.uses > 0)
     }
+}
+
+/// The slots of a list, first and number: its members from `base` on, and before them the header of its table.
+pub(super) fn slots_of(base: u32, len: u32, table: Option<&TableHeader>) -> (u32, u32) {
+    let before = table.map_or(0, |_| TableHeader::SLOTS);
+    (base.saturating_sub(before), len + before)
+}
+
+/// Backends as the members of a table, in the order of the list.
+fn members<F: TableFamily>(backends: &[crate::plan::Backend]) -> Vec<Member<F::Addr>> {
+    let member = |backend: &crate::plan::Backend| {
+        Some(Member {
+            address: F::from_ip(backend.address)?,
+            weight: backend.weight,
+        })
+    };
+    backends.iter().filter_map(member).collect()
 }
 
 /// A backend as the kernel wants it; nothing if it is of the other family.

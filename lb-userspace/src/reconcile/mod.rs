@@ -6,11 +6,13 @@ mod adopt;
 mod frontends;
 pub mod grace;
 mod lists;
+mod maglev;
 mod numbers;
 mod publish;
 mod ranges;
 mod reconciler;
 mod retire;
+mod shared;
 mod siblings;
 mod sources;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Publishing: from "this port should look so" to writes in an order that no reader can trip over.
 //!
 //! ```text
-//! change    source ranges -> backends -> fresh ranges of slots -> frontends that go -> words of both lists -> rules
+//! change    source ranges -> backends -> Maglev tables -> fresh ranges of slots -> frontends that go -> words of both lists
+//!               -> rules
 //!               -> … grace … -> what nobody asks for any more
 //! arrival   the same -> label -> frontends -> addresses
-//! departure frontends, addresses -> label -> … grace … -> words, slots, backends, source ranges, number
+//! departure frontends, addresses -> label -> … grace … -> words, slots, tables, backends, source ranges, number
 //! ```
 //!
 //! A reader goes frontend → scope → slot → backend. Whatever it has read, what it reads next is still there: places
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::layout::{
     Address, Backend, Frontend as FrontendWord, FrontendKey, Label, Port, Proto, Rules, Scope as ScopeWord,
-    ServiceFlags, Sets,
+    ServiceFlags, Sets, TableHeader,
 };
 use thiserror::Error;
 
@@ -25,6 +26,7 @@ use super::{
     numbers::Numbers,
     ranges::Ranges,
     retire::{Fading, Retired},
+    shared::SharedTables,
     siblings::{Siblings, is_of},
     sources::PublishedSet,
 };
@@ -78,6 +80,8 @@ pub struct Fill {
     pub backends: u32,
     /// Slots in use.
     pub slots: u32,
+    /// Chunks of Maglev tables in use.
+    pub chunks: u32,
     /// Addresses that are known: of frontends and of the host.
     pub addresses: usize,
     /// Source ranges in use.
@@ -97,6 +101,8 @@ pub(super) struct Published<A: Address> {
     pub(super) sources: PublishedSet<A>,
     /// Part of the keys of its session affinity, now or when it had one last.
     pub(super) affinity: u32,
+    /// There is no room for the Maglev table that one of its lists is to have.
+    pub(super) lacks_table: bool,
 }
 
 /// A list of endpoints as it is in the tables.
@@ -106,6 +112,8 @@ pub(super) struct PublishedScope {
     pub(super) base: u32,
     /// Backend numbers in the order of their slots.
     pub(super) backends: Vec<u32>,
+    /// Its Maglev table, which lies in the slots before `base`.
+    pub(super) table: Option<TableHeader>,
 }
 
 /// A backend record and how many lists name it.
@@ -145,7 +153,9 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) labels: HashMap<u32, String>,
     pub(super) backends: HashMap<u32, Used<F::Addr>>,
     pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
+    pub(super) shared: SharedTables,
     pub(super) free_slots: Ranges,
+    pub(super) free_chunks: Ranges,
     pub(super) free_backends: Numbers<F::Addr>,
     pub(super) free_numbers: Ranges,
     pub(super) free_sets: Ranges,
@@ -173,6 +183,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let Capacity {
             services,
             slots,
+            chunks,
             backends,
         } = tables.capacity();
         Self {
@@ -185,7 +196,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             labels: HashMap::new(),
             backends: HashMap::new(),
             numbers_by_identity: HashMap::new(),
+            shared: SharedTables::new(),
             free_slots: Ranges::new(0, slots),
+            free_chunks: Ranges::new(0, chunks),
             free_backends: Numbers::new(1, backends),
             free_numbers: Ranges::new(0, services),
             free_sets: Ranges::new(1, Self::SETS),
@@ -213,6 +226,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let Capacity {
             services,
             slots,
+            chunks,
             backends,
         } = self.tables.capacity();
         Fill {
@@ -220,6 +234,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             services: services - self.free_numbers.free(),
             backends: backends.saturating_sub(1) - self.free_backends.free(),
             slots: slots - self.free_slots.free(),
+            chunks: chunks - self.free_chunks.free(),
             addresses: self.addresses.len(),
             sources: self.ports.values().map(|port| port.sources.ranges.len()).sum(),
         }
@@ -244,6 +259,12 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     #[must_use]
     pub fn name(&self, number: u32) -> Option<&str> {
         self.labels.get(&number).map(String::as_str)
+    }
+
+    /// Whether there was no room for a Maglev table of a port: its flows are spread by hash alone.
+    #[must_use]
+    pub fn lacks_table(&self, id: &PortId) -> bool {
+        self.ports.get(id).is_some_and(|port| port.lacks_table)
     }
 
     /// All ports that are published.
@@ -323,6 +344,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             }
         };
         wrote |= self.commit_lists(port, lists);
+        port.lacks_table = lacks_table(port, desired);
         if let Some(before) = before {
             let gone = before
                 .into_iter()
@@ -490,8 +512,16 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             rules: Rules::default(),
             sources: PublishedSet::default(),
             affinity: left.sets.affinity,
+            lacks_table: false,
         })
     }
+}
+
+fn lacks_table<A: Address>(port: &Published<A>, desired: &DesiredPort) -> bool {
+    let lists = [(&desired.cluster, &port.cluster), (&desired.local, &port.local)];
+    lists.into_iter().any(|(wanted, now)| {
+        wanted.as_ref().is_some_and(|list| list.maglev) && now.backends.len() > 1 && now.table.is_none()
+    })
 }
 
 fn rules(desired: &DesiredPort) -> Rules {
@@ -501,6 +531,9 @@ fn rules(desired: &DesiredPort) -> Rules {
     }
     if desired.external_local {
         flags = flags.with(ServiceFlags::EXTERNAL_LOCAL);
+    }
+    if desired.internal_maglev {
+        flags = flags.with(ServiceFlags::INTERNAL_MAGLEV);
     }
     Rules {
         flags,

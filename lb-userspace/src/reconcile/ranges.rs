@@ -29,6 +29,11 @@ impl Ranges {
         self.free
     }
 
+    /// Whether there are `len` free places in a row.
+    pub(super) fn has(&self, len: u32) -> bool {
+        self.by_len.range((len, 0)..).next().is_some()
+    }
+
     /// Takes `len` places in a row; nothing if there is no such row.
     pub(super) fn take(&mut self, len: u32) -> Option<u32> {
         if len == 0 {

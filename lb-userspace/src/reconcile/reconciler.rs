@@ -16,7 +16,7 @@ use super::{
     siblings::Siblings,
 };
 use crate::{
-    model::{Change, Dirty, Family, NodeView, Problem, ServiceKey, Store},
+    model::{Change, Dirty, Family, NodeView, ObjectRef, Problem, ServiceKey, Severity, Store},
     plan::{PortId, plan_problems, plan_service},
     tables::{TableError, Tables},
 };
@@ -278,7 +278,6 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
 
     /// Brings one Service's ports into the tables. True if anything was taken away.
     fn bring(&mut self, key: &ServiceKey) -> bool {
-        self.note_left_out(key);
         let planned = plan_service(&self.store, self.store.node(), key);
         let before = self.ports.remove(key).unwrap_or_default();
         let siblings = Siblings {
@@ -323,14 +322,30 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
             }
             self.note(id, result);
         }
+        self.note_left_out(key, &now);
         if !now.is_empty() {
             self.ports.insert(key.clone(), now);
         }
         self.v4.take_freed() | self.v6.take_freed()
     }
 
-    fn note_left_out(&mut self, key: &ServiceKey) {
-        let problems = plan_problems(&self.store, key);
+    fn note_left_out(&mut self, key: &ServiceKey, ports: &[PortId]) {
+        let mut problems = plan_problems(&self.store, key);
+        let lacks_table = |id: &PortId| match id.family {
+            Family::V4 => self.v4.lacks_table(id),
+            Family::V6 => self.v6.lacks_table(id),
+        };
+        if let Some(id) = ports.iter().find(|id| lacks_table(id)) {
+            problems.push(Problem {
+                severity: Severity::Warning,
+                object: ObjectRef::Service(key.clone()),
+                field: format!("{} endpoints", id.family).into(),
+                reason: "no room for their Maglev table: flows are spread by hash alone, and most are chosen for anew when an \
+                         endpoint comes or goes; remove Services, or write sluice.io/algorithm: hash where nobody needs one. \
+                         Tried again with this Service's next change"
+                    .into(),
+            });
+        }
         let before = self.left_out.remove(key);
         if problems.is_empty() {
             return;

@@ -11,6 +11,8 @@ use crate::tables::{List, SourceRange, TableFamily, Tables};
 #[derive(Debug)]
 pub struct Retired<A> {
     pub(super) slots: Vec<(u32, u32)>,
+    /// Maglev tables.
+    pub(super) chunks: Vec<(u32, u32)>,
     /// Backend number, and which of its retirements this is.
     pub(super) backends: Vec<(u32, u64)>,
     /// Backends that stopped serving: a reader of the old range must still find them in service.
@@ -26,6 +28,7 @@ impl<A> Default for Retired<A> {
     fn default() -> Self {
         Self {
             slots: Vec::new(),
+            chunks: Vec::new(),
             backends: Vec::new(),
             flags: Vec::new(),
             lists: Vec::new(),
@@ -40,6 +43,7 @@ impl<A> Retired<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+            && self.chunks.is_empty()
             && self.backends.is_empty()
             && self.flags.is_empty()
             && self.lists.is_empty()
@@ -113,6 +117,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         for (base, len) in retired.slots {
             self.free_slots.give_back(base, len);
+        }
+        for (first, len) in retired.chunks {
+            self.free_chunks.give_back(first, len);
         }
     }
 }

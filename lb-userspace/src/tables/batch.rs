@@ -1,5 +1,5 @@
-//! Reading a hash table many entries a system call (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya lacks: one by one,
-//! a million flows would take seconds.
+//! Many entries a system call (Linux 5.6), which aya lacks: reading a hash table (`BPF_MAP_LOOKUP_BATCH`), of which a million
+//! flows would take seconds one by one; writing a row of an array (`BPF_MAP_UPDATE_BATCH`).
 
 use std::{
     io,
@@ -8,6 +8,8 @@ use std::{
 
 /// `BPF_MAP_LOOKUP_BATCH` in the kernel's `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// The same, `BPF_MAP_UPDATE_BATCH`.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// The member of the kernel's `union bpf_attr` for batch commands.
 #[repr(C)]
@@ -20,6 +22,41 @@ struct BatchAttr {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+/// Writes elements of an array, from `first` on. A reader may see some of them before others.
+///
+/// # Errors
+/// If the kernel refuses; the first of them may be written.
+pub(super) fn write_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<u32> = (first..).take(values.len()).collect();
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().addr() as u64,
+        values: values.as_ptr().addr() as u64,
+        count: values.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure is laid out as the kernel's and outlives the call; there are `count` keys and as many values, of
+    // the table's lengths, from which the kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Calls `visit` with every entry, read `batch_len` at a time. Entries that come or go meanwhile may be missed or seen

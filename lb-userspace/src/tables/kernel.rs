@@ -1,6 +1,6 @@
 //! The tables in the kernel's maps.
 
-use std::{borrow::Borrow, collections::HashSet};
+use std::{borrow::Borrow, collections::HashSet, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{
@@ -8,11 +8,11 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
-    AddressFlags, Backend, BackendFlags, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN, Scope, Service,
-    ServiceStats, Sets, SourceKeys, V4, V6, names,
+    AddressFlags, Backend, BackendFlags, Chunk, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN, Scope,
+    Service, ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 
-use super::{Capacity, List, SourceRange, TableError, Tables, mapped::MappedArray};
+use super::{Capacity, List, SourceRange, TableError, Tables, batch, mapped::MappedArray};
 
 /// A family as the agent knows it: which maps are its own, and how its backend records lie in memory.
 pub trait TableFamily:
@@ -34,6 +34,8 @@ pub trait TableFamily:
     const SERVICES: &'static str;
     /// Name of the slot map.
     const SLOTS: &'static str;
+    /// Name of the map of Maglev tables.
+    const MAGLEV: &'static str;
     /// Name of the backend map.
     const BACKENDS: &'static str;
     /// Name of the label map.
@@ -61,6 +63,7 @@ impl TableFamily for V4 {
     const FRONTENDS: &'static str = names::LB4_FRONTENDS;
     const SERVICES: &'static str = names::LB4_SERVICES;
     const SLOTS: &'static str = names::LB4_SLOTS;
+    const MAGLEV: &'static str = names::LB4_MAGLEV;
     const BACKENDS: &'static str = names::LB4_BACKENDS;
     const LABELS: &'static str = names::LB4_LABELS;
     const FLOWS: &'static str = names::CT4_FLOWS;
@@ -114,6 +117,7 @@ impl TableFamily for V6 {
     const FRONTENDS: &'static str = names::LB6_FRONTENDS;
     const SERVICES: &'static str = names::LB6_SERVICES;
     const SLOTS: &'static str = names::LB6_SLOTS;
+    const MAGLEV: &'static str = names::LB6_MAGLEV;
     const BACKENDS: &'static str = names::LB6_BACKENDS;
     const LABELS: &'static str = names::LB6_LABELS;
     const FLOWS: &'static str = names::CT6_FLOWS;
@@ -187,6 +191,7 @@ pub struct KernelTables<F: TableFamily> {
     backend_counts: PerCpuHashMap<MapData, u32, u64>,
     services: MappedArray,
     slots: MappedArray,
+    maglev: MapData,
     backends: MappedArray,
     capacity: Capacity,
 }
@@ -197,12 +202,16 @@ impl<F: TableFamily> KernelTables<F> {
     /// # Errors
     /// If a map is missing, of another kind, or can't be mapped into memory.
     pub fn open(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let mut array = |name: &'static str, element_len: usize| -> Result<(MappedArray, u32)> {
-            let map = take(name)?;
-            let Map::Array(data) = &map else {
+        let mut unmapped = |name: &'static str| -> Result<(MapData, u32)> {
+            let Map::Array(data) = take(name)? else {
                 return Err(anyhow!("{name} is no array"));
             };
             let entries = data.info()?.max_entries();
+            Ok((data, entries))
+        };
+        let (maglev, chunk_count) = unmapped(F::MAGLEV)?;
+        let mut array = |name: &'static str, element_len: usize| -> Result<(MappedArray, u32)> {
+            let (data, entries) = unmapped(name)?;
             let mapped = MappedArray::new(data.fd(), entries, element_len)
                 .with_context(|| format!("map the table {name} into memory"))?;
             Ok((mapped, entries))
@@ -213,6 +222,7 @@ impl<F: TableFamily> KernelTables<F> {
         let capacity = Capacity {
             services: service_count,
             slots: slot_count,
+            chunks: chunk_count,
             backends: backend_count,
         };
         Ok(Self {
@@ -224,6 +234,7 @@ impl<F: TableFamily> KernelTables<F> {
             backend_counts: PerCpuHashMap::try_from(take(F::BACKEND_STATS)?).with_context(|| F::BACKEND_STATS)?,
             services,
             slots,
+            maglev,
             backends,
             capacity,
         })
@@ -326,6 +337,14 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
 
     fn put_sets(&mut self, number: u32, sets: Sets) {
         self.services.store(number, SETS_WORD, sets.to_word());
+    }
+
+    fn put_chunks(&mut self, first: u32, chunks: &[Chunk]) -> Result<(), TableError> {
+        batch::write_row(self.maglev.fd().as_fd(), first, chunks).map_err(|reason| TableError {
+            action: "write a Maglev table",
+            table: F::MAGLEV,
+            reason: reason.to_string(),
+        })
     }
 
     fn put_slot(&mut self, place: u32, backend: u32) {

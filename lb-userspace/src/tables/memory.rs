@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets};
+use lb_common::layout::{
+    Address, AddressFlags, Backend, CHUNK_CELLS, Chunk, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets,
+};
 
 use super::{Capacity, List, SourceRange, TableError, Tables};
 
@@ -29,6 +31,8 @@ pub enum Write<A: Address> {
     Sets(u32, Sets),
     /// A slot was written.
     Slot(u32, u32),
+    /// A chunk of a Maglev table was written.
+    Chunk(u32, Chunk),
     /// A backend record was written.
     Backend(u32, Backend<A>),
     /// All programs that ran before have ended.
@@ -44,6 +48,7 @@ pub struct MemoryTables<A: Address> {
     labels: BTreeMap<u32, Label>,
     services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, u32>,
+    chunks: BTreeMap<u32, Chunk>,
     backends: BTreeMap<u32, Backend<A>>,
     capacity: Capacity,
     /// All writes since the last look, in order.
@@ -61,6 +66,7 @@ impl<A: Address> MemoryTables<A> {
             labels: BTreeMap::new(),
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
+            chunks: BTreeMap::new(),
             backends: BTreeMap::new(),
             capacity,
             writes: Vec::new(),
@@ -95,6 +101,9 @@ impl<A: Address> MemoryTables<A> {
             Write::Slot(place, backend) => {
                 self.slots.insert(*place, *backend);
             }
+            Write::Chunk(place, chunk) => {
+                self.chunks.insert(*place, *chunk);
+            }
             Write::Backend(number, backend) => {
                 self.backends.insert(*number, *backend);
             }
@@ -112,6 +121,20 @@ impl<A: Address> MemoryTables<A> {
     #[must_use]
     pub fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         self.frontends.get(key).copied()
+    }
+
+    /// The ordinal in a cell of the Maglev table that begins with this chunk; nothing beyond the tables.
+    #[must_use]
+    pub fn ordinal(&self, first_chunk: u32, cell: u32) -> Option<u16> {
+        let place = first_chunk.wrapping_add(cell / CHUNK_CELLS);
+        let ordinals = (place < self.capacity.chunks).then(|| self.chunk(place).ordinals)?;
+        ordinals.get((cell % CHUNK_CELLS) as usize).copied()
+    }
+
+    /// A chunk of a Maglev table.
+    #[must_use]
+    pub fn chunk(&self, place: u32) -> Chunk {
+        self.chunks.get(&place).copied().unwrap_or_default()
     }
 
     fn write(&mut self, write: Write<A>) {
@@ -176,6 +199,13 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
     fn forget_service_counts(&mut self, _number: u32) {}
 
     fn forget_backend_counts(&mut self, _number: u32) {}
+
+    fn put_chunks(&mut self, first: u32, chunks: &[Chunk]) -> Result<(), TableError> {
+        for (place, chunk) in (first..).zip(chunks) {
+            self.write(Write::Chunk(place, *chunk));
+        }
+        Ok(())
+    }
 
     fn put_slot(&mut self, place: u32, backend: u32) {
         self.write(Write::Slot(place, backend));
@@ -282,6 +312,11 @@ impl<A: Address, T: Tables<A>> Tables<A> for Faulty<T> {
     fn remove_label(&mut self, number: u32) -> Result<(), TableError> {
         self.check("remove a label")?;
         self.inner.remove_label(number)
+    }
+
+    fn put_chunks(&mut self, first: u32, chunks: &[Chunk]) -> Result<(), TableError> {
+        self.check("write a Maglev table")?;
+        self.inner.put_chunks(first, chunks)
     }
 
     fn put_scope(&mut self, number: u32, list: List, scope: Scope) {

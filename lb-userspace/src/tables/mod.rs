@@ -13,7 +13,9 @@ mod node;
 mod routes;
 mod stats;
 
-use lb_common::layout::{Address, AddressFlags, Backend, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets};
+use lb_common::layout::{
+    Address, AddressFlags, Backend, Chunk, Frontend, FrontendKey, Label, Rules, Scope, Service, Sets,
+};
 use thiserror::Error;
 
 pub use flows::{FlowEntry, FlowTable};
@@ -55,9 +57,10 @@ pub struct TableError {
     pub reason: String,
 }
 
-/// The tables of one family. Arrays can't fail to be written: they are mapped memory.
+/// The tables of one family. Arrays can't fail to be written: they are mapped memory, but for that of Maglev tables.
 ///
-/// Every method is one step that a reader in the kernel may see before or after, never in between.
+/// Every method is one step that a reader in the kernel may see before or after, never in between; but for
+/// [`Self::put_chunks`], whose chunks nobody reads yet.
 pub trait Tables<A: Address> {
     /// Lets packets to `key` be handled as `frontend` says, where the address is known, too.
     ///
@@ -99,6 +102,11 @@ pub trait Tables<A: Address> {
     /// # Errors
     /// If the kernel refuses.
     fn remove_label(&mut self, number: u32) -> Result<(), TableError>;
+    /// Writes chunks of a Maglev table, from the place `first` on.
+    ///
+    /// # Errors
+    /// If the kernel refuses; some of them may be written.
+    fn put_chunks(&mut self, first: u32, chunks: &[Chunk]) -> Result<(), TableError>;
     /// Publishes a list of endpoints of a service: one atomic store.
     fn put_scope(&mut self, number: u32, list: List, scope: Scope);
     /// Publishes the rules of a service: one atomic store.
@@ -152,6 +160,8 @@ pub struct Capacity {
     pub services: u32,
     /// Slots.
     pub slots: u32,
+    /// Chunks of Maglev tables.
+    pub chunks: u32,
     /// Backend numbers, of which 0 is never used.
     pub backends: u32,
 }

@@ -55,6 +55,7 @@ impl Bench {
         let capacity = Capacity {
             services: 4,
             slots: 8,
+            chunks: 20,
             backends: 9,
         };
         Self::adopting(MemoryTables::new(capacity))
@@ -148,6 +149,7 @@ fn backend(text: &str) -> Backend {
             text if text.contains('n') => BackendState::NotServing,
             _ => BackendState::Ready,
         },
+        weight: 1,
     }
 }
 
@@ -159,6 +161,7 @@ fn list(text: &str) -> Option<Scope> {
     Some(Scope {
         backends: backends(text),
         when_empty: WhenEmpty::Reject,
+        maglev: false,
     })
 }
 
@@ -170,6 +173,7 @@ fn desired(cluster: &str) -> DesiredPort {
         local: None,
         internal_local: false,
         external_local: false,
+        internal_maglev: false,
         others: Vec::new(),
         affinity_timeout_s: None,
         sources: None,
@@ -224,7 +228,10 @@ fn scope_text(scope: ScopeWord) -> String {
         Choice::Absent => "absent".to_owned(),
         Choice::Reject => "refused".to_owned(),
         Choice::Drop => "dropped".to_owned(),
-        Choice::Slots { base, len } => format!("slots {base} to {}", base + len - 1),
+        Choice::Slots { base, len } => {
+            let table = if scope.has_table() { " with a table" } else { "" };
+            format!("slots {base} to {}{table}", base + len - 1)
+        }
     }
 }
 
@@ -243,12 +250,14 @@ fn text(write: &Write<Ip4>) -> String {
             let names = [
                 (ServiceFlags::INTERNAL_LOCAL, "internal-local"),
                 (ServiceFlags::EXTERNAL_LOCAL, "external-local"),
+                (ServiceFlags::INTERNAL_MAGLEV, "internal-maglev"),
             ];
             let flags = words(|flag| rules.flags.has(flag), &names);
             format!("{number}.rules ={flags} {} s", rules.affinity_s)
         }
         Write::Sets(number, sets) => format!("{number}.sets = sources {}, affinity {:x}", sets.sources, sets.affinity),
         Write::Slot(place, backend) => format!("slot {place} = {backend}"),
+        Write::Chunk(place, _) => format!("chunk {place}"),
         Write::Backend(number, backend) if backend.address.octets == [0; 4] => format!("backend {number} gone"),
         Write::Backend(number, backend) => {
             let names = [

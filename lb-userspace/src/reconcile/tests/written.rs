@@ -13,6 +13,7 @@ fn reconciler() -> (Pair, Fuse) {
     let capacity = Capacity {
         services: 4,
         slots: 8,
+        chunks: 20,
         backends: 9,
     };
     let (v4, fuse) = faulty(MemoryTables::new(capacity));
