@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
-    Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
+    Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
     FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits,
     names,
 };
@@ -81,9 +81,9 @@ fn rows() -> Vec<Row> {
     use names::{
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
         CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
-        LB4_FRONTENDS, LB4_LABELS, LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS, LB6_ADDRESSES,
-        LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_NODE, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES,
-        LB6_SVC_STATS, ROUTES,
+        LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS,
+        LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_SERVICES,
+        LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -122,6 +122,12 @@ fn rows() -> Vec<Row> {
             "",
             number.clone(),
             grouped(limits::SLOTS_MAX.into()),
+        ),
+        row(
+            &[LB4_MAGLEV, LB6_MAGLEV],
+            "",
+            octets::<Chunk, Chunk>(),
+            grouped(limits::MAGLEV_CHUNKS_MAX.into()),
         ),
         row(
             &[LB4_BACKENDS, LB6_BACKENDS],

@@ -15,9 +15,9 @@ use aya::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-        FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Label, Node, Port, Proto, Service, ServiceStats, SourceKeys,
-        TokenBucket, V4, V6, Way, limits, names,
+        Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
+        FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Label, Node, Port, Proto, Service, ServiceStats,
+        SourceKeys, TokenBucket, V4, V6, Way, limits, names,
     },
 };
 use lb_userspace::{
@@ -138,6 +138,8 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::LB6_SERVICES, array::<Service>(limits::SERVICES_MAX)),
         (names::LB4_SLOTS, array::<u32>(limits::SLOTS_MAX)),
         (names::LB6_SLOTS, array::<u32>(limits::SLOTS_MAX)),
+        (names::LB4_MAGLEV, array::<Chunk>(limits::MAGLEV_CHUNKS_MAX)),
+        (names::LB6_MAGLEV, array::<Chunk>(limits::MAGLEV_CHUNKS_MAX)),
         (names::LB4_BACKENDS, array::<Backend<Ip4>>(limits::BACKENDS_MAX)),
         (names::LB6_BACKENDS, array::<Backend<Ip6>>(limits::BACKENDS_MAX)),
         (names::LB4_LABELS, keyed::<u32, Label>(hash, limits::SERVICES_MAX)),

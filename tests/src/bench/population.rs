@@ -126,6 +126,8 @@ impl Population {
             affinity_timeout_s: all.then_some(10_800),
             health_check_node_port: None,
             resets_removed: None,
+            algorithm: None,
+            weights: None,
             opt_out: OptOut::default(),
         }
     }
@@ -145,6 +147,7 @@ impl Population {
             node_name: Some(node.into()),
             zone_hints: [].into(),
             node_hints: [].into(),
+            pod: None,
         };
         let port = |protocol: &Protocol| SlicePort {
             name: Some(protocol.to_string().into()),

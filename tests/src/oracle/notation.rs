@@ -183,6 +183,8 @@ fn service(text: &str) -> Service {
         affinity_timeout_s: line.after("affinity").map(|words| number(words[0])),
         health_check_node_port: None,
         resets_removed: None,
+        algorithm: None,
+        weights: None,
         opt_out: opt_out(&line),
     }
 }
@@ -197,6 +199,7 @@ fn endpoint(word: &str) -> Endpoint {
         node_name: None,
         zone_hints: [].into(),
         node_hints: [].into(),
+        pod: None,
     };
     let names = |text: &str| text.split('+').map(Into::into).collect();
     for part in parts {

@@ -47,6 +47,7 @@ impl Sluice {
         let capacity = Capacity {
             services: 64,
             slots: 1024,
+            chunks: 2048,
             backends: 256,
         };
         let (v4, v6) = (MemoryTables::new(capacity), MemoryTables::new(capacity));
@@ -344,6 +345,7 @@ fn put<F: HostFamily>(host: &mut HostWorld, write: &Write<F::Addr>) {
         Write::Rules(number, rules) => service(cabinet, number).rules = rules,
         Write::Sets(number, sets) => service(cabinet, number).sets = sets,
         Write::Slot(place, backend) => drop(cabinet.slots.insert(place, backend)),
+        Write::Chunk(place, chunk) => drop(cabinet.chunks.insert(place, chunk)),
         Write::Backend(number, backend) => drop(cabinet.backends.insert(number, backend)),
         Write::Grace => {}
     }

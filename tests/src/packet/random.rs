@@ -148,6 +148,16 @@ fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
             service = service.internal_local();
         }
     }
+    if tape.once_in(4) {
+        service = match tape.below(8) {
+            0 => service.table_beyond(),
+            1 => service.table(&[0, 7]),
+            _ => service.table(&[0, 1, 2]),
+        };
+        if tape.once_in(2) {
+            service = service.internal_maglev();
+        }
+    }
     Change::Service(Box::new(match tape.below(8) {
         0 => service.nobody(),
         1 => service.no_list(),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::layout::{
-    Address as _, AddressFlags, Backend, BackendFlags, Device, DeviceFlags, FlowKey, Frontend, FrontendKey, Node,
-    NodeFlags, Port, Proto, Rules, Scope, Service, ServiceFlags, Sets, Stage,
+    Address as _, AddressFlags, Backend, BackendFlags, CHUNK_CELLS, Cells, Chunk, Device, DeviceFlags, FlowKey,
+    Frontend, FrontendKey, Node, NodeFlags, Port, Proto, Rules, Scope, Service, ServiceFlags, Sets, Stage, TableHeader,
+    limits::{MAGLEV_CELLS_PER_ENDPOINT, MAGLEV_CHUNKS_MAX},
 };
 use lb_userspace::tables::{SourceRange, node_range};
 
@@ -13,7 +14,7 @@ use super::{
     encode::MAC_TO,
     hops::WAN,
     names::{Named, endpoint, range},
-    service::{Kind, List, ServiceSketch},
+    service::{Kind, List, ServiceSketch, Table},
 };
 
 /// One thing that happens to the tables between packets.
@@ -98,6 +99,8 @@ pub enum Write<F: Named> {
     Source(SourceRange<F::Addr>),
     /// A backend number in a slot.
     Slot(u32, u32),
+    /// A chunk of a Maglev table.
+    Chunk(u32, Chunk),
     /// A backend record.
     Backend(u32, Backend<F::Addr>),
     /// Facts about the node.
@@ -128,6 +131,7 @@ pub struct Scene {
     /// Service and backend; a number's place is its index.
     backends: Vec<(u32, String)>,
     slots: u32,
+    chunks: u32,
     sets: u32,
     /// How often a service got affinity, and whether it has it.
     affinities: BTreeMap<u32, (u32, bool)>,
@@ -305,14 +309,18 @@ impl Scene {
     fn serve<F: Named>(&mut self, sketch: &ServiceSketch, proto: Proto) -> Vec<Write<F>> {
         let number = number_of(&mut self.services, &sketch.name);
         let mut writes = Vec::new();
-        let cluster = self.list::<F>(number, &sketch.cluster, &mut writes);
-        let local = self.list::<F>(number, &sketch.local, &mut writes);
+        let table = sketch.table.as_ref();
+        let cluster = self.list::<F>(number, &sketch.cluster, table, &mut writes);
+        let local = self.list::<F>(number, &sketch.local, table, &mut writes);
         let mut flags = ServiceFlags::default();
         if sketch.internal_local {
             flags = flags.with(ServiceFlags::INTERNAL_LOCAL);
         }
         if sketch.external_local {
             flags = flags.with(ServiceFlags::EXTERNAL_LOCAL);
+        }
+        if sketch.internal_maglev {
+            flags = flags.with(ServiceFlags::INTERNAL_MAGLEV);
         }
         let sources = if sketch.sources.is_empty() {
             0
@@ -366,7 +374,41 @@ impl Scene {
         writes
     }
 
-    fn list<F: Named>(&mut self, service: u32, list: &List, writes: &mut Vec<Write<F>>) -> Scope {
+    /// The chunks of a table for so many members, and its header in slots.
+    fn table<F: Named>(&mut self, table: &Table, members: u32, writes: &mut Vec<Write<F>>) {
+        let cells = Cells::new(members * MAGLEV_CELLS_PER_ENDPOINT);
+        let first_chunk = match table {
+            Table::Of(_) => self.chunks,
+            Table::Beyond => MAGLEV_CHUNKS_MAX,
+        };
+        if let Table::Of(ordinals) = table {
+            let mut ordinals = ordinals.iter().copied().cycle();
+            for _ in 0..cells.count().div_ceil(CHUNK_CELLS) {
+                let chunk = Chunk {
+                    ordinals: std::array::from_fn(|_| ordinals.next().expect("they go round")),
+                };
+                writes.push(Write::Chunk(self.chunks, chunk));
+                self.chunks += 1;
+            }
+        }
+        let header = TableHeader {
+            first_chunk,
+            cells,
+            fingerprint: 0,
+        };
+        for word in header.to_slots() {
+            writes.push(Write::Slot(self.slots, word));
+            self.slots += 1;
+        }
+    }
+
+    fn list<F: Named>(
+        &mut self,
+        service: u32,
+        list: &List,
+        table: Option<&Table>,
+        writes: &mut Vec<Write<F>>,
+    ) -> Scope {
         let backends = match list {
             List::Absent => return Scope::ABSENT,
             List::Reject => return Scope::REJECT,
@@ -374,6 +416,10 @@ impl Scene {
             List::Dangling(slot) => return Scope::slots(*slot, 1),
             List::Backends(backends) => backends,
         };
+        let len = backends.len() as u32;
+        if let Some(table) = table {
+            self.table(table, len, writes);
+        }
         let base = self.slots;
         for text in backends {
             let (backend, local) = text.split_once(' ').unwrap_or((text, ""));
@@ -390,7 +436,10 @@ impl Scene {
             writes.push(Write::Slot(self.slots, number));
             self.slots += 1;
         }
-        Scope::slots(base, backends.len() as u32)
+        match table {
+            Some(_) => Scope::slots_with_table(base, len),
+            None => Scope::slots(base, len),
+        }
     }
 }
 

@@ -39,6 +39,17 @@ pub struct ServiceSketch {
     pub(super) external_local: bool,
     pub(super) affinity_s: u32,
     pub(super) sources: Vec<String>,
+    pub(super) table: Option<Table>,
+    pub(super) internal_maglev: bool,
+}
+
+/// The Maglev tables of a Service's lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Table {
+    /// The ordinals of all cells, again and again.
+    Of(Vec<u16>),
+    /// Beyond the end of all tables.
+    Beyond,
 }
 
 /// A Service of this name, without frontends and endpoints.
@@ -53,6 +64,8 @@ pub fn service(name: &str) -> ServiceSketch {
         external_local: false,
         affinity_s: 0,
         sources: Vec::new(),
+        table: None,
+        internal_maglev: false,
     }
 }
 
@@ -155,6 +168,27 @@ impl ServiceSketch {
     #[must_use]
     pub fn affinity(mut self, seconds: u32) -> Self {
         self.affinity_s = seconds;
+        self
+    }
+
+    /// Its lists have Maglev tables whose cells have these ordinals, again and again.
+    #[must_use]
+    pub fn table(mut self, ordinals: &[u16]) -> Self {
+        self.table = Some(Table::Of(ordinals.to_vec()));
+        self
+    }
+
+    /// Its lists name Maglev tables beyond the end of all tables.
+    #[must_use]
+    pub fn table_beyond(mut self) -> Self {
+        self.table = Some(Table::Beyond);
+        self
+    }
+
+    /// Clients of the ClusterIP are led by the tables, too.
+    #[must_use]
+    pub fn internal_maglev(mut self) -> Self {
+        self.internal_maglev = true;
         self
     }
 

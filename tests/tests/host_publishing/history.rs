@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::{
     datapath::Hook,
-    layout::{AddressFlags, DropReason, Ip4, V4},
+    layout::{AddressFlags, CHUNK_CELLS, DropReason, Ip4, V4, limits::MAGLEV_CELLS_MIN},
 };
 use lb_userspace::{
     plan::FrontendKind,
@@ -45,9 +45,12 @@ pub(crate) type Lag = usize;
 /// None: all steps come before the first period ends.
 pub(crate) const LAGS: [Option<Lag>; 4] = [Some(0), Some(1), Some(2), None];
 
+/// Three tables of the size that lists have here; a fourth has no room.
+const CHUNKS: u32 = 3 * MAGLEV_CELLS_MIN / CHUNK_CELLS;
+
 /// Lets the publisher make the steps over tables so small that everything is reused.
 pub(crate) fn record(steps: &[Step], lag: Option<Lag>) -> History {
-    (1..40)
+    (1..80)
         .find_map(|slots| try_to_record(steps, lag, slots))
         .expect("it fits somewhere")
 }
@@ -56,6 +59,7 @@ pub(crate) fn try_to_record(steps: &[Step], lag: Option<Lag>, slots: u32) -> Opt
     let capacity = Capacity {
         services: 2,
         slots,
+        chunks: CHUNKS,
         backends: slots + 1,
     };
     let mut publisher = Publisher::<V4, _>::adopt(MemoryTables::new(capacity)).expect("empty tables");
@@ -111,6 +115,15 @@ pub(crate) fn try_to_record(steps: &[Step], lag: Option<Lag>, slots: u32) -> Opt
         states,
         periods,
     })
+}
+
+impl History {
+    /// After how many writes a reader may begin. Between two chunks of a table it may see no more than just before it, and
+    /// nothing else is allowed then.
+    pub(crate) fn beginnings(&self) -> impl Iterator<Item = usize> {
+        let is_chunk = |at: usize| matches!(self.writes.get(at), Some(Write::Chunk(..)));
+        (0..=self.writes.len()).filter(move |first| *first == 0 || !is_chunk(first - 1) || !is_chunk(*first))
+    }
 }
 
 pub(crate) fn mark(publisher: &mut Publisher<V4, MemoryTables<Ip4>>) -> usize {

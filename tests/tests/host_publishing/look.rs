@@ -7,7 +7,7 @@ use lb_common::{
     layout::{FlowKey, Ip4, Port, Proto},
 };
 use lb_userspace::{
-    model::{Cidr, Family, Protocol, ServiceKey},
+    model::{Algorithm, Cidr, Family, Protocol, ServiceKey},
     plan::{self, BackendState, DesiredPort, Frontend, FrontendKind, PortId, Scope, WhenEmpty},
 };
 
@@ -27,6 +27,9 @@ pub(crate) struct Look {
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
     pub(crate) affinity: bool,
+    pub(crate) algorithm: Option<Algorithm>,
+    /// The endpoint that gets three shares.
+    pub(crate) heavy: Option<u8>,
     /// The only client that may dial the load balancer's address, by its last octet.
     pub(crate) only: Option<u8>,
 }
@@ -50,6 +53,8 @@ pub(crate) fn to(endpoints: &str) -> Look {
         internal_local: false,
         external_local: false,
         affinity: false,
+        algorithm: None,
+        heavy: None,
         only: None,
     }
 }
@@ -68,6 +73,27 @@ impl Look {
     pub(crate) fn affinity(mut self) -> Self {
         self.affinity = true;
         self
+    }
+
+    pub(crate) fn by(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = Some(algorithm);
+        self
+    }
+
+    pub(crate) fn heavy(mut self, endpoint: u8) -> Self {
+        self.heavy = Some(endpoint);
+        self
+    }
+
+    fn weight(&self, endpoint: u8) -> u8 {
+        if self.heavy == Some(endpoint) { 3 } else { 1 }
+    }
+
+    /// Whether a list has a Maglev table, as `plan` decides.
+    fn has_table(&self, local: bool) -> bool {
+        let external = self.is_external() && self.algorithm != Some(Algorithm::Hash);
+        let internal = self.algorithm == Some(Algorithm::Maglev) && self.internal_local == local;
+        external && (!local || self.external_local) || internal
     }
 
     pub(crate) fn only(mut self, client: u8) -> Self {
@@ -100,6 +126,7 @@ impl Look {
             address: endpoint(service, one.number),
             port: 8080,
             local: one.here,
+            weight: self.weight(one.number),
             state: if one.serves {
                 BackendState::Ready
             } else {
@@ -115,6 +142,7 @@ impl Look {
                 } else {
                     WhenEmpty::Reject
                 },
+                maglev: self.has_table(local),
             })
         };
         let (cluster, local) = (scope(false), scope(true));
@@ -142,6 +170,7 @@ impl Look {
             frontends: self.frontends.iter().map(frontend).collect(),
             internal_local: self.internal_local,
             external_local: self.external_local && local.is_some(),
+            internal_maglev: self.algorithm == Some(Algorithm::Maglev),
             cluster,
             local,
             others,

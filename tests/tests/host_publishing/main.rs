@@ -22,7 +22,7 @@ use lb_common::{
     datapath::{Chosen, End, Hook, choose},
     layout::{Affinity, AffinityKey, Desk, DropReason, Ip4, V4},
 };
-use lb_userspace::plan::FrontendKind;
+use lb_userspace::{model::Algorithm, plan::FrontendKind};
 
 use history::{History, LAGS, Step, allowed, record};
 use look::{Client, KINDS, to};
@@ -129,7 +129,7 @@ fn check_all_interleavings(steps: &[Step]) -> usize {
     for lag in LAGS {
         let history = record(steps, lag);
         for client in &clients {
-            for first in 0..=history.writes.len() {
+            for first in history.beginnings() {
                 checked += race(&history, client, first, &BTreeMap::new());
                 let earlier = history
                     .states
@@ -242,6 +242,35 @@ fn a_client_is_remembered_or_not_and_gets_a_backend_of_the_list() {
         ("a", Some(to("2 3h").affinity().itp())),
         ("a", Some(to("1h 3h-").affinity())),
     ]);
+}
+
+#[test]
+fn tables_are_the_old_ones_or_the_new_ones_whatever_the_algorithm() {
+    check_all_interleavings(&[
+        ("a", Some(to("1 2").by(Algorithm::Hash))),
+        ("a", Some(to("1 2").by(Algorithm::Maglev))),
+        ("a", Some(to("1 2 3").by(Algorithm::Maglev))),
+        ("a", Some(to("2 3").by(Algorithm::Maglev).heavy(3))),
+        ("a", Some(to("2 3"))),
+        ("a", Some(to("3").by(Algorithm::Maglev))),
+        ("a", Some(to("1h 3h").by(Algorithm::Maglev).itp().etp())),
+    ]);
+}
+
+/// What one Service gives up is the other's after the grace period, for more endpoints: a reader who came too late would
+/// be led beyond its list.
+#[test]
+fn chunks_are_not_used_anew_while_a_reader_may_stand_in_them() {
+    let checked = check_all_interleavings(&[
+        ("a", Some(to("1 2"))),
+        ("b", Some(to("1 2"))),
+        ("b", Some(to("1"))),
+        ("a", Some(to("1 2 3 4"))),
+        ("b", Some(to("1 2"))),
+        ("a", None),
+        ("b", Some(to("1 2 3 4"))),
+    ]);
+    assert!(checked >= 500, "{checked} interleavings");
 }
 
 #[test]

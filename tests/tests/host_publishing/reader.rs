@@ -112,6 +112,10 @@ impl Tables<V4> for Racing<'_> {
         })
     }
 
+    fn ordinal(&self, first_chunk: u32, cell: u32) -> Option<u16> {
+        self.look(|tables| tables.ordinal(first_chunk, cell))
+    }
+
     fn slot(&self, place: u32) -> Option<u32> {
         Some(self.look(|tables| tables.slot(place)))
     }

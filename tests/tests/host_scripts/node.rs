@@ -102,6 +102,7 @@ impl Node {
         let capacity = Capacity {
             services: 5,
             slots: 24,
+            chunks: 80,
             backends: 12,
         };
         (MemoryTables::new(capacity), MemoryTables::new(capacity))
@@ -243,6 +244,7 @@ fn changes<F: TableFamily>(mut shadow: MemoryTables<F::Addr>, writes: &[Write<F:
             Write::Rules(number, rules) => shadow.service(*number).rules == *rules,
             Write::Sets(number, sets) => shadow.service(*number).sets == *sets,
             Write::Slot(place, backend) => shadow.slot(*place) == *backend,
+            Write::Chunk(place, chunk) => shadow.chunk(*place) == *chunk,
             Write::Backend(number, backend) => shadow.backend(*number) == *backend,
             Write::Grace => true,
         };

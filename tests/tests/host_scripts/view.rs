@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 
 use lb_common::layout::{
     Address as _, AddressFlags, Backend, BackendFlags, Choice, Frontend, FrontendKey, Ip4, Ip6, Scope, Service,
-    ServiceFlags, V4, V6,
+    ServiceFlags, TableHeader, V4, V6,
 };
 use lb_userspace::reconcile::{Fill, Reconciler};
-use lb_userspace::tables::{TableFamily, Tables};
+use lb_userspace::tables::{MemoryTables, TableFamily, Tables};
 
 /// Where a client is: `externalTrafficPolicy` makes a difference (kube-proxy-behaviour §3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) port: String,
     /// Backends with their flags in the order of their slots; none if clients are refused.
     pub(crate) backends: Vec<(SocketAddr, BackendFlags)>,
+    /// How many cells of the Maglev table lead to each of them; none without a table.
+    pub(crate) cells: Vec<u32>,
     /// The ranges from which clients may come; nothing if from everywhere.
     pub(crate) sources: Option<BTreeSet<String>>,
     /// Seconds of session affinity, and whose it is.
@@ -52,6 +54,7 @@ impl Found {
         kind(self) == kind(other)
             && self.port == other.port
             && self.backends == other.backends
+            && self.cells == other.cells
             && self.affinity.is_some() == other.affinity.is_some()
     }
 }
@@ -90,7 +93,7 @@ fn ranges<F: TableFamily>(tables: &impl Tables<F::Addr>, set: u32) -> BTreeSet<S
 ///
 /// # Errors
 /// What is missing on the way, in words.
-fn follow<F: TableFamily>(tables: &impl Tables<F::Addr>, frontend: Frontend, client: Client) -> Result<Found, String> {
+fn follow<F: TableFamily>(tables: &MemoryTables<F::Addr>, frontend: Frontend, client: Client) -> Result<Found, String> {
     let number = frontend.number();
     let service = tables.service(number);
     let scope = scope(&service, frontend, client);
@@ -110,6 +113,7 @@ fn follow<F: TableFamily>(tables: &impl Tables<F::Addr>, frontend: Frontend, cli
         }
         backends.push((backend_socket::<F>(&backend), backend.flags));
     }
+    let cells = cells::<F>(tables, scope, base, len)?;
     let set = if frontend.is_filtered() {
         service.sets.sources
     } else {
@@ -125,16 +129,50 @@ fn follow<F: TableFamily>(tables: &impl Tables<F::Addr>, frontend: Frontend, cli
         place: (number, scope),
         port: label.map(|(_, label)| label.as_str().to_owned()).unwrap_or_default(),
         backends,
+        cells,
         sources,
         affinity: (service.rules.affinity_s != 0).then_some((service.rules.affinity_s, service.sets.affinity)),
     })
+}
+
+/// The header of a list's table.
+fn header<F: TableFamily>(tables: &impl Tables<F::Addr>, scope: Scope, base: u32) -> Option<TableHeader> {
+    let slots = |first: u32| std::array::from_fn(|index| tables.slot(first + index as u32));
+    scope
+        .has_table()
+        .then(|| TableHeader::from_slots(slots(base - TableHeader::SLOTS)))
+}
+
+/// How many cells of a list's table lead to each of its members.
+///
+/// # Errors
+/// Which cell leads beyond the list, or that a member has none.
+fn cells<F: TableFamily>(
+    tables: &MemoryTables<F::Addr>,
+    scope: Scope,
+    base: u32,
+    len: u32,
+) -> Result<Vec<u32>, String> {
+    let Some(header) = header::<F>(tables, scope, base) else {
+        return Ok(Vec::new());
+    };
+    let mut counts = vec![0; len as usize];
+    for cell in 0..header.cells.count() {
+        let ordinal = tables.ordinal(header.first_chunk, cell);
+        let count = ordinal.and_then(|ordinal| counts.get_mut(usize::from(ordinal)));
+        *count.ok_or_else(|| format!("cell {cell} leads to {ordinal:?} of {len}"))? += 1;
+    }
+    if counts.contains(&0) {
+        return Err(format!("a member of the list at {base} has no cell: {counts:?}"));
+    }
+    Ok(counts)
 }
 
 /// Adds what clients of one family find.
 ///
 /// # Errors
 /// Which frontend leads nowhere.
-pub(crate) fn look<F: TableFamily>(tables: &impl Tables<F::Addr>, into: &mut View) -> Result<(), String> {
+pub(crate) fn look<F: TableFamily>(tables: &MemoryTables<F::Addr>, into: &mut View) -> Result<(), String> {
     let addresses: BTreeMap<_, _> = tables
         .addresses()
         .expect("memory tables can be read")
@@ -220,12 +258,20 @@ fn dump_family<F: TableFamily>(tables: &impl Tables<F::Addr>, fill: Fill, text: 
         services,
         backends,
         slots,
+        chunks,
         ..
     } = fill;
     let family = F::NUMBER;
+    let chunks = if chunks == 0 {
+        String::new()
+    } else {
+        format!(", {chunks} chunks")
+    };
     line(
         text,
-        &format!("in use, IPv{family}: {frontends} frontends, {services} numbers, {backends} backends, {slots} slots"),
+        &format!(
+            "in use, IPv{family}: {frontends} frontends, {services} numbers, {backends} backends, {slots} slots{chunks}"
+        ),
     );
 }
 
@@ -262,6 +308,7 @@ fn port<F: TableFamily>(tables: &impl Tables<F::Addr>, number: u32) -> String {
     for (flag, word) in [
         (ServiceFlags::INTERNAL_LOCAL, "internalTrafficPolicy: Local"),
         (ServiceFlags::EXTERNAL_LOCAL, "externalTrafficPolicy: Local"),
+        (ServiceFlags::INTERNAL_MAGLEV, "Maglev tables for the ClusterIP, too"),
     ] {
         if service.rules.flags.has(flag) {
             write!(text, "\n  {word}").expect("a String takes everything");
@@ -319,6 +366,9 @@ fn backends<F: TableFamily>(
         listed.insert(place);
         text.push_str(indent);
         text.push_str(&backend_text::<F>(&tables.backend(place)));
+    }
+    if let Some(header) = header::<F>(tables, scope, base) {
+        write!(text, "{indent}by a table of {} cells", header.cells.count()).expect("a String takes everything");
     }
     text
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_userspace::model::{
-    AddressType, Endpoint, EndpointSlice, Family, OptOut, Service, ServiceKey, ServicePort, ServiceType, SliceKey,
-    SlicePort, TrafficPolicy,
+    AddressType, Algorithm, Endpoint, EndpointSlice, Family, OptOut, Service, ServiceKey, ServicePort, ServiceType,
+    SliceKey, SlicePort, TrafficPolicy,
 };
 
 use super::{Claims, any_protocol};
@@ -177,6 +177,8 @@ fn service(tape: &mut Tape<'_>, casts: &[Cast; 2], number: usize, claims: &Claim
         affinity_timeout_s: tape.pick(&[None, None, None, Some(10), Some(30), Some(10_800)]),
         health_check_node_port: None,
         resets_removed: None,
+        algorithm: tape.pick(&[None, None, Some(Algorithm::Hash), Some(Algorithm::Maglev)]),
+        weights: None,
         opt_out: OptOut::default(),
     };
     let only = tape.pick(&[None, None, None, None, Some(Family::V4), Some(Family::V6)]);
@@ -321,6 +323,7 @@ fn endpoint(tape: &mut Tape<'_>, cast: &Cast, hints: usize, known: &mut Known) -
         node_hints = [].into();
     }
     let made = Endpoint {
+        pod: None,
         address,
         ready,
         serving,

@@ -176,6 +176,9 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
         Write::Slot(place, backend) => {
             cabinet.slots.insert(place, backend);
         }
+        Write::Chunk(place, chunk) => {
+            cabinet.chunks.insert(place, chunk);
+        }
         Write::Backend(number, backend) => {
             cabinet.backends.insert(number, backend);
         }

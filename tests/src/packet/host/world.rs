@@ -9,10 +9,10 @@ use std::{
 use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
     layout::{
-        Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event,
-        Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, Stage,
-        TokenBucket, V4, V6, Way, WayFlags,
-        limits::{BACKENDS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
+        Address, AddressFlags, Affinity, AffinityKey, Backend, Chunk, Counter, Desk, Device, DeviceFlags, DropReason,
+        Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats,
+        Stage, TokenBucket, V4, V6, Way, WayFlags,
+        limits::{BACKENDS_MAX, CHUNK_CELLS, MAGLEV_CHUNKS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
@@ -31,6 +31,8 @@ pub struct Cabinet<A: Address> {
     pub services: BTreeMap<u32, Service>,
     /// Slots that are not zero.
     pub slots: BTreeMap<u32, u32>,
+    /// Chunks of Maglev tables that are not zero.
+    pub chunks: BTreeMap<u32, Chunk>,
     /// Backends that are not zero.
     pub backends: BTreeMap<u32, Backend<A>>,
     /// Source ranges.
@@ -65,6 +67,7 @@ impl<A: Address> Default for Cabinet<A> {
             frontends: BTreeMap::new(),
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
+            chunks: BTreeMap::new(),
             backends: BTreeMap::new(),
             sources: BTreeSet::new(),
             node: Node::default(),
@@ -199,6 +202,12 @@ macro_rules! tables {
 
             fn place_of(&self, base: u32, len: u32, backend: u32) -> Option<u32> {
                 (base..base + len).find(|place| Tables::<$family>::slot(self, *place) == Some(backend))
+            }
+
+            fn ordinal(&self, first_chunk: u32, cell: u32) -> Option<u16> {
+                let place = first_chunk.wrapping_add(cell / CHUNK_CELLS);
+                let chunk = element(&self.$cabinet.chunks, MAGLEV_CHUNKS_MAX, place)?;
+                chunk.ordinals.get((cell % CHUNK_CELLS) as usize).copied()
             }
 
             fn slot(&self, place: u32) -> Option<u32> {

@@ -11,8 +11,9 @@ use aya::{
 use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
-        Affinity, AffinityKey, Backend, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, limits::REST_UNIT_NS_LOG2, names,
+        Affinity, AffinityKey, Backend, Chunk, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey,
+        FragmentKey, FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, limits::REST_UNIT_NS_LOG2,
+        names,
     },
 };
 use lb_userspace::{
@@ -62,6 +63,7 @@ pub struct Drawer<F: Named> {
     frontends: Vec<FrontendKey<F::Addr>>,
     services: Vec<u32>,
     slots: Vec<u32>,
+    chunks: Vec<u32>,
     backends: Vec<u32>,
 }
 
@@ -116,6 +118,7 @@ impl<F: KernelFamily> Drawer<F> {
             frontends: Vec::new(),
             services: Vec::new(),
             slots: Vec::new(),
+            chunks: Vec::new(),
             backends: Vec::new(),
         })
     }
@@ -147,6 +150,9 @@ impl<F: KernelFamily> Drawer<F> {
         }
         for place in self.slots.drain(..) {
             self.tables.put_slot(place, 0);
+        }
+        for place in self.chunks.drain(..) {
+            self.tables.put_chunks(place, &[Chunk::default()])?;
         }
         for number in self.backends.drain(..) {
             self.tables.put_backend(number, &Backend::default());
@@ -230,6 +236,10 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Slot(place, backend) => {
                 self.slots.push(place);
                 self.tables.put_slot(place, backend);
+            }
+            Write::Chunk(place, chunk) => {
+                self.chunks.push(place);
+                self.tables.put_chunks(place, &[chunk])?;
             }
             Write::Backend(number, backend) => {
                 self.backends.push(number);
