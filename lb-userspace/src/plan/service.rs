@@ -133,10 +133,11 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
     let endpoints = store.endpoints(&service.key, &port.name, port.protocol, family);
     let categories = categorise(&endpoints, policies, node);
     let is_listed = |entry: &PortEndpoint<'_>| {
-        let lists = [&categories.cluster, &categories.local].into_iter().flatten().flatten();
-        lists
-            .into_iter()
-            .any(|listed| listed.address == entry.address && listed.port == entry.port)
+        let place = (entry.address, entry.port);
+        // In the order of the endpoints, which is that of their places.
+        let has =
+            |list: &Vec<PortEndpoint<'_>>| list.binary_search_by_key(&place, |one| (one.address, one.port)).is_ok();
+        [&categories.cluster, &categories.local].into_iter().flatten().any(has)
     };
     let maglev = maglev(service.algorithm, policies);
     DesiredPort {

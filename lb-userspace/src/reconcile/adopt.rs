@@ -76,7 +76,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn retire_unnamed(&mut self) {
         for number in 1..self.tables.capacity().backends {
             let record = self.tables.backend(number);
-            if record == Backend::default() || self.backends.contains_key(&number) {
+            if record == Backend::default() || self.backends.get(number).is_some() {
                 continue;
             }
             self.free_backends.take_at(number);
@@ -89,7 +89,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             };
             self.numbers_by_identity.entry(retired.identity()).or_insert(number);
             self.retired.backends.push((number, retired.retirements));
-            self.backends.insert(number, retired);
+            self.backends.get_or_insert_with(number, || retired);
         }
     }
 
@@ -185,7 +185,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         for &number in &backends {
             let record = self.tables.backend(number);
-            let used = self.backends.entry(number).or_insert_with(|| {
+            let used = self.backends.get_or_insert_with(number, || {
                 self.free_backends.take_at(number);
                 Used {
                     record,

@@ -41,18 +41,24 @@ pub(super) struct Prepared {
 struct Wanted<A: lb_common::layout::Address> {
     cluster: Option<WantedList<A>>,
     local: Option<WantedList<A>>,
-    others: Vec<Backend<A>>,
+    others: Vec<WantedBackend<A>>,
+}
+
+/// A backend, with its number if it had one before.
+struct WantedBackend<A: lb_common::layout::Address> {
+    record: Backend<A>,
+    number: Option<u32>,
 }
 
 /// One list.
 struct WantedList<A: lb_common::layout::Address> {
-    backends: Vec<Backend<A>>,
+    backends: Vec<WantedBackend<A>>,
     when_empty: WhenEmpty,
     table: Option<WantedTable<A>>,
 }
 
 impl<A: lb_common::layout::Address> Wanted<A> {
-    fn all(&self) -> impl Iterator<Item = &Backend<A>> {
+    fn all(&self) -> impl Iterator<Item = &WantedBackend<A>> {
         let lists = [&self.cluster, &self.local].into_iter().flatten();
         lists.flat_map(|list| &list.backends).chain(&self.others)
     }
@@ -66,10 +72,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         desired: &DesiredPort,
     ) -> Result<Prepared, PublishError> {
         let number = port.number;
-        let records = |backends: &[crate::plan::Backend]| -> Vec<Backend<F::Addr>> {
-            backends
-                .iter()
-                .filter_map(|backend| record::<F>(number, backend))
+        let records = |backends: &[crate::plan::Backend]| -> Vec<WantedBackend<F::Addr>> {
+            let records = backends.iter().filter_map(|backend| record::<F>(number, backend));
+            records
+                .map(|record| WantedBackend {
+                    number: self.numbers_by_identity.get(&identity(&record)).copied(),
+                    record,
+                })
                 .collect()
         };
         let list = |scope: &Option<Scope>| {
@@ -88,7 +97,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             others: records(&desired.others),
         };
         self.check_room(port, &wanted)?;
-        let others = wanted.others.iter().map(|record| self.use_backend(record)).collect();
+        let others = wanted.others.iter().map(|backend| self.use_backend(backend)).collect();
         let prepared = self
             .prepare_scope(&port.cluster, wanted.cluster.as_ref())
             .and_then(|cluster| match self.prepare_scope(&port.local, wanted.local.as_ref()) {
@@ -147,8 +156,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     fn check_room(&self, port: &Published<F::Addr>, wanted: &Wanted<F::Addr>) -> Result<(), PublishError> {
         let mut fresh: Vec<_> = wanted
             .all()
-            .map(identity)
-            .filter(|identity| !self.numbers_by_identity.contains_key(identity))
+            .filter(|backend| backend.number.is_none())
+            .map(|backend| identity(&backend.record))
             .collect();
         fresh.sort_unstable();
         fresh.dedup();
@@ -207,8 +216,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             return Ok((now.word != word).then(|| of_word(word)));
         }
         if self.is_as_wanted(now, list) {
-            for record in backends {
-                self.refresh(record);
+            for (number, backend) in now.backends.iter().zip(backends) {
+                self.refresh(*number, &backend.record);
             }
             return Ok(None);
         }
@@ -229,7 +238,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             self.tables.put_slot(place, *word);
         }
         let base = first + slots - len;
-        let numbers: Vec<u32> = backends.iter().map(|record| self.use_backend(record)).collect();
+        let numbers: Vec<u32> = backends.iter().map(|backend| self.use_backend(backend)).collect();
         for (place, number) in (base..).zip(&numbers) {
             self.tables.put_slot(place, *number);
         }
@@ -249,45 +258,50 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let len = now.backends.len();
         len == wanted.backends.len()
             && self.has_wanted_table(now.table.as_ref(), len as u32, wanted.table.as_ref())
-            && now.backends.iter().zip(&wanted.backends).all(|(number, record)| {
-                let used = self.backends.get(number);
-                used.is_some_and(|used| used.identity() == identity(record))
+            && now.backends.iter().zip(&wanted.backends).all(|(number, backend)| {
+                let used = self.backends.get(*number);
+                used.is_some_and(|used| used.identity() == identity(&backend.record))
             })
     }
 
     /// The number of a backend; its record is written if it is new or serves now.
-    fn use_backend(&mut self, record: &Backend<F::Addr>) -> u32 {
-        let number = match self.numbers_by_identity.get(&identity(record)) {
-            Some(&number) => number,
-            // There is one: `check_room` has counted.
-            None => self.free_backends.take(&identity(record)).unwrap_or_default(),
-        };
-        self.numbers_by_identity.insert(identity(record), number);
-        let is_new = !self.backends.contains_key(&number);
-        if is_new {
-            self.enter_endpoint(record.address);
-        }
-        let used = self.backends.entry(number).or_insert(Used {
-            record: *record,
-            wanted: *record,
-            uses: 0,
-            retirements: 0,
-            stops: 0,
-        });
-        used.uses += 1;
-        if is_new {
-            self.tables.put_backend(number, record);
-        } else {
-            self.refresh(record);
+    fn use_backend(&mut self, backend: &WantedBackend<F::Addr>) -> u32 {
+        let record = &backend.record;
+        let number = backend.number.unwrap_or_else(|| self.number_of(record));
+        match self.backends.get_mut(number) {
+            Some(used) => {
+                used.uses += 1;
+                self.refresh(number, record);
+            }
+            None => {
+                self.enter_endpoint(record.address);
+                self.backends.get_or_insert_with(number, || Used {
+                    record: *record,
+                    wanted: *record,
+                    uses: 1,
+                    retirements: 0,
+                    stops: 0,
+                });
+                self.tables.put_backend(number, record);
+            }
         }
         number
     }
 
+    /// The number of a backend that had none when its list was looked at; another list may have given it one since.
+    fn number_of(&mut self, record: &Backend<F::Addr>) -> u32 {
+        let identity = identity(record);
+        if let Some(&number) = self.numbers_by_identity.get(&identity) {
+            return number;
+        }
+        // There is one: `check_room` has counted.
+        let number = self.free_backends.take(&identity).unwrap_or_default();
+        self.numbers_by_identity.insert(identity, number);
+        number
+    }
+
     /// Writes changed flags of a backend in use; address and port stay. One that stops serving does so after a grace period.
-    fn refresh(&mut self, record: &Backend<F::Addr>) {
-        let Some(number) = self.numbers_by_identity.get(&identity(record)) else {
-            return;
-        };
+    fn refresh(&mut self, number: u32, record: &Backend<F::Addr>) {
         let Some(used) = self.backends.get_mut(number) else {
             return;
         };
@@ -297,10 +311,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         used.wanted = *record;
         if record.flags.has(BackendFlags::ACTIVE) || !used.record.flags.has(BackendFlags::ACTIVE) {
             used.record = *record;
-            self.tables.put_backend(*number, record);
+            self.tables.put_backend(number, record);
         } else {
             used.stops += 1;
-            self.retired.flags.push((*number, used.stops));
+            self.retired.flags.push((number, used.stops));
         }
     }
 
@@ -318,7 +332,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// Backends that one list less names.
     pub(super) fn release(&mut self, numbers: Vec<u32>) {
         for number in numbers {
-            if let Some(used) = self.backends.get_mut(&number) {
+            if let Some(used) = self.backends.get_mut(number) {
                 used.uses -= 1;
                 if used.uses == 0 {
                     used.retirements += 1;
@@ -333,7 +347,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     pub fn has_backend(&self, service: u32, address: F::Addr, port: Port) -> bool {
         let number = self.numbers_by_identity.get(&(service, address, port));
         number
-            .and_then(|number| self.backends.get(number))
+            .and_then(|number| self.backends.get(*number))
             .is_some_and(|used| used.uses > 0)
     }
 }

@@ -8,6 +8,7 @@ pub mod grace;
 mod lists;
 mod maglev;
 mod numbers;
+mod places;
 mod publish;
 mod ranges;
 mod reconciler;

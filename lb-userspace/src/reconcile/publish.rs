@@ -24,6 +24,7 @@ use super::{
     frontends::AddressBook,
     lists::Identity,
     numbers::Numbers,
+    places::Places,
     ranges::Ranges,
     retire::{Fading, Retired},
     shared::SharedTables,
@@ -151,7 +152,7 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) addresses: AddressBook<F::Addr>,
     pub(super) addresses_are_late: bool,
     pub(super) labels: HashMap<u32, String>,
-    pub(super) backends: HashMap<u32, Used<F::Addr>>,
+    pub(super) backends: Places<Used<F::Addr>>,
     pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
     pub(super) shared: SharedTables,
     pub(super) free_slots: Ranges,
@@ -194,7 +195,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             addresses: AddressBook::new(),
             addresses_are_late: false,
             labels: HashMap::new(),
-            backends: HashMap::new(),
+            backends: Places::new(),
             numbers_by_identity: HashMap::new(),
             shared: SharedTables::new(),
             free_slots: Ranges::new(0, slots),
@@ -250,7 +251,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         self.ports.iter().flat_map(move |(id, port)| {
             let lists = [&port.cluster.backends, &port.local.backends, &port.others];
             let numbers: BTreeSet<u32> = lists.into_iter().flatten().copied().collect();
-            let record = move |number: u32| Some((number, id, &self.backends.get(&number)?.record));
+            let record = move |number: u32| Some((number, id, &self.backends.get(number)?.record));
             numbers.into_iter().filter_map(record)
         })
     }
@@ -406,7 +407,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             .chain(&port.local.backends)
             .chain(&port.others);
         let mut endpoints = Vec::new();
-        for used in numbers.filter_map(|number| self.backends.get(number)) {
+        for used in numbers.filter_map(|number| self.backends.get(*number)) {
             let (service, address, port) = used.identity();
             let endpoint = Gone { service, address, port };
             if !endpoints.contains(&endpoint) {

@@ -2,7 +2,7 @@
 //! what failed, to try it again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -298,9 +298,10 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         } else {
             self.refused.remove(key);
         }
+        let planned_ids: HashSet<&PortId> = planned.iter().map(|(id, _)| id).collect();
         let mut now: Vec<PortId> = planned.iter().map(|(id, _)| id.clone()).collect();
         for id in &before {
-            if planned.iter().any(|(planned, _)| planned == id) {
+            if planned_ids.contains(id) {
                 continue;
             }
             // The kernel refused to let another port take over: this one serves until the next attempt.

@@ -74,7 +74,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         for (number, stop) in retired.flags {
             // It may have served again meanwhile, and even have stopped again.
-            if let Some(used) = self.backends.get_mut(&number)
+            if let Some(used) = self.backends.get_mut(number)
                 && used.stops == stop
                 && used.record != used.wanted
             {
@@ -85,14 +85,14 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         for (number, retirement) in retired.backends {
             // It may have been taken into use again meanwhile, and even have fallen out of use again.
             let over = |used: &&Used<F::Addr>| used.uses == 0 && used.retirements == retirement;
-            let Some(used) = self.backends.get(&number).filter(over) else {
+            let Some(used) = self.backends.get(number).filter(over) else {
                 continue;
             };
             let identity = used.identity();
             if self.numbers_by_identity.get(&identity) == Some(&number) {
                 self.numbers_by_identity.remove(&identity);
             }
-            self.backends.remove(&number);
+            self.backends.remove(number);
             self.tables.put_backend(number, &Backend::default());
             self.leave_endpoint(identity.1);
             self.tables.forget_backend_counts(number);

@@ -60,6 +60,64 @@ pub(super) struct Population {
     pub(super) features: Features,
 }
 
+/// One Service with many ports and addresses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Large {
+    /// Another than those of the population.
+    pub(super) number: u32,
+}
+
+impl Large {
+    /// Ports, all of TCP.
+    const PORTS: u16 = 400;
+    /// Endpoints, each with all ports.
+    pub(super) const ENDPOINTS: u32 = 100;
+
+    fn population(self) -> Population {
+        Population {
+            services: self.number,
+            families: &[Family::V4],
+            protocols: &[Protocol::Tcp],
+            features: Features::None,
+        }
+    }
+
+    fn name(port: u16) -> Box<str> {
+        format!("port-{port}").into()
+    }
+
+    /// The Service: a ClusterIP, two ExternalIPs and an address of a load balancer.
+    pub(super) fn service(self) -> Service {
+        let port = |port| ServicePort {
+            name: Self::name(port),
+            protocol: Protocol::Tcp,
+            port: 1_000 + port,
+            node_port: None,
+        };
+        let external = |place| load_balancer_ip(Family::V4, self.number + place);
+        Service {
+            service_type: ServiceType::LoadBalancer,
+            ports: (0..Self::PORTS).map(port).collect(),
+            external_ips: [external(0), external(1)].into(),
+            load_balancer_vips: [external(2)].into(),
+            ..self.population().service(self.number)
+        }
+    }
+
+    /// Its slice, with these of its endpoints.
+    pub(super) fn slice(self, endpoints: impl IntoIterator<Item = u32>) -> EndpointSlice {
+        let port = |port| SlicePort {
+            name: Some(Self::name(port)),
+            protocol: Protocol::Tcp,
+            port: Some(TARGET_PORT + port),
+        };
+        EndpointSlice {
+            ports: (0..Self::PORTS).map(port).collect(),
+            ..self.population().slice(Family::V4, self.number, endpoints)
+        }
+    }
+}
+
 /// What a Service may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Features {

@@ -4,6 +4,7 @@
 //! | row | from | to |
 //! |---|---|---|
 //! | `change` | an EndpointSlice at the agent's door, decoded | the kernel's tables say it |
+//! | `many-ports` | the same, of a Service with 400 ports, 4 addresses and 100 endpoints | the kernel's tables say it |
 //! | `file-to-table` | a manifest file renamed into its place | the kernel's tables say it |
 //! | `cold-start` | the agent's process is started on a folder of manifests | it says that it is ready |
 //! | `resident` | | the agent's largest resident size until then (`VmHWM`) |
@@ -29,13 +30,15 @@ use lb_userspace::{
 
 use super::{
     figure::Figure,
-    population::{ENDPOINTS, Features, NODE, PORT, Population, cluster_ip},
+    population::{ENDPOINTS, Features, Large, NODE, PORT, Population, cluster_ip},
     samples::Samples,
 };
 use crate::lab::{Agent, AgentOptions, Lab};
 
 /// 99 of 100 endpoint changes are in the tables within this time.
 const CHANGE_P99_MAX_MS: f64 = 5.0;
+/// The same of the Service with many ports, all changes.
+const MANY_PORTS_MAX_MS: f64 = 20.0;
 /// From nothing to all Services in the tables.
 const COLD_START_MAX_S: f64 = 2.0;
 /// What the agent may hold in memory.
@@ -46,6 +49,7 @@ const RESIDENT_MAX_MIB: f64 = 100.0;
 struct Extent {
     services: u32,
     changes: u32,
+    many_ports: u32,
     starts: u32,
     files: u32,
 }
@@ -53,12 +57,14 @@ struct Extent {
 const FULL: Extent = Extent {
     services: 10_000,
     changes: 2_000,
+    many_ports: 200,
     starts: 5,
     files: 100,
 };
 const QUICK: Extent = Extent {
     services: 500,
     changes: 200,
+    many_ports: 40,
     starts: 2,
     files: 20,
 };
@@ -67,6 +73,7 @@ const QUICK: Extent = Extent {
 const SERVICES_OF_FILE: u32 = 100;
 /// Between changes: more than they take, so that none waits for another.
 const PAUSE: Duration = Duration::from_micros(500);
+const MANY_PORTS_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs the bench.
 pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
@@ -87,6 +94,11 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
         add(figure("p99", changes.quantile(0.99)).at_most(CHANGE_P99_MAX_MS));
         add(figure("max", changes.max()));
     }
+    let changes = many_ports(&extent)?;
+    let figure = |what: &str, value| Figure::new(format!("sync/many-ports/v4/{what}"), "ms", value, 0.0);
+    add(figure("p50", changes.median()));
+    add(figure("p99", changes.quantile(0.99)).at_most(MANY_PORTS_MAX_MS));
+    add(figure("max", changes.max()));
     let started = starts(&extent)?;
     let noise = started.ready_s.noise();
     add(Figure::new("sync/cold-start/v4".to_owned(), "s", started.ready_s.median(), noise).at_most(COLD_START_MAX_S));
@@ -107,14 +119,8 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Milliseconds of single endpoint changes, through model, plan and the kernel's tables.
-fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
-    let population = Population {
-        services: extent.services,
-        families,
-        protocols: &[Protocol::Tcp],
-        features: Features::None,
-    };
+/// The agent's reconciler over the kernel's tables, with all Services.
+fn loaded(population: Population) -> Result<Reconciler<KernelTables<V4>, KernelTables<V6>>> {
     let mut datapath = Datapath::load(&LoadOptions {
         maps: None,
         flows_max: limits::FLOWS_MIN,
@@ -124,6 +130,60 @@ fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
     let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;
     let mut reconciler = Reconciler::adopt(NodeView::named(NODE), v4, v6, true)?;
     reconciler.apply(population.first_lists());
+    Ok(reconciler)
+}
+
+fn ensure_all_in_tables(reconciler: &Reconciler<KernelTables<V4>, KernelTables<V6>>) -> Result<()> {
+    if let Some(problem) = reconciler.problems().first() {
+        bail!("{} is not in the tables: {}", problem.port, problem.reason);
+    }
+    if let Some(problem) = reconciler.left_out().next() {
+        bail!("{problem}");
+    }
+    Ok(())
+}
+
+/// Milliseconds of single endpoint changes of one large Service beside all others, whose lists have one Maglev table.
+fn many_ports(extent: &Extent) -> Result<Samples> {
+    let population = Population {
+        services: extent.services,
+        families: &[Family::V4],
+        protocols: &[Protocol::Tcp],
+        features: Features::None,
+    };
+    let mut reconciler = loaded(population)?;
+    let large = Large {
+        number: extent.services,
+    };
+    reconciler.apply([
+        Change::ServiceApply(Arc::new(large.service())),
+        Change::SliceApply(Arc::new(large.slice(0..Large::ENDPOINTS))),
+    ]);
+    ensure_all_in_tables(&reconciler)?;
+    let mut samples = Vec::new();
+    for change in 0..extent.many_ports {
+        // Each endpoint goes once, and comes back.
+        let gone = (change / 2 * 7 % Large::ENDPOINTS, change % 2 == 0);
+        let endpoints = (0..Large::ENDPOINTS).filter(|endpoint| (*endpoint, true) != gone);
+        let slice = Change::SliceApply(Arc::new(large.slice(endpoints)));
+        let start = Instant::now();
+        reconciler.apply([slice]);
+        samples.push(start.elapsed().as_secs_f64() * 1e3);
+        thread::sleep(MANY_PORTS_PAUSE);
+    }
+    ensure_all_in_tables(&reconciler)?;
+    Ok(Samples::from_iter(samples))
+}
+
+/// Milliseconds of single endpoint changes, through model, plan and the kernel's tables.
+fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
+    let population = Population {
+        services: extent.services,
+        families,
+        protocols: &[Protocol::Tcp],
+        features: Features::None,
+    };
+    let mut reconciler = loaded(population)?;
     let mut samples = Vec::new();
     for change in 0..extent.changes {
         // Services in an order that visits all parts of the tables; each loses its last endpoint, then gets it back.
@@ -137,9 +197,7 @@ fn changes(extent: &Extent, families: &'static [Family]) -> Result<Samples> {
         ensure!(planned == 1, "a change was planned as {planned}");
         thread::sleep(PAUSE);
     }
-    if let Some(problem) = reconciler.problems().first() {
-        bail!("{} is not in the tables: {}", problem.port, problem.reason);
-    }
+    ensure_all_in_tables(&reconciler)?;
     Ok(Samples::from_iter(samples))
 }
 
