@@ -9,10 +9,10 @@ use std::{
 use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
     layout::{
-        Address, AddressFlags, Affinity, AffinityKey, Backend, Chunk, Counter, Desk, Device, DeviceFlags, DropReason,
-        Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats,
-        Stage, TokenBucket, V4, V6, Way, WayFlags,
-        limits::{BACKENDS_MAX, CHUNK_CELLS, MAGLEV_CHUNKS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
+        Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Chunk, Counter, Desk, Device, DeviceFlags,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service,
+        ServiceStats, Stage, TokenBucket, V4, V6, Way, WayFlags,
+        limits::{BACKENDS_MAX, MAGLEV_CHUNKS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
