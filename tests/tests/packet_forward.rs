@@ -187,6 +187,31 @@ fn what_must_be_told_or_cut_goes_up() {
         .run();
 }
 
+#[test]
+fn what_comes_from_nobody_that_can_be_answered_is_the_stacks_to_drop() {
+    let rows = [
+        (
+            row().v4(),
+            &["127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.9", "255.255.255.255"][..],
+        ),
+        (
+            row().v6(),
+            &["[::1]", "[::]", "[ff02::9]", "[fe80::9]", "[::ffff:10.0.0.1]"][..],
+        ),
+    ];
+    for (row, clients) in rows {
+        for client in clients {
+            row.clone()
+                .outward()
+                .serve("web:80", &["far:8080"])
+                .xdp(any(&format!("{client}:40000 > web:80")).syn())
+                .passes()
+                .counting(&[FlowsCreated, WaysLeft])
+                .run();
+        }
+    }
+}
+
 /// Of the largest frames only the beginning lies in one buffer.
 #[test]
 fn jumbo_frames_are_sent_by_devices_that_take_them() {

@@ -25,7 +25,7 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, Family, FlowFlags, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
+    Counter, Desk, DropReason, Family, FlowFlags, Ip4, Ip6, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
     limits::{REFRESH_NS, REST_EVERY, REST_UNIT_NS_LOG2},
 };
 
@@ -99,7 +99,7 @@ impl Step {
 }
 
 /// A world in which ways can be found. The kernel programs put the steps into functions that are verified once, each for itself.
-pub trait Ways<F: PathFamily>: Opens<F> {
+pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
     /// See [`find`].
     #[inline(always)]
     fn find(&self) -> Found {
@@ -121,11 +121,20 @@ pub trait Ways<F: PathFamily>: Opens<F> {
 pub trait ForwardFamily: Family {
     /// Whether it has no options or extension headers, has hops left, and fits.
     fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool;
+    /// Whether packets from this address may be forwarded at all: not from loopback, nobody, a group or one link only (RFC 1122 §3.2.1.3,
+    /// RFC 4291 §2.5 and §2.7). The stack drops what comes from these, or knows better.
+    fn may_come_from(address: &Self::Addr) -> bool;
     /// One hop less.
     fn take_hop<P: Packet>(packet: &mut P) -> bool;
 }
 
 impl ForwardFamily for V4 {
+    #[inline(always)]
+    fn may_come_from(address: &Ip4) -> bool {
+        let [first, ..] = address.octets;
+        first != 0 && first != 127 && first < 224
+    }
+
     #[inline(always)]
     fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
         packet
@@ -147,6 +156,14 @@ impl ForwardFamily for V4 {
 }
 
 impl ForwardFamily for V6 {
+    #[inline(always)]
+    fn may_come_from(address: &Ip6) -> bool {
+        let [first, second, ..] = address.octets;
+        let is_of_a_link = first == 0xfe && second & 0xc0 == 0x80;
+        // 0::/8 has the unspecified address, loopback and mapped ones.
+        first != 0 && first != 0xff && !is_of_a_link
+    }
+
     #[inline(always)]
     fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
         packet.header::<Ipv6>(P::LINK_LEN).is_some_and(|ip| {
@@ -212,7 +229,11 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
 
 /// Puts the way of a packet onto the desk, if there is one and it still holds.
 #[inline(always)]
-fn known<F: PathFamily, W: Ways<F>>(world: &W, parsed: &Parsed<F::Addr>, desk: &mut Desk<F::Addr>) -> bool {
+fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
+    world: &W,
+    parsed: &Parsed<F::Addr>,
+    desk: &mut Desk<F::Addr>,
+) -> bool {
     // What opens or closes a connection changes its flow.
     if parsed.tcp.any(TcpSeen::SYN.with(TcpSeen::FIN).with(TcpSeen::RST)) {
         return false;
@@ -282,7 +303,7 @@ fn put_link<P: Packet>(packet: &mut P, link: &[u32; 3]) -> bool {
 /// A packet without a way, of the desk's `old` tuple: looks for one, opening its flow if it has none. The desk's `way` is what there
 /// is to be done.
 #[inline(always)]
-pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
+pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
     // Not on the stack: it is the kernel's, and short.
     match world.desk() {
         Some(mut desk) => {
@@ -335,7 +356,7 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
 
 /// Adds to what becomes of the packets.
 #[inline(always)]
-fn allow<F: PathFamily, W: Ways<F>>(world: &W, flags: WayFlags) {
+fn allow<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, flags: WayFlags) {
     if let Some(mut desk) = world.desk() {
         desk.way.flags = desk.way.flags.with(flags);
     }
@@ -358,7 +379,7 @@ enum Arrived {
 
 /// The step where it arrives: its flow's, or that of a flow that is opened.
 #[inline(always)]
-fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
+fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
     match step {
         Step::Rewrite => {}
         Step::Alone => return Ok(Arrived::Stack),
@@ -406,7 +427,7 @@ fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, F
 
 /// The step where it leaves. Whether XDP may send it; nothing if it is not ours.
 #[inline(always)]
-fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
+fn leave<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
     {
         let mut desk = world.desk()?;
         let desk = &mut *desk;
@@ -430,8 +451,9 @@ fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool>
 
 /// Looks for the next hop. Whether there is one.
 #[inline(always)]
-fn send<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
-    let found = world.next_hop();
+fn send<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
+    let may = world.desk().is_some_and(|desk| F::may_come_from(&desk.arrives.src));
+    let found = may && world.next_hop();
     world.count(if found { Counter::WaysFound } else { Counter::WaysLeft });
     if found {
         allow::<F, W>(world, WayFlags::TRANSLATES.with(WayFlags::FORWARDS));
@@ -441,7 +463,7 @@ fn send<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
 
 /// The desk's tuple as it came becomes its way.
 #[inline(always)]
-fn take_old<F: PathFamily, W: Ways<F>>(world: &W) {
+fn take_old<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
     let Some(mut desk) = world.desk() else { return };
     let desk = &mut *desk;
     desk.way.src = desk.old.src;
@@ -454,7 +476,7 @@ fn take_old<F: PathFamily, W: Ways<F>>(world: &W) {
 
 /// The desk's `rewrite` becomes its way, or goes on top of what the way says already. The flags of the flow.
 #[inline(always)]
-fn take_rewrite<F: PathFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<FlowFlags> {
+fn take_rewrite<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<FlowFlags> {
     let mut desk = world.desk()?;
     let desk = &mut *desk;
     let flags = desk.opening.flags;
