@@ -115,8 +115,12 @@ pub async fn follow(updates: Sender<Listing>) -> Result<()> {
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    let (connection, handle, mut messages) =
+    let (connection, _handle, mut messages) =
         new_multicast_connection(&groups).context("open rtnetlink to follow the network devices")?;
+    tokio::spawn(connection);
+    // Asked over a socket of its own: a change carries the sequence number of the request that made it, whoever's, and could be taken
+    // for an answer to ours.
+    let (connection, handle, _) = rtnetlink::new_connection().context("open rtnetlink to list the network devices")?;
     tokio::spawn(connection);
     let (mut netdev, mut notifications) = match Netdev::open().await {
         Ok((netdev, notifications)) => (Some(netdev), notifications),
