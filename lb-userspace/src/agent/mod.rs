@@ -1,8 +1,9 @@
 //! The agent: what `sluice run` does. Claims the pin folder, loads or adopts the datapath, attaches it to the devices,
 //! and from then on brings every change into the tables as it comes.
 //!
-//! One loop on one thread owns everything that is written, but for the number of changes of the routing (`routes`); sources,
-//! grace periods and the reader of events are beside it. A change that comes while nothing is under way is applied at once; what comes meanwhile is applied together.
+//! One loop on one thread owns everything that is written, but for the number of changes of the routing, which `routes` counts
+//! up, too; sources, grace periods and the reader of events are beside it. A change that comes while nothing is under way is
+//! applied at once; what comes meanwhile is applied together.
 
 mod devices;
 mod events;
@@ -36,7 +37,7 @@ pub use sysctl::ChangedSetting;
 use crate::{
     conntrack::{RemovedEndpoints, now_ns, sweep},
     health::UnknownNode,
-    kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, preflight},
+    kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, open_pinned_map, preflight},
     metrics::{Snapshot, SyncKind},
     model::{Change, NodeView},
     reconcile::Reconciler,
@@ -107,6 +108,7 @@ struct Agent {
     record4: Node<Ip4>,
     record6: Node<Ip6>,
     device_table: DeviceTable,
+    routes: RoutesTable,
     /// Why changes of the routing are not followed, if they aren't.
     routes_problem: Option<String>,
     /// The kernel refused some of what it is to know about the node: tried again.
@@ -156,7 +158,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
             })
         }
     };
-    let mut routes_problems = routes::follow(RoutesTable::open(agent.datapath.take_map(names::ROUTES)?)?)?;
+    let routes_again = open_pinned_map(&agent.options.pins.maps(), names::ROUTES)?;
+    let mut routes_problems = routes::follow(agent.routes.another(routes_again)?)?;
     let mut events = EventReader::open(agent.datapath.take_map(names::EVENTS)?)?;
     let mut looks = interval(LOOK_EVERY);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -262,6 +265,7 @@ impl Agent {
         let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
         let device_table = DeviceTable::open(take(names::DEVICES)?)?;
+        let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
             warn!(
@@ -313,6 +317,7 @@ impl Agent {
             record4: Node::default(),
             record6: Node::default(),
             device_table,
+            routes,
             routes_problem: None,
             node_is_refused: false,
             devices: Devices::new(),

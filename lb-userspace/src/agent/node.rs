@@ -59,7 +59,13 @@ impl Agent {
         };
         note(put(&mut self.node4, &mut self.record4, record4));
         note(put(&mut self.node6, &mut self.record6, record6));
-        note(self.device_table.put_all(&records).map(|()| true));
+        // What XDP may do on a device is part of a next hop.
+        let devices_written = self.device_table.put_all(&records);
+        let is_other = !matches!(devices_written, Ok(false));
+        note(devices_written);
+        if is_other {
+            note(self.routes.advance().map(|()| true));
+        }
         note(self.reconciler.set_host_addresses(&host4, &host6));
         problems.extend(self.routes_problem.clone());
         for family in Family::BOTH {

@@ -10,7 +10,7 @@ use crate::{source::routes, tables::RoutesTable};
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Starts the thread, which alone writes `ROUTES`; what stands in its way is said on the channel. It ends with the process. While it
+/// Starts the thread; what stands in its way is said on the channel. It ends with the process. While it
 /// can't follow, the number grows with every try, so that no next hop is remembered for longer than until the next one.
 pub(super) fn follow(mut table: RoutesTable) -> Result<watch::Receiver<Option<String>>> {
     let (problem, problems) = watch::channel(None);

@@ -73,17 +73,19 @@ impl DeviceTable {
         Ok(Self { map, written })
     }
 
-    /// Brings the table to these devices, and no other.
+    /// Brings the table to these devices, and no other; whether it was otherwise.
     ///
     /// # Errors
     /// If the kernel refuses; the rest is tried with the next call.
-    pub fn put_all(&mut self, devices: &BTreeMap<u32, Device>) -> Result<(), TableError> {
+    pub fn put_all(&mut self, devices: &BTreeMap<u32, Device>) -> Result<bool, TableError> {
+        let mut is_changed = false;
         for (ifindex, device) in devices {
             if self.written.get(ifindex) != Some(device) {
                 self.map
                     .insert(ifindex, device, 0)
                     .map_err(error("write a device", names::DEVICES))?;
                 self.written.insert(*ifindex, *device);
+                is_changed = true;
             }
         }
         let gone: Vec<u32> = self
@@ -97,7 +99,8 @@ impl DeviceTable {
                 .remove(&ifindex)
                 .map_err(error("remove a device", names::DEVICES))?;
             self.written.remove(&ifindex);
+            is_changed = true;
         }
-        Ok(())
+        Ok(is_changed)
     }
 }

@@ -105,7 +105,7 @@ fn number(lab: &Lab) -> u32 {
 }
 
 /// The number, once it stays the same.
-fn number_when_quiet(lab: &Lab) -> u32 {
+pub(super) fn number_when_quiet(lab: &Lab) -> u32 {
     let mut last = number(lab);
     let mut since = Instant::now();
     while since.elapsed() < QUIET {

@@ -11,6 +11,7 @@ use tests::lab::{Host, Lab, XdpMode};
 use tests::traffic::Cluster;
 
 use super::cables::{index, ip};
+use super::routes::number_when_quiet;
 use super::{FOLLOWED_WITHIN, start, start_in, wait_for_state, within};
 
 /// That a program was taken off a device is told by nobody: the agent looks every 30 s.
@@ -23,8 +24,10 @@ fn xdp_may_send_to_a_pod_while_its_end_receives_by_napi() {
     let no = "no: its other end has neither GRO nor XDP (there: ethtool -K DEV gro on)";
     wait_for_transmit(&cluster, "pod1", true, "yes");
 
+    let before = number_when_quiet(lab);
     gro(pod, "off");
     wait_for_transmit(&cluster, "pod1", false, no);
+    assert_ne!(number_when_quiet(lab), before, "next hops through it are other ones");
     gro(pod, "on");
     wait_for_transmit(&cluster, "pod1", true, "yes");
     gro(pod, "off");

@@ -386,7 +386,8 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
         if let Write::Device(ifindex, device) = write {
             self.device_records.insert(*ifindex, *device);
-            return Ok(self.devices.put_all(&self.device_records)?);
+            self.devices.put_all(&self.device_records)?;
+            return Ok(());
         }
         if let Write::Routes(number) = write {
             return self.routes.set(0, *number, 0).context(names::ROUTES);
