@@ -132,13 +132,17 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
     };
     let endpoints = store.endpoints(&service.key, &port.name, port.protocol, family);
     let categories = categorise(&endpoints, policies, node);
-    let is_listed = |entry: &PortEndpoint<'_>| {
+    // Both lists are in the order of the endpoints.
+    let mut lists = [&categories.cluster, &categories.local].map(|list| list.iter().flatten().peekable());
+    let mut is_listed = |entry: &PortEndpoint<'_>| {
         let place = (entry.address, entry.port);
-        // In the order of the endpoints, which is that of their places.
-        let has =
-            |list: &Vec<PortEndpoint<'_>>| list.binary_search_by_key(&place, |one| (one.address, one.port)).is_ok();
-        [&categories.cluster, &categories.local].into_iter().flatten().any(has)
+        let has = lists
+            .each_mut()
+            .map(|list| list.next_if(|one| (one.address, one.port) == place).is_some());
+        has.contains(&true)
     };
+    let others = endpoints.iter().filter(|entry| !is_listed(entry));
+    let others = others.map(|entry| backend(entry, service, node)).collect();
     let maglev = maglev(service.algorithm, policies);
     DesiredPort {
         frontends: frontends(service, port, family),
@@ -155,11 +159,7 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
         internal_local: policies.internal_local,
         external_local: policies.external_local && policies.externally_accessible,
         internal_maglev: service.algorithm == Some(Algorithm::Maglev),
-        others: endpoints
-            .iter()
-            .filter(|entry| !is_listed(entry))
-            .map(|entry| backend(entry, service, node))
-            .collect(),
+        others,
         affinity_timeout_s: service.affinity_timeout_s,
         sources: sources(service, node, family),
         resets: service.resets_removed.unwrap_or(node.resets_removed),

@@ -72,18 +72,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         desired: &DesiredPort,
     ) -> Result<Prepared, PublishError> {
         let number = port.number;
-        let records = |backends: &[crate::plan::Backend]| -> Vec<WantedBackend<F::Addr>> {
+        let records = |backends: &[crate::plan::Backend], now: &[u32]| {
             let records = backends.iter().filter_map(|backend| record::<F>(number, backend));
-            records
-                .map(|record| WantedBackend {
-                    number: self.numbers_by_identity.get(&identity(&record)).copied(),
-                    record,
-                })
-                .collect()
+            self.with_numbers(records, now)
         };
-        let list = |scope: &Option<Scope>| {
+        let list = |scope: &Option<Scope>, now: &PublishedScope| {
             scope.as_ref().map(|scope| WantedList {
-                backends: records(&scope.backends),
+                backends: records(&scope.backends, &now.backends),
                 when_empty: scope.when_empty,
                 table: scope
                     .maglev
@@ -92,9 +87,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             })
         };
         let wanted = Wanted {
-            cluster: list(&desired.cluster),
-            local: list(&desired.local),
-            others: records(&desired.others),
+            cluster: list(&desired.cluster, &port.cluster),
+            local: list(&desired.local, &port.local),
+            others: records(&desired.others, &port.others),
         };
         self.check_room(port, &wanted)?;
         let others = wanted.others.iter().map(|backend| self.use_backend(backend)).collect();
@@ -114,6 +109,27 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 Err(error)
             }
         }
+    }
+
+    /// Backends with the numbers that they have. Most are in the list as it is `now`, and both are in one order: the book is
+    /// asked for the others only.
+    fn with_numbers(
+        &self,
+        records: impl Iterator<Item = Backend<F::Addr>>,
+        now: &[u32],
+    ) -> Vec<WantedBackend<F::Addr>> {
+        let identity_of = |number: &u32| self.backends.get(*number).map(Used::identity);
+        let mut now = now.iter().peekable();
+        let with_number = |record| {
+            let wanted = identity(&record);
+            while now.next_if(|number| identity_of(number) < Some(wanted)).is_some() {}
+            let same = now.next_if(|number| identity_of(number) == Some(wanted));
+            WantedBackend {
+                number: same.or_else(|| self.numbers_by_identity.get(&wanted)).copied(),
+                record,
+            }
+        };
+        records.map(with_number).collect()
     }
 
     /// Publishes what was laid out, and retires what was there. True if readers can see a difference.

@@ -4,6 +4,7 @@ mod bookkeeping;
 mod categorise;
 mod endpoints;
 mod frontends;
+mod maglev;
 mod node_ports;
 mod origin;
 mod sources;

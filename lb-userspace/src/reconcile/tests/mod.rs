@@ -6,6 +6,7 @@ mod adoption;
 mod affinity;
 mod lists;
 mod sources;
+mod tables;
 mod written;
 
 use std::cell::Cell;

@@ -4,7 +4,7 @@ use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::model::{EndpointSlice, NodeFacts, Problem, Service, ServiceKey, ServiceType, SliceKey};
+use crate::model::{Algorithm, EndpointSlice, NodeFacts, Problem, Service, ServiceKey, ServiceType, SliceKey};
 
 fn service(spec: &Value, ingress: &Value) -> (Service, Vec<Problem>) {
     let object = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
@@ -362,4 +362,73 @@ fn what_triggered_a_slice(#[case] text: Option<&str>, #[case] nanoseconds: Optio
     let (read, _) = super::endpoint_slice(SliceKey::new("default", "web-1"), &object);
     let expected = nanoseconds.map(|nanoseconds| std::time::UNIX_EPOCH + std::time::Duration::from_nanos(nanoseconds));
     assert_eq!(read.triggered, expected);
+}
+
+fn annotated(name: &str, value: &str) -> (Service, Vec<String>) {
+    let object = json!({"metadata": {"annotations": {name: value}}, "spec": {"clusterIP": "10.96.0.10"}});
+    let object: core_v1::Service = serde_json::from_value(object).unwrap();
+    let (read, problems) = super::service(ServiceKey::new("default", "web"), &object);
+    let reasons = problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.field, problem.reason));
+    (read, reasons.collect())
+}
+
+#[rstest]
+#[case::hash("hash", Some(Algorithm::Hash), None)]
+#[case::maglev("maglev", Some(Algorithm::Maglev), None)]
+#[case::unknown(
+    "random",
+    None,
+    Some("metadata.annotations[sluice.io/algorithm]: \"random\" is not known; write hash or maglev")
+)]
+#[case::empty(
+    "",
+    None,
+    Some("metadata.annotations[sluice.io/algorithm]: \"\" is not known; write hash or maglev")
+)]
+fn the_algorithm(#[case] text: &str, #[case] expected: Option<Algorithm>, #[case] problem: Option<&str>) {
+    let (read, problems) = annotated("sluice.io/algorithm", text);
+    assert_eq!(read.algorithm, expected);
+    assert_eq!(problems, Vec::from_iter(problem));
+}
+
+#[rstest]
+#[case::pods_and_addresses("web-0=3, 10.0.1.7=2,fd00::7 = 100", &["10.0.1.7=2", "fd00::7=100", "web-0=3"], &[])]
+#[case::nothing("", &[], &[])]
+#[case::a_word("web-0=3,web-1", &["web-0=3"], &["\"web-1\" is no weight; write the pod's name or the endpoint's address, =, and the weight"])]
+#[case::zero("web-0=0", &[], &["\"web-0=0\" has no weight; write a number from 1 to 100"])]
+#[case::too_much("web-0=101,web-1=1", &["web-1=1"], &["\"web-0=101\" has no weight; write a number from 1 to 100"])]
+#[case::no_number("web-0=much", &[], &["\"web-0=much\" has no weight; write a number from 1 to 100"])]
+#[case::no_name("=3,a b=2,10.0.0.256/32=1", &[], &[
+    "\"=3\" names neither an address nor a pod",
+    "\"a b=2\" names neither an address nor a pod",
+    "\"10.0.0.256/32=1\" names neither an address nor a pod",
+])]
+#[case::twice("web-0=3,web-0=4", &["web-0=4"], &["\"web-0\" occurs twice; the last one counts"])]
+fn weights(#[case] text: &str, #[case] expected: &[&str], #[case] problems: &[&str]) {
+    let (read, found) = annotated("sluice.io/weights", text);
+    let weights = read.weights.map(|weights| *weights).unwrap_or_default();
+    let by_address = weights
+        .by_address
+        .iter()
+        .map(|(address, weight)| format!("{address}={weight}"));
+    let by_pod = weights.by_pod.iter().map(|(pod, weight)| format!("{pod}={weight}"));
+    assert_eq!(by_address.chain(by_pod).collect::<Vec<_>>(), expected);
+    let problems: Vec<_> = problems
+        .iter()
+        .map(|reason| format!("metadata.annotations[sluice.io/weights]: {reason}"))
+        .collect();
+    assert_eq!(found, problems);
+}
+
+#[rstest]
+#[case::a_pod(json!({"kind": "Pod", "name": "web-0"}), Some("web-0"))]
+#[case::something_else(json!({"kind": "Node", "name": "n1"}), None)]
+#[case::nothing(json!(null), None)]
+fn the_pod_behind_an_endpoint(#[case] target: serde_json::Value, #[case] expected: Option<&str>) {
+    let object = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": target}]});
+    let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
+    let (read, _) = super::endpoint_slice(SliceKey::new("default", "web-1"), &object);
+    assert_eq!(read.endpoints[0].pod.as_deref(), expected);
 }
