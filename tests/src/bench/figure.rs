@@ -12,14 +12,50 @@ pub const NOISE_MAX: f64 = 0.15;
 pub struct Figure {
     /// What, from the general to the special: `packet/tc-ingress/v4/tcp/established/flows=1000`.
     pub name: String,
-    /// In which unit: `ns`, `ms`, `s`, `MiB`, or `ratio`.
+    /// In which unit: `ns`, `ms`, `s`, `MiB`, `frames/s`, or `ratio`.
     pub unit: &'static str,
     /// How much.
     pub value: f64,
-    /// How much it may be.
-    pub bar: Option<f64>,
+    /// How much it may or has to be.
+    pub bar: Option<Bar>,
     /// Width of the samples' middle half, as a share of their median.
     pub noise: f64,
+}
+
+/// What a figure is held to.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Bar {
+    /// It may be so much.
+    AtMost(f64),
+    /// It has to be so much.
+    AtLeast(f64),
+}
+
+impl Bar {
+    /// The number.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        match self {
+            Self::AtMost(value) | Self::AtLeast(value) => value,
+        }
+    }
+
+    /// Whether a figure is on the right side of it.
+    #[must_use]
+    pub fn allows(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(most) => figure <= most,
+            Self::AtLeast(least) => figure >= least,
+        }
+    }
+
+    /// In one character.
+    fn sign(self) -> char {
+        match self {
+            Self::AtMost(_) => '≤',
+            Self::AtLeast(_) => '≥',
+        }
+    }
 }
 
 /// How a figure stands to its bar.
@@ -27,9 +63,9 @@ pub struct Figure {
 pub enum Verdict {
     /// It has none.
     NoBar,
-    /// It is under it.
+    /// It is on the right side of it.
     Holds,
-    /// It is over it.
+    /// It is on the other side.
     Missed,
     /// Its samples differ too much, and they don't all lie on one side.
     TooNoisy,
@@ -48,10 +84,18 @@ impl Figure {
         }
     }
 
-    /// With a bar.
+    /// With a bar above it.
     #[must_use]
-    pub fn at_most(self, bar: f64) -> Self {
-        Self { bar: Some(bar), ..self }
+    pub fn at_most(self, most: f64) -> Self {
+        let bar = Some(Bar::AtMost(most));
+        Self { bar, ..self }
+    }
+
+    /// With a bar below it.
+    #[must_use]
+    pub fn at_least(self, least: f64) -> Self {
+        let bar = Some(Bar::AtLeast(least));
+        Self { bar, ..self }
     }
 
     /// Whether it holds.
@@ -60,9 +104,9 @@ impl Figure {
         let Some(bar) = self.bar else { return Verdict::NoBar };
         // Half of the spread lies on either side of the median.
         let spread = self.value.abs() * self.noise / 2.0;
-        if self.noise > NOISE_MAX && (self.value - bar).abs() < spread {
+        if self.noise > NOISE_MAX && (self.value - bar.value()).abs() < spread {
             Verdict::TooNoisy
-        } else if self.value <= bar {
+        } else if bar.allows(self.value) {
             Verdict::Holds
         } else {
             Verdict::Missed
@@ -72,6 +116,7 @@ impl Figure {
     fn number(&self, value: f64) -> String {
         let decimals = match self.unit {
             "ratio" | "s" | "ms" => 2,
+            "frames/s" => 0,
             _ => 1,
         };
         format!("{value:.decimals$}")
@@ -83,7 +128,7 @@ impl fmt::Display for Figure {
         let unit = if self.unit == "ratio" { "×" } else { self.unit };
         write!(f, "{:<62} {:>9} {unit:<3}", self.name, self.number(self.value))?;
         if let Some(bar) = self.bar {
-            write!(f, "  ≤ {:>6}", self.number(bar))?;
+            write!(f, "  {} {:>6}", bar.sign(), self.number(bar.value()))?;
         }
         match self.verdict() {
             Verdict::NoBar => Ok(()),
@@ -102,11 +147,16 @@ impl Serialize for Figure {
             Verdict::Missed => Some(false),
             Verdict::NoBar | Verdict::TooNoisy => None,
         };
-        let mut object = serializer.serialize_struct("Figure", 5)?;
+        let bound = self.bar.map(|bar| match bar {
+            Bar::AtMost(_) => "at most",
+            Bar::AtLeast(_) => "at least",
+        });
+        let mut object = serializer.serialize_struct("Figure", 6)?;
         object.serialize_field("name", &self.name)?;
         object.serialize_field("unit", self.unit)?;
         object.serialize_field("value", &self.value)?;
-        object.serialize_field("bar", &self.bar)?;
+        object.serialize_field("bar", &self.bar.map(Bar::value))?;
+        object.serialize_field("bound", &bound)?;
         object.serialize_field("holds", &holds)?;
         object.end()
     }
@@ -116,7 +166,7 @@ impl Serialize for Figure {
 mod tests {
     use super::*;
 
-    fn figure(value: f64, bar: Option<f64>, noise: f64) -> Figure {
+    fn figure(value: f64, bar: Option<Bar>, noise: f64) -> Figure {
         Figure {
             bar,
             ..Figure::new("packet/x".to_owned(), "ratio", value, noise)
@@ -125,16 +175,22 @@ mod tests {
 
     #[test]
     fn verdicts() {
+        let (most, least) = (Some(Bar::AtMost(1.6)), Some(Bar::AtLeast(0.6)));
         for (value, bar, noise, expected) in [
             (1.5, None, 0.0, Verdict::NoBar),
-            (1.5, Some(1.6), 0.0, Verdict::Holds),
-            (1.6, Some(1.6), 0.01, Verdict::Holds),
-            (1.61, Some(1.6), 0.01, Verdict::Missed),
+            (1.5, most, 0.0, Verdict::Holds),
+            (1.6, most, 0.01, Verdict::Holds),
+            (1.61, most, 0.01, Verdict::Missed),
             // Noisy, but far away from the bar on either side.
-            (0.5, Some(1.6), 0.3, Verdict::Holds),
-            (3.0, Some(1.6), 0.3, Verdict::Missed),
-            (1.5, Some(1.6), 0.3, Verdict::TooNoisy),
-            (1.7, Some(1.6), 0.3, Verdict::TooNoisy),
+            (0.5, most, 0.3, Verdict::Holds),
+            (3.0, most, 0.3, Verdict::Missed),
+            (1.5, most, 0.3, Verdict::TooNoisy),
+            (1.7, most, 0.3, Verdict::TooNoisy),
+            (0.6, least, 0.01, Verdict::Holds),
+            (0.59, least, 0.01, Verdict::Missed),
+            (0.9, least, 0.3, Verdict::Holds),
+            (0.3, least, 0.3, Verdict::Missed),
+            (0.55, least, 0.3, Verdict::TooNoisy),
         ] {
             assert_eq!(figure(value, bar, noise).verdict(), expected, "{value} {bar:?} {noise}");
         }
@@ -142,10 +198,12 @@ mod tests {
 
     #[test]
     fn as_json() {
-        let json = serde_json::to_value([figure(1.7, Some(1.6), 0.0), figure(1.7, None, 0.0)]).unwrap();
+        let (most, least) = (Some(Bar::AtMost(1.6)), Some(Bar::AtLeast(1.6)));
+        let json = serde_json::to_value([most, least, None].map(|bar| figure(1.7, bar, 0.0))).unwrap();
         let expected = serde_json::json!([
-            {"name": "packet/x", "unit": "ratio", "value": 1.7, "bar": 1.6, "holds": false},
-            {"name": "packet/x", "unit": "ratio", "value": 1.7, "bar": null, "holds": null},
+            {"name": "packet/x", "unit": "ratio", "value": 1.7, "bar": 1.6, "bound": "at most", "holds": false},
+            {"name": "packet/x", "unit": "ratio", "value": 1.7, "bar": 1.6, "bound": "at least", "holds": true},
+            {"name": "packet/x", "unit": "ratio", "value": 1.7, "bar": null, "bound": null, "holds": null},
         ]);
         assert_eq!(json, expected);
     }
