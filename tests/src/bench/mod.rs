@@ -1,16 +1,17 @@
 //! Benches: every figure that the documents name comes from here. `packet` is the price of a packet in the kernel,
-//! `sync` the way from a change to the tables.
+//! `forward` how many pass through a device, `sync` the way from a change to the tables.
 //!
 //! What a row means and how it is judged is in `docs/bench.md`; how figures are judged and shown in [`figure`], how
 //! samples become a figure in [`samples`]. The program itself is `src/bin/bench.rs`.
 
 pub mod figure;
+mod forward;
 mod packet;
 mod population;
 mod samples;
 mod sync;
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{env, fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -26,7 +27,7 @@ pub struct Options {
     /// Which bench; all of them if none is named
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Also write the figures to a file, as a JSON list of {name, unit, value, bar, holds}
+    /// Also write the figures to a file, as a JSON list of {name, unit, value, bar, bound, holds}
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Fewer flows, Services and rounds: to see that the benches work, not to judge by
@@ -38,6 +39,8 @@ pub struct Options {
 enum Verb {
     /// Nanoseconds per packet of the loaded programs, by tier, flows and Services, against a floor program (about three minutes)
     Packet,
+    /// Frames per second that XDP sends on to backends elsewhere, against a program that only exchanges MAC addresses (about a minute)
+    Forward,
     /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about a minute)
     Sync,
 }
@@ -52,6 +55,9 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut figures = Vec::new();
     if wants(Verb::Packet) {
         figures.extend(packet::run(options.quick).context("bench packet")?);
+    }
+    if wants(Verb::Forward) {
+        figures.extend(forward::run(options.quick).context("bench forward")?);
     }
     if wants(Verb::Sync) {
         figures.extend(sync::run(options.quick).context("bench sync")?);
@@ -84,4 +90,27 @@ fn tell_verdict(figures: &[Figure], quick: bool, took_s: u64) -> bool {
         println!("  --quick: too few samples to judge by.");
     }
     missed.is_empty()
+}
+
+/// An object of `lb-ebpf` beside the agent's.
+fn object(name: &str) -> Result<PathBuf> {
+    let object = env::var_os("SLUICE_BPF_OBJECT")
+        .context("SLUICE_BPF_OBJECT is not set: start this bench by `cargo xtask bench`, which builds what it needs")?;
+    Ok(PathBuf::from(object).with_file_name(format!("{name}.bpf.o")))
+}
+
+/// Something that has to be there.
+fn there<T>(value: Option<T>, what: &str) -> Result<T> {
+    value.with_context(|| format!("{what} is not there"))
+}
+
+/// Fisher and Yates, with numbers by Marsaglia's xorshift: the same order on every machine.
+fn shuffle<T>(values: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for end in (1..values.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        values.swap(end, (state % (end as u64 + 1)) as usize);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! How hosts are wired is said in the topologies.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
@@ -85,6 +86,16 @@ impl Host {
                     self.name
                 )
             })
+    }
+
+    /// What a device's driver has counted, by the driver's own names, such as `rx_queue_0_xdp_tx`.
+    pub fn driver_counters(&self, device: &str) -> Result<BTreeMap<String, u64>> {
+        let text = exec::output(self.command("ethtool").args(["-S", device]))?;
+        let counters = text.lines().filter_map(|line| {
+            let (name, count) = line.split_once(": ")?;
+            Some((name.trim().to_owned(), count.trim().parse().ok()?))
+        });
+        Ok(counters.collect())
     }
 
     /// The names of its devices, without `lo`.

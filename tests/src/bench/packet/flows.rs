@@ -8,11 +8,11 @@ use super::{
         figure::NOISE_MAX,
         population::{Features, PORT},
         samples::Samples,
+        shuffle, there,
     },
     Extent, check_counted,
     family::BenchFamily,
     rig::{Callee, Cost, Program, Rig, TUPLES_MAX, Tuple},
-    there,
 };
 use crate::packet::sketch::{ACK, SYN};
 
@@ -338,15 +338,4 @@ fn client<F: BenchFamily>(number: u32) -> Result<<F as Family>::Addr> {
 
 fn tuples<F: BenchFamily>(keys: &[FlowKey<F::Addr>]) -> impl ExactSizeIterator<Item = Tuple> {
     keys.iter().map(F::tuple)
-}
-
-/// Fisher and Yates, with numbers by Marsaglia's xorshift: the same order on every machine.
-fn shuffle<T>(values: &mut [T]) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for end in (1..values.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        values.swap(end, (state % (end as u64 + 1)) as usize);
-    }
 }

@@ -15,7 +15,7 @@ mod rig;
 
 use std::ops::RangeInclusive;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_common::layout::{Counter, Proto, V4, V6};
 use lb_userspace::model::{Family as ModelFamily, Protocol};
 
@@ -277,9 +277,4 @@ fn check_counted(before: &[u64], after: &[u64], created: RangeInclusive<u64>, wh
         "{what}: {now} flows were opened where {created:?} should have been"
     );
     Ok(())
-}
-
-/// Something that has to be there.
-fn there<T>(value: Option<T>, what: &str) -> Result<T> {
-    value.with_context(|| format!("{what} is not there"))
 }

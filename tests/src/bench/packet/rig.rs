@@ -2,9 +2,8 @@
 //! that get another flow's tuple before every run.
 
 use std::{
-    env, fmt, fs,
+    fmt, fs,
     net::{Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -25,11 +24,12 @@ use lb_userspace::{
 };
 
 use super::super::{
+    object,
     population::{NODE, Population},
     samples::Samples,
+    there,
 };
 use super::family::FRAME_TO;
-use super::there;
 use crate::packet::{hops::WAN, kernel::test_context};
 
 /// `Tuple` of the floor object: addresses and ports as words in the order of a packet.
@@ -251,15 +251,8 @@ impl Rig {
     }
 }
 
-/// The floor object lies beside the agent's.
-fn floor_object() -> Result<PathBuf> {
-    let object = env::var_os("SLUICE_BPF_OBJECT")
-        .context("SLUICE_BPF_OBJECT is not set: start this bench by `cargo xtask bench`, which builds what it needs")?;
-    Ok(PathBuf::from(object).with_file_name("floor.bpf.o"))
-}
-
 fn load_floor(flows_max: u32) -> Result<Ebpf> {
-    let path = floor_object()?;
+    let path = object("floor")?;
     let object = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let mut loader = EbpfLoader::new();
     for name in ["FLOOR4", "FLOOR6"] {

@@ -9,5 +9,5 @@
 mod sandbox;
 mod world;
 
-pub use sandbox::{enter as enter_sandbox, in_kernel};
+pub use sandbox::{enter as enter_sandbox, in_kernel, stay_on_one_cpu};
 pub use world::{KernelFamily, KernelWorld, test_context};

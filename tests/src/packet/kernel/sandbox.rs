@@ -86,13 +86,7 @@ fn start() -> Sender<Job> {
 /// # Errors
 /// If this process isn't root.
 pub fn enter() -> Result<()> {
-    let allowed = sched_getaffinity(None).context("ask for this thread's CPUs")?;
-    let first = (0..CpuSet::MAX_CPU)
-        .find(|cpu| allowed.is_set(*cpu))
-        .context("this thread has no CPU")?;
-    let mut only = CpuSet::new();
-    only.set(first);
-    sched_setaffinity(None, &only).context("stay on one CPU")?;
+    stay_on_one_cpu()?;
     let mut keeper = Keeper::start()?;
     let path = format!("/proc/{}/ns/net", keeper.child.id());
     let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
@@ -104,6 +98,20 @@ pub fn enter() -> Result<()> {
         std::fs::write(&path, value).with_context(|| format!("write {path}"))?;
     }
     hops::set_up()
+}
+
+/// Keeps this thread on the first CPU that it may use.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn stay_on_one_cpu() -> Result<()> {
+    let allowed = sched_getaffinity(None).context("ask for this thread's CPUs")?;
+    let first = (0..CpuSet::MAX_CPU)
+        .find(|cpu| allowed.is_set(*cpu))
+        .context("this thread has no CPU")?;
+    let mut only = CpuSet::new();
+    only.set(first);
+    sched_setaffinity(None, &only).context("stay on one CPU")
 }
 
 /// A process that has made the namespace and keeps it until this thread has entered.
