@@ -13,6 +13,10 @@ use super::{Host, exec};
 /// More packets than this are not written: a capture left running must not fill the disk.
 const PACKETS_MAX: &str = "1000000";
 
+/// tcpdump's file: octets of its header, and of that of each packet, whose third word is how many octets of it follow.
+const FILE_HEADER: usize = 24;
+const PACKET_HEADER: usize = 16;
+
 /// A running capture.
 #[derive(Debug)]
 pub struct Capture {
@@ -70,10 +74,7 @@ impl Capture {
 
     /// Ends the capture and returns one line of text per packet. The file stays, for Wireshark.
     pub fn stop(mut self) -> Result<Vec<String>> {
-        kill_process(Pid::from_child(&self.child), Signal::INT).context("stopping tcpdump")?;
-        // tcpdump writes its totals before it ends; read on so that it never blocks.
-        std::io::copy(&mut self.messages, &mut std::io::sink()).context("reading tcpdump's totals")?;
-        self.child.wait().context("waiting for tcpdump")?;
+        self.end()?;
         let text = exec::output(Command::new("tcpdump").args(["-nn", "-e", "-vv", "-r"]).arg(&self.file))?;
         // A packet starts at the margin; its continuation lines are indented.
         let mut packets: Vec<String> = Vec::new();
@@ -87,6 +88,29 @@ impl Capture {
             }
         }
         Ok(packets)
+    }
+
+    /// Ends the capture and returns the frames as they are.
+    pub fn frames(mut self) -> Result<Vec<Vec<u8>>> {
+        self.end()?;
+        let octets = std::fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))?;
+        let mut rest = octets.get(FILE_HEADER..).context("tcpdump has written no header")?;
+        let mut frames = Vec::new();
+        while let Some((header, behind)) = rest.split_at_checked(PACKET_HEADER) {
+            let octets = header[8..12].try_into().map(u32::from_ne_bytes)?;
+            let frame = behind.split_at_checked(octets as usize);
+            let (frame, behind) = frame.context("tcpdump has not written its last packet whole")?;
+            frames.push(frame.to_vec());
+            rest = behind;
+        }
+        Ok(frames)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::INT).context("stopping tcpdump")?;
+        // tcpdump writes its totals before it ends; read on so that it never blocks.
+        std::io::copy(&mut self.messages, &mut std::io::sink()).context("reading tcpdump's totals")?;
+        self.child.wait().context("waiting for tcpdump").map(drop)
     }
 }
 
