@@ -46,6 +46,7 @@ pub struct Lab {
     router: Option<Host>,
     nodes: Vec<Host>,
     backends: Vec<Host>,
+    balancers: u8,
     backends_per_node: u8,
     topology: Topology,
     way: wiring::Way,
@@ -73,6 +74,12 @@ impl Lab {
         LabBuilder::new(Topology::Bridge, 2)
     }
 
+    /// Client — router — five nodes on one network: two without pods, which balance for the others, and three with a pod each on a
+    /// routed link.
+    pub fn north_south() -> LabBuilder {
+        LabBuilder::new(Topology::Routed, 5).balancers(2).backends(1)
+    }
+
     pub(super) fn build(options: &LabBuilder) -> Result<Self> {
         let name = cleanup::register()?;
         // A machine without cgroup2 still has the packet tiers to test; `cgroup()` says what is missing.
@@ -95,8 +102,8 @@ impl Lab {
             (plan::CLIENT_V4, plan::CLIENT_V6)
         };
         let nodes = 1..=options.nodes;
-        let pods = (1..=options.nodes * options.backends).map(|number| {
-            let node = node_of_pod(number, options.backends);
+        let pods = (1..=(options.nodes - options.balancers) * options.backends).map(|number| {
+            let node = options.balancers + node_of_pod(number, options.backends);
             let (v4, v6) = (plan::pod_v4(node, number), plan::pod_v6(node, number));
             host(plan::backend_name(number), v4, v6, cgroup_of(node))
         });
@@ -114,6 +121,7 @@ impl Lab {
                     )
                 })
                 .collect(),
+            balancers: options.balancers,
             backends_per_node: options.backends,
             topology: options.topology,
             way: wiring::Way(options.way_mtu),
@@ -143,7 +151,7 @@ impl Lab {
         &self.client
     }
 
-    /// The machine that runs the agent: with two nodes, the first.
+    /// The machine that runs the agent: with several nodes, the first.
     pub fn node(&self) -> &Host {
         &self.nodes[0]
     }
@@ -153,7 +161,7 @@ impl Lab {
         &self.nodes
     }
 
-    /// The machine between client and nodes, if there are two nodes.
+    /// The machine between client and nodes, if there are several nodes.
     pub fn router(&self) -> Option<&Host> {
         self.router.as_ref()
     }
@@ -172,7 +180,8 @@ impl Lab {
     /// The pods, each with the number of its node and its own.
     fn pods(&self) -> impl Iterator<Item = (u8, u8, &Host)> {
         let numbered = (1..).zip(&self.backends);
-        numbered.map(|(number, pod)| (node_of_pod(number, self.backends_per_node), number, pod))
+        let node_of = |number| self.balancers + node_of_pod(number, self.backends_per_node);
+        numbered.map(move |(number, pod)| (node_of(number), number, pod))
     }
 
     /// Leads ClusterIPs, VIPs and ExternalIPs to a node, from the router on: to the first unless told.
@@ -248,7 +257,7 @@ impl Drop for Lab {
     }
 }
 
-/// Pods are numbered through, the first node's first.
+/// Pods are numbered through, those of the first node that has some first. Nodes without pods are not counted.
 fn node_of_pod(number: u8, per_node: u8) -> u8 {
     (number - 1) / per_node + 1
 }

@@ -19,6 +19,7 @@ pub enum Topology {
 pub struct LabBuilder {
     pub(super) topology: Topology,
     pub(super) nodes: u8,
+    pub(super) balancers: u8,
     pub(super) backends: u8,
     pub(super) partial_checksums: bool,
     pub(super) wire: bool,
@@ -35,6 +36,7 @@ impl LabBuilder {
         Self {
             topology,
             nodes,
+            balancers: 0,
             backends: 4 / nodes,
             partial_checksums: true,
             wire: false,
@@ -47,7 +49,13 @@ impl LabBuilder {
         }
     }
 
-    /// How many backends on each node (4 in all unless told).
+    /// The first so many nodes have no pods.
+    pub(super) fn balancers(mut self, number: u8) -> Self {
+        self.balancers = number;
+        self
+    }
+
+    /// How many backends on each node that has some (4 in all unless told).
     pub fn backends(mut self, number: u8) -> Self {
         self.backends = number;
         self
@@ -69,7 +77,7 @@ impl LabBuilder {
         self.complete_checksums()
     }
 
-    /// Switches GRO off at client and pods. It is on unless told, because a veth without GRO and without an XDP program of its own
+    /// Switches GRO off at client, pods and router. It is on unless told, because a veth without GRO and without an XDP program of its own
     /// silently drops frames that an XDP program redirects into it, which no network card does.
     pub fn without_gro(mut self) -> Self {
         self.gro = false;
@@ -109,7 +117,7 @@ impl LabBuilder {
 
     /// Builds it: some 50 ms.
     pub fn build(self) -> Result<Lab> {
-        let backends = u32::from(self.backends) * u32::from(self.nodes);
+        let backends = u32::from(self.backends) * u32::from(self.nodes - self.balancers);
         if backends == 0 || backends > u32::from(plan::BACKENDS_MAX) {
             bail!(
                 "a lab has 1 to {} backends (their addresses end in 11 to 250), not {backends}",

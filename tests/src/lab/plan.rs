@@ -13,6 +13,15 @@
 //!                              fd00:172:18::1     └─ node2 172.18.0.3 ── pod3, pod4 ── backend-3 10.244.2.13 …
 //!                                                          fd00:172:18::3             fd00:10:244:2::13 …
 //! ```
+//!
+//! With more nodes it goes on like that; where the first ones only balance, the others have the pods:
+//!
+//! ```text
+//!   … router ─ lan0 ─┬─ node, node2    172.18.0.2, .3
+//!                    ├─ node3          172.18.0.4 ── pod1 ── backend-1 10.244.3.11
+//!                    ├─ node4          172.18.0.5 ── pod2 ── backend-2 10.244.4.12
+//!                    └─ node5          172.18.0.6 ── pod3 ── backend-3 10.244.5.13
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

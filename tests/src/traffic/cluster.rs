@@ -14,8 +14,8 @@ pub struct Cluster {
     // Dropped in this order: the agent cleans up while its lab is still there.
     /// The agent of the (first) node; it is ready.
     pub agent: Agent,
-    /// The agent of the second node, if there is one; ready, too.
-    pub other_agent: Option<Agent>,
+    /// The agents of the other nodes; ready, too.
+    pub other_agents: Vec<Agent>,
     /// The servers: the nodes' first, then the pods'.
     pub servers: Vec<Server>,
     /// The folder that the agents watch.
@@ -36,13 +36,13 @@ impl Cluster {
         // All at the same time: a start is mostly waiting for the kernel.
         let start = |node| Agent::start_on(&lab, node, options);
         let mut agent = start(lab.node())?;
-        let mut other_agent = lab.nodes().get(1).map(start).transpose()?;
-        for agent in std::iter::once(&mut agent).chain(&mut other_agent) {
+        let mut other_agents = lab.nodes()[1..].iter().map(start).collect::<Result<Vec<_>>>()?;
+        for agent in std::iter::once(&mut agent).chain(&mut other_agents) {
             agent.wait_ready().context("waiting for the agent")?;
         }
         Ok(Self {
             agent,
-            other_agent,
+            other_agents,
             servers,
             manifests,
             lab,

@@ -12,16 +12,21 @@ use crate::lab::host::Host;
 
 /// Sets the offloads of `eth0`.
 pub(super) fn offloads(host: &Host, gro: bool, partial_checksums: bool) -> Result<()> {
+    offloads_of(host, "eth0", gro, partial_checksums)
+}
+
+/// Sets the offloads of a device.
+pub(super) fn offloads_of(host: &Host, device: &str, gro: bool, partial_checksums: bool) -> Result<()> {
     let gro = if gro { "on" } else { "off" };
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", host.namespace.path().display()));
-    command.args(["--", "ethtool", "-K", "eth0", "gro", gro]);
+    command.args(["--", "ethtool", "-K", device, "gro", gro]);
     if !partial_checksums {
         command.args(["tx", "off"]);
     }
     exec::output(&mut command)
         .map(drop)
-        .with_context(|| format!("setting offloads of eth0 in {}", host.namespace.name()))
+        .with_context(|| format!("setting offloads of {device} in {}", host.namespace.name()))
 }
 
 /// Lets `eth0` receive in a kernel thread of its own, which goes before everything else: a network card doesn't wait for a

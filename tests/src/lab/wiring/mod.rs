@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::host::Host;
 use super::options::{LabBuilder, Topology};
-use super::plan::pod_device;
+use super::plan::{lan_device, pod_device};
 use super::{Lab, cleanup, exec};
 
 pub(super) use lines::Way;
@@ -82,6 +82,11 @@ pub(super) fn build(options: &LabBuilder, lab: &Lab) -> Result<()> {
     }
     for host in std::iter::once(&lab.client).chain(&lab.backends) {
         cards::offloads(host, options.gro, options.partial_checksums)?;
+    }
+    if let Some(router) = &lab.router {
+        for node in (1..).take(lab.nodes.len()) {
+            cards::offloads_of(router, &lan_device(node), options.gro, true)?;
+        }
     }
     if options.wire {
         for node in &lab.nodes {
