@@ -1,0 +1,48 @@
+//! North and south: a client behind a router, two nodes that balance, three that have the pods, an agent on each. What comes in by
+//! a balancer goes on to another machine, whatever happens on the way there; and what is on the wire is looked at.
+//!
+//! Two nodes that have pods themselves are in `lab_two_nodes`, single packets in `packet_masquerade` and `packet_forward`.
+
+//! All stories of a cluster are told in one test, since its five agents take their time to start.
+
+mod loss;
+mod narrow;
+mod scene;
+mod snat;
+mod ways;
+mod wire;
+
+use rstest::rstest;
+use tests::lab::{Lab, LabBuilder, XdpMode};
+use tests::traffic::Cluster;
+
+/// Plays rows, and says what is wrong.
+type Story = fn(&Cluster) -> Vec<String>;
+
+const SNAT: (&str, Story) = ("snat", snat::answers_by_any_node);
+const WIRE: (&str, Story) = ("wire", wire::addresses_ports_and_checksums);
+const WAYS: (&str, Story) = ("ways", ways::lost_and_back);
+const NARROW: (&str, Story) = ("narrow", narrow::nothing_is_lost);
+/// The last one: the node doesn't come back.
+const LOSS: (&str, Story) = ("loss", loss::of_a_node);
+
+#[rstest]
+#[case::tc_as_from_a_network_card(
+    Lab::north_south().complete_checksums(), XdpMode::Off, &[SNAT, WIRE, WAYS, NARROW, LOSS]
+)]
+#[case::xdp_as_from_a_network_card(
+    Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, WAYS, NARROW, LOSS]
+)]
+#[case::tc_as_between_containers(Lab::north_south(), XdpMode::Off, &[SNAT])]
+#[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, NARROW])]
+#[case::xdp_with_arp_and_nd(
+    Lab::north_south().complete_checksums().learn_neighbours(), XdpMode::Native, &[SNAT, WAYS]
+)]
+fn north_and_south(#[case] builder: LabBuilder, #[case] xdp: XdpMode, #[case] stories: &[(&str, Story)]) {
+    let cluster = scene::start(builder, xdp);
+    let mut wrong = Vec::new();
+    for (name, story) in stories {
+        wrong.extend(story(&cluster).into_iter().map(|why| format!("{name}: {why}")));
+    }
+    assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
+}

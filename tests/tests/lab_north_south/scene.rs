@@ -1,0 +1,116 @@
+//! What all stories here share: addresses of Services, the Services, the cluster.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::json;
+use tests::lab::{AgentOptions, Host, Lab, LabBuilder, XdpMode, plan};
+use tests::traffic::manifests::Service;
+use tests::traffic::{Cluster, Over};
+
+/// How long anything may take that has to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Where nobody answers.
+pub(crate) const SILENCE: Duration = Duration::from_millis(150);
+/// How long an agent may take to bring a changed file into the tables.
+pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(2);
+
+/// TCP and UDP, IPv4 and IPv6.
+pub(crate) const COMBINATIONS: [(Over, bool); 4] = [
+    (Over::Tcp, false),
+    (Over::Tcp, true),
+    (Over::Udp, false),
+    (Over::Udp, true),
+];
+
+/// What clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frontend {
+    /// A load-balancer address, which the router leads to a node.
+    Vip,
+    /// A node's own address.
+    NodePort,
+}
+
+impl Frontend {
+    pub(crate) const ALL: [Self; 2] = [Self::Vip, Self::NodePort];
+
+    /// Its address for the Service with this number, with `node` for a NodePort.
+    pub(crate) fn of(self, service: u16, node: &Host, over: Over, v6: bool) -> SocketAddr {
+        let text = match (self, v6) {
+            (Self::NodePort, _) => return SocketAddr::new(node.addresses()[usize::from(v6)], 30_000 + service),
+            (Self::Vip, false) => format!("192.0.2.{service}"),
+            (Self::Vip, true) => format!("2001:db8:192::{service}"),
+        };
+        let port = if over == Over::Tcp { 80 } else { 53 };
+        SocketAddr::new(text.parse().expect("an address"), port)
+    }
+}
+
+/// The load-balancer address of the Service with this number.
+pub(crate) fn vip(service: u16, lab: &Lab, over: Over, v6: bool) -> SocketAddr {
+    Frontend::Vip.of(service, lab.node(), over, v6)
+}
+
+/// The Services: all pods, and with which policy; the pod of one node each.
+pub(crate) const CLUSTER: u16 = 81;
+pub(crate) const LOCAL: u16 = 82;
+pub(crate) const STEADY: u16 = 83;
+pub(crate) const SHAKEN: u16 = 84;
+pub(crate) const NARROW: u16 = 85;
+/// The node of the last three: one that stays as it is, one to which the way is lost, one with a narrow cable.
+pub(crate) const STEADY_NODE: u8 = 3;
+pub(crate) const SHAKEN_NODE: u8 = 4;
+pub(crate) const NARROW_NODE: u8 = 5;
+
+/// A lab with servers everywhere and an agent on each node.
+pub(crate) fn start(builder: LabBuilder, xdp: XdpMode) -> Cluster {
+    let lab = builder.build().expect("the lab can be built: this needs root");
+    let services = [
+        service("cluster", CLUSTER, "Cluster", lab.backends()),
+        service("local", LOCAL, "Local", lab.backends()),
+        service("steady", STEADY, "Cluster", [pod_of(&lab, STEADY_NODE)]),
+        service("shaken", SHAKEN, "Cluster", [pod_of(&lab, SHAKEN_NODE)]),
+        service("narrow", NARROW, "Cluster", [pod_of(&lab, NARROW_NODE)]),
+    ];
+    let pods = [plan::ALL_PODS_V4, plan::ALL_PODS_V6].join(",");
+    let options = AgentOptions {
+        xdp,
+        extra: vec!["--cluster-cidr".to_owned(), pods],
+        ..AgentOptions::default()
+    };
+    Cluster::start(lab, &services, &options).expect("servers and agents start")
+}
+
+/// A Service with these pods, on NodePort and load-balancer address, TCP and UDP, with both families. Its number says what its
+/// addresses are.
+fn service<'a>(name: &str, number: u16, policy: &str, pods: impl IntoIterator<Item = &'a Host>) -> Service {
+    let cluster_ips = [format!("10.96.0.{number}"), format!("fd00:10:96::{number}")];
+    let addresses: [IpAddr; 2] = cluster_ips.map(|text| text.parse().expect("an address"));
+    let mut service = Service::new(name, addresses)
+        .port("TCP", 80, 7000)
+        .node_port(30_000 + number)
+        .port("UDP", 53, 5353)
+        .node_port(30_000 + number)
+        .with_spec(json!({"type": "LoadBalancer", "externalTrafficPolicy": policy}))
+        .backends(pods);
+    let ingress = [format!("192.0.2.{number}"), format!("2001:db8:192::{number}")];
+    service.status = json!({"loadBalancer": {"ingress": ingress.map(|ip| json!({"ip": ip}))}});
+    service
+}
+
+/// The pod of a node that has one.
+pub(crate) fn pod_of(lab: &Lab, node: u8) -> &Host {
+    lab.backends_of(node).next().expect("nodes 3 to 5 have a pod")
+}
+
+/// A node.
+pub(crate) fn node(lab: &Lab, number: u8) -> &Host {
+    &lab.nodes()[usize::from(number) - 1]
+}
+
+/// Changes something in a host's network.
+pub(crate) fn ip(host: &Host, line: &str) {
+    let status = host.command("ip").args(line.split(' ')).status();
+    assert!(status.expect("ip runs").success(), "{}: ip {line}", host.name);
+}
