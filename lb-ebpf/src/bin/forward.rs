@@ -71,7 +71,7 @@ static FWD_EXPECTED: Array<Expected, 1> = Array::new();
 #[btf_map]
 static FWD_COUNTS: PerCpuArray<Counts, 1> = PerCpuArray::new();
 #[btf_map]
-static FWD_KEPT: Array<Frame, FRAMES> = Array::new();
+static FWD_KEPT: PerCpuArray<Frame, FRAMES> = PerCpuArray::new();
 
 /// Where something lies in a frame, if the frame is long enough. The offset is a multiple of its alignment: a frame begins at a
 /// multiple of eight where the kernel has made it for a test run, and at an even address anywhere.
@@ -151,7 +151,7 @@ fn tally(ctx: &XdpContext) -> Option<()> {
         let place = FWD_KEPT.get_ptr_mut(number & (FRAMES as u32 - 1))?;
         // SAFETY: inside the frame, integers, and nobody writes to them meanwhile.
         let frame = unsafe { *at::<[u16; 40]>(ctx, 0)? };
-        // SAFETY: the element is as long as that, and all frames come in on one CPU.
+        // SAFETY: the element is as long as that, and every CPU has its own.
         unsafe { place.cast::<[u16; 40]>().write(frame) };
     }
     // Last, since whoever reads the number looks for the frame.

@@ -59,7 +59,7 @@ pub(super) struct Rig {
     cursor: Array<MapData, [u32; 3]>,
     expected: Array<MapData, [u8; 16]>,
     counts: PerCpuArray<MapData, [u64; 2]>,
-    kept: Array<MapData, Frame>,
+    kept: PerCpuArray<MapData, Frame>,
     /// What may come back of the frames that are measured.
     known: HashSet<Frame>,
     expected_now: [u8; 16],
@@ -69,11 +69,18 @@ pub(super) struct Rig {
     lab: Lab,
 }
 
-/// What has come back so far.
-#[derive(Clone, Copy)]
-struct Counted {
-    right: u64,
-    other: u64,
+/// What has come back so far: frames as they have to look, and all others, by CPU. As a rule all come in on one; but who finds a
+/// device's queue being emptied elsewhere leaves his frames to that CPU.
+struct Counted(Vec<[u64; 2]>);
+
+impl Counted {
+    fn right(&self) -> u64 {
+        self.0.iter().map(|[right, _]| right).sum()
+    }
+
+    fn other(&self) -> u64 {
+        self.0.iter().map(|[_, other]| other).sum()
+    }
 }
 
 impl Rig {
@@ -126,7 +133,7 @@ impl Rig {
             cursor: Array::try_from(take("FWD_CURSOR")?)?,
             expected: Array::try_from(take("FWD_EXPECTED")?)?,
             counts: PerCpuArray::try_from(take("FWD_COUNTS")?)?,
-            kept: Array::try_from(take("FWD_KEPT")?)?,
+            kept: PerCpuArray::try_from(take("FWD_KEPT")?)?,
             balancer,
             programs,
             known: HashSet::new(),
@@ -159,34 +166,26 @@ impl Rig {
                 return Ok(back.into_values().collect());
             }
         }
-        let (missing, sent, other) = (missing.len(), frames.len(), self.counted()?.other);
+        let (missing, sent, other) = (missing.len(), frames.len(), self.counted()?.other());
         bail!("{missing} of {sent} {leg}s did not come back, however often they were sent ({other} other frames did)")
     }
 
     /// Sends each frame once, and returns those that came back, behind what was sent.
     fn pass_once(&mut self, frames: &[Frame]) -> Result<Vec<(Frame, Frame)>> {
         self.put(frames)?;
-        let first = self.counted()?.right;
+        let before = self.counted()?;
         self.send(self.frame_count)?;
-        let (start, mut came) = (Instant::now(), 0);
-        while came < frames.len() as u64 && start.elapsed() < ARRIVE_MAX {
+        let (start, mut now) = (Instant::now(), self.counted()?);
+        while now.right() - before.right() < frames.len() as u64 && start.elapsed() < ARRIVE_MAX {
             thread::sleep(Duration::from_millis(1));
-            came = self.counted()?.right - first;
+            now = self.counted()?;
         }
-        ensure!(
-            came <= frames.len() as u64,
-            "{came} frames came back of {} that were sent",
-            frames.len()
-        );
         let sent: HashMap<_, _> = frames.iter().map(|frame| (number(frame), *frame)).collect();
-        let pair = |at: u64| {
-            let came = self.kept.get(&((at % u64::from(KEPT_MAX)) as u32), 0)?;
-            Ok((
-                *there(sent.get(&number(&came)), "the flow of a frame that came back")?,
-                came,
-            ))
+        let pair = |came: Frame| {
+            let sent = sent.get(&number(&came));
+            Ok((*there(sent, "the flow of a frame that came back")?, came))
         };
-        (first..first + came).map(pair).collect()
+        self.kept_between(&before, &now, 1)?.into_iter().map(pair).collect()
     }
 
     /// Gets ready to send these frames again and again. Each passes once, to see that all come back as they should, by XDP alone.
@@ -212,7 +211,7 @@ impl Rig {
         let (before, counted) = (self.opened_and_dropped()?, self.counted()?);
         let time = self.send(frames)?;
         let now = self.counted()?;
-        let (right, other) = (now.right - counted.right, now.other - counted.other);
+        let (right, other) = (now.right() - counted.right(), now.other() - counted.other());
         ensure!(
             other * 1_000 <= right * OTHERS_MAX + 1_000,
             "{other} frames came back that go somewhere else, beside {right} right ones"
@@ -221,11 +220,11 @@ impl Rig {
             self.opened_and_dropped()? == before,
             "packets of established flows opened others, or were dropped"
         );
-        let every = u64::from(KEPT_EVERY);
-        for number in (counted.right.next_multiple_of(every)..now.right).step_by(KEPT_EVERY as usize) {
-            let frame = self.kept.get(&((number % u64::from(KEPT_MAX)) as u32), 0)?;
-            ensure!(self.known.contains(&frame), "a frame came back otherwise than before");
-        }
+        let kept = self.kept_between(&counted, &now, KEPT_EVERY)?;
+        ensure!(
+            kept.iter().all(|frame| self.known.contains(frame)),
+            "a frame came back otherwise than before"
+        );
         Ok(right as f64 / time.as_secs_f64())
     }
 
@@ -269,12 +268,19 @@ impl Rig {
     }
 
     fn counted(&self) -> Result<Counted> {
-        let per_cpu = self.counts.get(&0, 0)?;
-        let sum = |place: usize| per_cpu.iter().map(|counts| counts[place]).sum();
-        Ok(Counted {
-            right: sum(0),
-            other: sum(1),
-        })
+        Ok(Counted(self.counts.get(&0, 0)?.to_vec()))
+    }
+
+    /// The frames that were kept between two counts, one in so many.
+    fn kept_between(&self, before: &Counted, now: &Counted, every: u32) -> Result<Vec<Frame>> {
+        let mut frames = Vec::new();
+        for (cpu, ([before, _], [now, _])) in before.0.iter().zip(&now.0).enumerate() {
+            for number in (before.next_multiple_of(every.into())..*now).step_by(every as usize) {
+                let place = (number % u64::from(KEPT_MAX)) as u32;
+                frames.push(self.kept.get(&place, 0)?[cpu]);
+            }
+        }
+        Ok(frames)
     }
 
     /// Frames that XDP has sent out of the node's device or to it, as the driver counts them.
