@@ -44,7 +44,7 @@ impl Cells {
     pub const fn new(count: u32) -> Self {
         debug_assert!(count >= 1 && count <= Self::COUNT_MAX);
         let bits = count.ilog2();
-        Self(bits << Self::BITS_SHIFT | count - (1 << bits))
+        Self((bits << Self::BITS_SHIFT) + count - (1 << bits))
     }
 
     /// As one word of memory.

@@ -49,6 +49,8 @@ struct FrontendRow {
     policy: &'static str,
     /// Seconds for which a client keeps its backend; 0 without session affinity.
     affinity_s: u32,
+    /// Whether a Maglev table says who gets which backend.
+    by_table: bool,
     /// Connections of the Service port that were given a backend, by all of its frontends.
     connections: u64,
     /// Packets of new connections of the Service port that were refused or dropped.
@@ -219,6 +221,8 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             kind,
             policy: if is_local { "Local" } else { "Cluster" },
             affinity_s: service.rules.affinity_s,
+            by_table: scope.has_table()
+                && (word.is_external() || service.rules.flags.has(ServiceFlags::INTERNAL_MAGLEV)),
             connections: counts.get(&word.number()).map_or(0, |stats| stats.opened),
             refused: counts.get(&word.number()).map_or(0, |stats| stats.refused),
             action,

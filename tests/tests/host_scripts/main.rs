@@ -69,6 +69,7 @@ impl Plain {
 fn every_script_holds(
     #[values(
         "affinity",
+        "algorithm",
         "cluster_ip_changed",
         "conditions",
         "dual_stack",

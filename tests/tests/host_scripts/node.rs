@@ -169,7 +169,8 @@ impl Node {
     }
 
     pub(crate) fn dump(&self) -> String {
-        view::dump(&self.reconciler)
+        let (v4, v6) = (self.reconciler.v4().tables(), self.reconciler.v6().tables());
+        view::dump(&v4.inner, &v6.inner, &self.reconciler)
     }
 
     pub(crate) fn tables(&self) -> Both {

@@ -199,10 +199,14 @@ pub(crate) fn look<F: TableFamily>(tables: &MemoryTables<F::Addr>, into: &mut Vi
 }
 
 /// All that the tables say, and what the agent says of them.
-pub(crate) fn dump<T4: Tables<Ip4>, T6: Tables<Ip6>>(reconciler: &Reconciler<T4, T6>) -> String {
+pub(crate) fn dump<T4: Tables<Ip4>, T6: Tables<Ip6>>(
+    v4: &MemoryTables<Ip4>,
+    v6: &MemoryTables<Ip6>,
+    reconciler: &Reconciler<T4, T6>,
+) -> String {
     let mut text = String::new();
-    dump_family::<V4>(reconciler.v4().tables(), reconciler.fill().0, &mut text);
-    dump_family::<V6>(reconciler.v6().tables(), reconciler.fill().1, &mut text);
+    dump_family::<V4>(v4, reconciler.fill().0, &mut text);
+    dump_family::<V6>(v6, reconciler.fill().1, &mut text);
     for problem in reconciler.problems() {
         line(&mut text, &format!("problem: {}: {}", problem.port, problem.reason));
     }
@@ -214,7 +218,7 @@ fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("a String takes everything");
 }
 
-fn dump_family<F: TableFamily>(tables: &impl Tables<F::Addr>, fill: Fill, text: &mut String) {
+fn dump_family<F: TableFamily>(tables: &MemoryTables<F::Addr>, fill: Fill, text: &mut String) {
     let mut labels: BTreeMap<u32, String> = tables
         .labels()
         .expect("memory tables can be read")
@@ -302,7 +306,7 @@ fn address_text(flags: AddressFlags) -> String {
 }
 
 /// The rules of a port and its endpoints.
-fn port<F: TableFamily>(tables: &impl Tables<F::Addr>, number: u32) -> String {
+fn port<F: TableFamily>(tables: &MemoryTables<F::Addr>, number: u32) -> String {
     let service = tables.service(number);
     let mut text = String::new();
     for (flag, word) in [
@@ -349,7 +353,7 @@ fn port<F: TableFamily>(tables: &impl Tables<F::Addr>, number: u32) -> String {
 }
 
 fn backends<F: TableFamily>(
-    tables: &impl Tables<F::Addr>,
+    tables: &MemoryTables<F::Addr>,
     scope: Scope,
     indent: &str,
     listed: &mut BTreeSet<u32>,
@@ -367,8 +371,13 @@ fn backends<F: TableFamily>(
         text.push_str(indent);
         text.push_str(&backend_text::<F>(&tables.backend(place)));
     }
-    if let Some(header) = header::<F>(tables, scope, base) {
-        write!(text, "{indent}by a table of {} cells", header.cells.count()).expect("a String takes everything");
+    match cells::<F>(tables, scope, base, len) {
+        Ok(cells) if cells.is_empty() => {}
+        Ok(cells) => {
+            let cells: Vec<String> = cells.iter().map(u32::to_string).collect();
+            write!(text, "{indent}by a table with {} cells", cells.join(" + ")).expect("a String takes everything");
+        }
+        Err(error) => write!(text, "{indent}by a table where {error}").expect("a String takes everything"),
     }
     text
 }

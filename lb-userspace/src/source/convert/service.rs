@@ -58,7 +58,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
     (service, findings.problems)
 }
 
-// Our own annotations, see `docs/services.md`.
+// Our own annotations, see `docs/services.md`. The API server knows none of them: a Service with a bad one is served.
 const RESET_ANNOTATION: &str = "sluice.io/reset-removed";
 const ALGORITHM_ANNOTATION: &str = "sluice.io/algorithm";
 const WEIGHTS_ANNOTATION: &str = "sluice.io/weights";
@@ -90,7 +90,7 @@ fn algorithm(object: &core_v1::Service, findings: &mut Findings) -> Option<Algor
         "maglev" => Some(Algorithm::Maglev),
         other => {
             let reason = format_args!("\"{}\" is not known; write hash or maglev", clip(other));
-            findings.error(annotation_field(ALGORITHM_ANNOTATION), reason);
+            findings.warning(annotation_field(ALGORITHM_ANNOTATION), reason);
             None
         }
     }
@@ -100,11 +100,11 @@ fn algorithm(object: &core_v1::Service, findings: &mut Findings) -> Option<Algor
 fn weights(object: &core_v1::Service, findings: &mut Findings) -> Option<Box<Weights>> {
     let text = annotation(object, WEIGHTS_ANNOTATION)?;
     let mut weights = Weights::default();
-    let mut error = |reason: std::fmt::Arguments<'_>| findings.error(annotation_field(WEIGHTS_ANNOTATION), reason);
+    let mut warn = |reason: std::fmt::Arguments<'_>| findings.warning(annotation_field(WEIGHTS_ANNOTATION), reason);
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let shown = clip(entry);
         let Some((who, number)) = entry.split_once('=').map(|(who, number)| (who.trim(), number.trim())) else {
-            error(format_args!(
+            warn(format_args!(
                 "\"{shown}\" is no weight; write the pod's name or the endpoint's address, =, and the weight"
             ));
             continue;
@@ -112,7 +112,7 @@ fn weights(object: &core_v1::Service, findings: &mut Findings) -> Option<Box<Wei
         let weight = number.parse().ok().filter(|weight| (1..=Weights::MAX).contains(weight));
         let Some(weight) = weight else {
             let most = Weights::MAX;
-            error(format_args!(
+            warn(format_args!(
                 "\"{shown}\" has no weight; write a number from 1 to {most}"
             ));
             continue;
@@ -122,11 +122,11 @@ fn weights(object: &core_v1::Service, findings: &mut Findings) -> Option<Box<Wei
         } else if is_name(who) {
             weights.by_pod.insert(who.into(), weight)
         } else {
-            error(format_args!("\"{shown}\" names neither an address nor a pod"));
+            warn(format_args!("\"{shown}\" names neither an address nor a pod"));
             continue;
         };
         if before.is_some() {
-            error(format_args!("\"{}\" occurs twice; the last one counts", clip(who)));
+            warn(format_args!("\"{}\" occurs twice; the last one counts", clip(who)));
         }
     }
     (weights != Weights::default()).then(|| Box::new(weights))
