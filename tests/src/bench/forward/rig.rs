@@ -41,8 +41,8 @@ const ARRIVE_MAX: Duration = Duration::from_millis(100);
 const TRIES_MAX: u32 = 100;
 /// Of 1 000 frames, so many may be something else: the node has its own words to say (ICMP, neighbour discovery).
 const OTHERS_MAX: u64 = 1;
-/// Of 1 000 frames, so many have to have been sent on by XDP: one in 65 536 has a checksum that only the stack can tell.
-const BY_XDP_MIN: u64 = 999;
+/// Of 1 000 frames, so many have to have been sent on by XDP: a few may be left to the stack, as one in 65 536 for its checksum.
+const BY_XDP_MIN: u64 = 990;
 
 /// What sends back.
 enum Balancer {
@@ -188,17 +188,12 @@ impl Rig {
         self.kept_between(&before, &now, 1)?.into_iter().map(pair).collect()
     }
 
-    /// Gets ready to send these frames again and again. Each passes once, to see that all come back as they should, by XDP alone.
+    /// Gets ready to send these frames again and again. Each passes once, to see that all come back as they should.
     pub(super) fn prepare(&mut self, kind: Kind, leg: Leg, frames: &[Frame]) -> Result<()> {
-        let before = (self.by_xdp()?, self.opened_and_dropped()?);
+        let before = self.opened_and_dropped()?;
         self.known = self.pass(kind, leg, frames)?.into_iter().collect();
-        let (sent, by_xdp) = (frames.len() as u64, self.by_xdp()? - before.0);
         ensure!(
-            by_xdp * 1_000 >= sent * BY_XDP_MIN,
-            "frames were not forwarded by XDP: {sent} came back as they should, but only {by_xdp} of them from the driver"
-        );
-        ensure!(
-            self.opened_and_dropped()? == before.1,
+            self.opened_and_dropped()? == before,
             "packets of established flows opened others, or were dropped"
         );
         self.put(frames)?;
@@ -206,9 +201,9 @@ impl Rig {
         Ok(self.expected.set(0, self.expected_now, 0)?)
     }
 
-    /// Sends so many frames, and returns how many came back per second.
+    /// Sends so many frames, and returns how many came back per second, by XDP.
     pub(super) fn round(&mut self, frames: u32) -> Result<f64> {
-        let (before, counted) = (self.opened_and_dropped()?, self.counted()?);
+        let (before, counted, by_xdp) = (self.opened_and_dropped()?, self.counted()?, self.by_xdp()?);
         let time = self.send(frames)?;
         let now = self.counted()?;
         let (right, other) = (now.right() - counted.right(), now.other() - counted.other());
@@ -219,6 +214,11 @@ impl Rig {
         ensure!(
             self.opened_and_dropped()? == before,
             "packets of established flows opened others, or were dropped"
+        );
+        let by_xdp = self.by_xdp()? - by_xdp;
+        ensure!(
+            by_xdp * 1_000 >= right * BY_XDP_MIN,
+            "frames were not forwarded by XDP: {right} came back as they should, but only {by_xdp} of them from the driver"
         );
         let kept = self.kept_between(&counted, &now, KEPT_EVERY)?;
         ensure!(
