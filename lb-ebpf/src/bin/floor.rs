@@ -212,7 +212,32 @@ fn rewrite<F: Frame>(packet: Octets) -> Option<Sum> {
     let key = key::<F>(packet)?;
     let flow = F::table().get_ptr(key)?;
     // SAFETY: the kernel keeps the element's memory until the program ends.
-    let flow = unsafe { &*flow };
+    write::<F>(packet, &key, unsafe { &*flow })
+}
+
+/// The same of the first packet of a flow: there is no entry, and both directions' are made.
+#[inline(always)]
+fn open<F: Frame>(packet: Octets) -> Option<Sum> {
+    let key = key::<F>(packet)?;
+    if F::table().get_ptr(key).is_some() {
+        return None;
+    }
+    let flow = Flow {
+        src: key.src,
+        dst: key.src,
+        sport: key.sport,
+        dport: key.dport,
+        address_delta: 1,
+        port_delta: 1,
+        ..Flow::default()
+    };
+    F::table().insert(key.of_counterpart(&flow), flow, 0).ok()?;
+    F::table().insert(key, flow, 0).ok()?;
+    write::<F>(packet, &key, &flow)
+}
+
+#[inline(always)]
+fn write<F: Frame>(packet: Octets, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Option<Sum> {
     F::save(packet, F::SRC, &flow.src)?;
     F::save(packet, F::DST, &flow.dst)?;
     let l4 = F::l4(packet)?;
@@ -226,6 +251,15 @@ fn rewrite<F: Frame>(packet: Octets) -> Option<Sum> {
         addresses: flow.address_delta,
         ports: flow.port_delta,
     })
+}
+
+#[inline(always)]
+fn open_and_translate(packet: Octets) -> Option<Sum> {
+    match packet.read::<u16>(12)? {
+        IPV4 => open::<V4>(packet),
+        IPV6 => open::<V6>(packet),
+        _ => None,
+    }
 }
 
 #[inline(always)]
@@ -363,13 +397,27 @@ pub fn floor_tc(ctx: TcContext) -> i32 {
     if done { TC_ACT_UNSPEC } else { -2 }
 }
 
+/// Brings the checksum up to date.
+#[inline(always)]
+fn follow(packet: Octets, sum: &Sum) -> Option<()> {
+    let new = updated(packet.read(sum.at)?, u64::from(sum.addresses) + u64::from(sum.ports));
+    packet.write(sum.at, new)
+}
+
+#[xdp(frags)]
+pub fn floor_new_xdp(ctx: XdpContext) -> u32 {
+    let packet = frame(&ctx);
+    if open_and_translate(packet).and_then(|sum| follow(packet, &sum)).is_some() {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_ABORTED
+    }
+}
+
 #[xdp(frags)]
 pub fn floor_xdp(ctx: XdpContext) -> u32 {
     let packet = frame(&ctx);
-    let done = translate(packet).and_then(|sum| {
-        let new = updated(packet.read(sum.at)?, u64::from(sum.addresses) + u64::from(sum.ports));
-        packet.write(sum.at, new)
-    });
+    let done = translate(packet).and_then(|sum| follow(packet, &sum));
     if done.is_some() {
         xdp_action::XDP_PASS
     } else {

@@ -276,10 +276,15 @@ impl<F: BenchFamily> Flows<F> {
         rig.put_tuples(tuples::<F>(&keys))?;
         let frame = self.frame(SYN);
         let before = rig.counted()?;
-        let mut ours = Vec::new();
+        let (mut ours, mut floors) = (Vec::new(), Vec::new());
         for round in 0..extent.rounds {
             rig.turn_to(round * each, count)?;
             let (nothing, _) = rig.run(program, Callee::Nothing, &frame, each)?;
+            if program == Program::Forward {
+                rig.turn_to(round * each, count)?;
+                let (floor, _) = rig.run(program, Callee::FloorNew, &frame, each)?;
+                floors.push((floor - nothing).max(1.0));
+            }
             rig.turn_to(round * each, count)?;
             let (cost, _) = rig.run(program, Callee::Ours, &frame, each)?;
             ours.push(cost - nothing);
@@ -294,9 +299,10 @@ impl<F: BenchFamily> Flows<F> {
             };
         check_counted(&before.0, &after.0, least..=count.into(), "new flows")?;
         ensure!(after.1 == before.1, "{program}: first packets were dropped");
+        let ratio = !floors.is_empty();
         Ok(Cost {
+            ratio: ratio.then(|| ours.iter().zip(&floors).map(|(ours, floor)| ours / floor).collect()),
             ours: Samples::from_iter(ours),
-            ratio: None,
         })
     }
 }

@@ -18,7 +18,7 @@ use super::{
 
 /// A packet of an established flow costs at most this much of the floor's.
 const FORWARDED_MAX: f64 = 1.5;
-/// The first packet of a flow costs at most this much of it.
+/// The first packet of a flow costs at most this much of the floor of first packets.
 const NEW_MAX: f64 = 4.0;
 
 /// How the endpoint sees the client, and what it has dialled: a load-balancer address and an address of this node, or a ClusterIP and its
@@ -78,8 +78,9 @@ fn of_family<F: BenchFamily>(
     }
     let cost = flows.measure_new(rig, extent, Program::Forward)?;
     let name = format!("{}/{}/tcp/{way}/new/services={services}", Program::Forward, F::SHORT);
-    table.add_cost(&name, &cost, None);
+    table.add_cost(&name, &cost, Some(NEW_MAX));
     let ratio = cost.ours.median() / floor_ns;
-    table.add(Figure::new(format!("packet/{name}/floor"), "ratio", ratio, cost.ours.noise()).at_most(NEW_MAX));
+    let name = format!("packet/{name}/established-floor");
+    table.add(Figure::new(name, "ratio", ratio, cost.ours.noise()));
     Ok(())
 }

@@ -89,6 +89,8 @@ pub(super) enum Callee {
     Nothing,
     Floor,
     Ours,
+    /// The floor of first packets (XDP).
+    FloorNew,
     /// Makes the floor's entries.
     Fill,
 }
@@ -213,6 +215,7 @@ impl Rig {
                     "floor_tc"
                 }
             }
+            (Callee::FloorNew, _) => "floor_new_xdp",
             (Callee::Fill, _) => "fill_tc",
             (Callee::Ours, Program::TcIngress) => names::TC_INGRESS,
             (Callee::Ours, Program::TcEgress) => names::TC_EGRESS,
