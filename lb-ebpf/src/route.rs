@@ -72,13 +72,13 @@ where
     // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
     let mut query: FibLookup = unsafe { mem::zeroed() };
     query.ifindex = ifindex;
-    way.dst.put(&mut query);
-    way.src.put_source(&mut query);
+    way.rewrite.dst.put(&mut query);
+    way.rewrite.src.put_source(&mut query);
     // One by one: both at once would be a word at an address on the stack that the kernel refuses.
     // SAFETY: references can be written to.
     unsafe {
-        ptr::write_volatile(&mut query.sport, way.sport.raw());
-        ptr::write_volatile(&mut query.dport, way.dport.raw());
+        ptr::write_volatile(&mut query.sport, way.rewrite.sport.raw());
+        ptr::write_volatile(&mut query.dport, way.rewrite.dport.raw());
     }
     // SAFETY: context and query are the program's own and of the length given.
     let found = unsafe { bpf_fib_lookup(context.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };

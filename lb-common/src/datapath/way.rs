@@ -21,6 +21,7 @@ use super::{
     path::{
         Followed, Hook, Opens, PathFamily, Verdict, checksum_may_be_partial, drop_packet, follow, may_open, serves,
     },
+    reject::store_words,
     rewrite::apply,
     world::{Tables, World},
 };
@@ -112,8 +113,7 @@ pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
         step::<F, Self>(self, hook)
     }
 
-    /// The next hop for a packet between the desk's `way.src` and `way.dst`: fills in device, MTU and link addresses of the desk's
-    /// way. False if there is no route or no neighbour, or if the device is not one that XDP sends by.
+    /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. False if there is no route or no neighbour, or if the device is not one that XDP sends by.
     fn next_hop(&self) -> bool;
 }
 
@@ -241,7 +241,7 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
     let Some(way) = world.way(&parsed.key) else {
         return false;
     };
-    desk.way = *way;
+    desk.way.take(&way);
     // As in `follow`: the kernel may recycle the entry while it is read.
     compiler_fence(Ordering::SeqCst);
     if way.check != parsed.key.check() || desk.way.routes != world.routes() {
@@ -251,7 +251,7 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
         return false;
     }
     let must_serve = desk.way.flags.has(WayFlags::TO_BACKEND) && parsed.key.proto == Proto::UDP;
-    !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite())
+    !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite)
 }
 
 /// Does what a way says. Nothing if the packet was changed in part only.
@@ -268,13 +268,13 @@ fn act<F: PathFamily + ForwardFamily, P: Packet>(
     if !way.flags.has(WayFlags::TRANSLATES) || !may {
         return Some(Verdict::Pass);
     }
-    if !apply::<F, P>(packet, parsed, &way.rewrite()) {
+    if !apply::<F, P>(packet, parsed, &way.rewrite) {
         return None;
     }
     if !forwards {
         return Some(Verdict::Pass);
     }
-    if !F::take_hop(packet) || !put_link(packet, &way.link) {
+    if !F::take_hop(packet) || !store_words(packet, 0, way.link) {
         return None;
     }
     Some(if way.flags.has(WayFlags::TURNS) {
@@ -291,13 +291,6 @@ fn is_for<P: Packet>(packet: &P, own: &[u32; 2]) -> bool {
         let [a, b, c, d, e, f] = ethernet.dst;
         u32::from_ne_bytes([a, b, c, d]) == own[0] && u32::from_ne_bytes([e, f, 0, 0]) == own[1]
     })
-}
-
-/// Writes the link addresses.
-#[inline(always)]
-fn put_link<P: Packet>(packet: &mut P, link: &[u32; 3]) -> bool {
-    let octets: [[u8; 4]; 3] = zerocopy::transmute!(*link);
-    packet.store(0, &octets)
 }
 
 /// A packet without a way, of the desk's `old` tuple: looks for one, opening its flow if it has none. The desk's `way` is what there
@@ -431,10 +424,10 @@ fn leave<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, arrived: Arrived)
     {
         let mut desk = world.desk()?;
         let desk = &mut *desk;
-        desk.old.src = desk.way.src;
-        desk.old.dst = desk.way.dst;
-        desk.old.sport = desk.way.sport;
-        desk.old.dport = desk.way.dport;
+        desk.old.src = desk.way.rewrite.src;
+        desk.old.dst = desk.way.rewrite.dst;
+        desk.old.sport = desk.way.rewrite.sport;
+        desk.old.dport = desk.way.rewrite.dport;
         desk.old.proto = desk.arrives.proto;
         (desk.old.stage, desk.old.pad) = (Stage::LEAVES, 0);
     }
@@ -466,11 +459,11 @@ fn send<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
 fn take_old<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
     let Some(mut desk) = world.desk() else { return };
     let desk = &mut *desk;
-    desk.way.src = desk.old.src;
-    desk.way.dst = desk.old.dst;
-    desk.way.sport = desk.old.sport;
-    desk.way.dport = desk.old.dport;
-    (desk.way.address_delta, desk.way.port_delta) = (0, 0);
+    desk.way.rewrite.src = desk.old.src;
+    desk.way.rewrite.dst = desk.old.dst;
+    desk.way.rewrite.sport = desk.old.sport;
+    desk.way.rewrite.dport = desk.old.dport;
+    (desk.way.rewrite.address_delta, desk.way.rewrite.port_delta) = (0, 0);
     (desk.way.backend, desk.way.service) = (0, u32::MAX);
 }
 
@@ -480,18 +473,18 @@ fn take_rewrite<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, on_top: bo
     let mut desk = world.desk()?;
     let desk = &mut *desk;
     let flags = desk.opening.flags;
-    desk.way.src = desk.rewrite.src;
-    desk.way.dst = desk.rewrite.dst;
-    desk.way.sport = desk.rewrite.sport;
-    desk.way.dport = desk.rewrite.dport;
+    desk.way.rewrite.src = desk.rewrite.src;
+    desk.way.rewrite.dst = desk.rewrite.dst;
+    desk.way.rewrite.sport = desk.rewrite.sport;
+    desk.way.rewrite.dport = desk.rewrite.dport;
     if on_top {
         let sum = |a: u16, b: u16| checksum::fold(u64::from(a) + u64::from(b));
-        desk.way.address_delta = sum(desk.way.address_delta, desk.rewrite.address_delta);
-        desk.way.port_delta = sum(desk.way.port_delta, desk.rewrite.port_delta);
+        desk.way.rewrite.address_delta = sum(desk.way.rewrite.address_delta, desk.rewrite.address_delta);
+        desk.way.rewrite.port_delta = sum(desk.way.rewrite.port_delta, desk.rewrite.port_delta);
         return Some(flags);
     }
-    desk.way.address_delta = desk.rewrite.address_delta;
-    desk.way.port_delta = desk.rewrite.port_delta;
+    desk.way.rewrite.address_delta = desk.rewrite.address_delta;
+    desk.way.rewrite.port_delta = desk.rewrite.port_delta;
     desk.way.backend = desk.opening.backend;
     desk.way.service = desk.opening.service;
     if !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE) {

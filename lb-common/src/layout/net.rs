@@ -87,6 +87,8 @@ pub trait Address: super::SourceKeys + Copy + Eq + Ord + Hash + fmt::Debug + fmt
     fn looked_up(&self) -> Self;
     /// A word that depends on all of both addresses: products that don't wait for each other, summed.
     fn mixed(src: &Self, dst: &Self) -> u64;
+    /// Copies it in whole words, as large as there are.
+    fn copy_to(&self, place: &mut Self);
     /// The address as sixteen octets, an IPv4 address in the first four: the form in which events carry it.
     fn to_16_octets(&self) -> [u8; 16];
 }
@@ -142,6 +144,11 @@ const MULTIPLIERS: [u64; 4] = [
 
 impl Address for Ip4 {
     #[inline(always)]
+    fn copy_to(&self, place: &mut Self) {
+        place.octets = self.octets;
+    }
+
+    #[inline(always)]
     fn mixed(src: &Self, dst: &Self) -> u64 {
         (u64::from(src.word(0)) | u64::from(dst.word(0)) << 32).wrapping_mul(const { MULTIPLIERS[0] })
     }
@@ -179,6 +186,11 @@ impl Ip6 {
 }
 
 impl Address for Ip6 {
+    #[inline(always)]
+    fn copy_to(&self, place: &mut Self) {
+        self.write_to(&mut place.octets);
+    }
+
     #[inline(always)]
     fn mixed(src: &Self, dst: &Self) -> u64 {
         let ([a, b], [c, d]) = (src.halves(), dst.halves());

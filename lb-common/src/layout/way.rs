@@ -4,7 +4,7 @@
 //! steps). A way is what both come to, and the next hop. It is derived: whoever loses one finds it again. The program that
 //! uses it looks once a second whether it still holds, and at once when the routing has changed.
 
-use super::{Address, Port, Rewrite};
+use super::{Address, Rewrite};
 
 /// What becomes of a packet, as bits. None: the stack takes it as it is, and tc finishes it.
 #[repr(transparent)]
@@ -47,18 +47,8 @@ pod! {
         pub check: u32,
         /// What table `ROUTES` said when the next hop was found.
         pub routes: u32,
-        /// Source address to write.
-        pub src: A,
-        /// Destination address to write.
-        pub dst: A,
-        /// Source port to write.
-        pub sport: Port,
-        /// Destination port to write.
-        pub dport: Port,
-        /// What the rewrite of the addresses adds to a one's complement sum over them.
-        pub address_delta: u16,
-        /// What the rewrite of the ports adds to a one's complement sum over them.
-        pub port_delta: u16,
+        /// What is to be written.
+        pub rewrite: Rewrite<A>,
         /// Backend number of the flow.
         pub backend: u32,
         /// Service number of the flow.
@@ -82,17 +72,27 @@ pod! {
 }
 
 impl<A: Address> Way<A> {
-    /// What it says is to be written.
-    #[must_use]
+    /// Becomes what another says of packets, and of when it was found. Word by word: of aggregates the compiler would make calls of a
+    /// function that copies octets.
     #[inline(always)]
-    pub const fn rewrite(&self) -> Rewrite<A> {
-        Rewrite {
-            src: self.src,
-            dst: self.dst,
-            sport: self.sport,
-            dport: self.dport,
-            address_delta: self.address_delta,
-            port_delta: self.port_delta,
-        }
+    pub fn take(&mut self, other: &Self) {
+        self.routes = other.routes;
+        other.rewrite.src.copy_to(&mut self.rewrite.src);
+        other.rewrite.dst.copy_to(&mut self.rewrite.dst);
+        self.rewrite.sport.octets = other.rewrite.sport.octets;
+        self.rewrite.dport.octets = other.rewrite.dport.octets;
+        self.rewrite.address_delta = other.rewrite.address_delta;
+        self.rewrite.port_delta = other.rewrite.port_delta;
+        self.backend = other.backend;
+        self.service = other.service;
+        self.ifindex = other.ifindex;
+        self.mtu = other.mtu;
+        self.flags = other.flags;
+        self.link[0] = other.link[0];
+        self.link[1] = other.link[1];
+        self.link[2] = other.link[2];
+        self.own[0] = other.own[0];
+        self.own[1] = other.own[1];
+        self.found_ns = other.found_ns;
     }
 }

@@ -173,7 +173,13 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
 /// A way for people: `client:40000 > web:80 => node:4711 > far:8080 | by 77`.
 #[must_use]
 pub fn way_line<F: Named>(key: &FlowKey<F::Addr>, way: &Way<F::Addr>) -> String {
-    let new = FlowKey::new(way.src, way.sport, way.dst, way.dport, key.proto);
+    let new = FlowKey::new(
+        way.rewrite.src,
+        way.rewrite.sport,
+        way.rewrite.dst,
+        way.rewrite.dport,
+        key.proto,
+    );
     let what = if way.flags.has(WayFlags::TURNS) {
         "back".to_owned()
     } else if way.flags.has(WayFlags::FORWARDS) {

@@ -312,9 +312,13 @@ fn rounds(rig: &mut Rig, extent: &Extent, program: Program, frame: &[u8]) -> Res
     let counted = rig.counted()?;
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for _ in 0..extent.rounds {
-        let (nothing, _) = rig.run(program, Callee::Nothing, frame, extent.packets)?;
+        let (nothing, as_it_came) = rig.run(program, Callee::Nothing, frame, extent.packets)?;
         let (floor, _) = rig.run(program, Callee::Floor, frame, extent.packets)?;
-        let (cost, _) = rig.run(program, Callee::Ours, frame, extent.packets)?;
+        let (cost, translated) = rig.run(program, Callee::Ours, frame, extent.packets)?;
+        ensure!(
+            translated != as_it_came,
+            "{program}: the last packet of a round was left as it was"
+        );
         ours.push(cost - nothing);
         floors.push((floor - nothing).max(1.0));
     }

@@ -312,7 +312,7 @@ macro_rules! tables {
             fn next_hop(&self) -> bool {
                 let mut desk = self.$cabinet.desk.borrow_mut();
                 let way = &mut desk.way;
-                let Some(hop) = self.$cabinet.next_hops.get(&way.dst) else {
+                let Some(hop) = self.$cabinet.next_hops.get(&way.rewrite.dst) else {
                     return false;
                 };
                 let arrives = self.devices.get(&self.ifindex).copied().unwrap_or_default();
