@@ -24,6 +24,8 @@ pub(super) trait BenchFamily: TableFamily {
     const MODEL: ModelFamily;
     /// A frame without addresses and ports.
     fn frame(proto: Proto, tcp_flags: u8) -> Vec<u8>;
+    /// Addresses and ports in a frame.
+    fn addresses(frame: &[u8]) -> &[u8];
     /// The flow table of the rig.
     fn flows(rig: &Rig) -> &FlowTable<Self>;
     /// An address of this family.
@@ -78,6 +80,10 @@ impl BenchFamily for V4 {
         frame([0x08, 0x00], &ip, proto, tcp_flags)
     }
 
+    fn addresses(frame: &[u8]) -> &[u8] {
+        &frame[26..38]
+    }
+
     fn flows(rig: &Rig) -> &FlowTable<Self> {
         &rig.flows4
     }
@@ -102,6 +108,10 @@ impl BenchFamily for V6 {
         let mut ip = [0; 40];
         (ip[0], ip[5], ip[6], ip[7]) = (0x60, 20, proto.0, 64);
         frame([0x86, 0xdd], &ip, proto, tcp_flags)
+    }
+
+    fn addresses(frame: &[u8]) -> &[u8] {
+        &frame[22..58]
     }
 
     fn flows(rig: &Rig) -> &FlowTable<Self> {
