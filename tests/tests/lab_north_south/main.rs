@@ -1,7 +1,7 @@
 //! North and south: a client behind a router, two nodes that balance, three that have the pods, an agent on each. What comes in by
 //! a balancer goes on to another machine, whatever happens on the way there; and what is on the wire is looked at.
 //!
-//! Two nodes that have pods themselves are in `lab_two_nodes`, single packets in `packet_masquerade` and `packet_forward`.
+//! Two nodes that have pods themselves, and tc between containers, are in `lab_two_nodes`, single packets in `packet_masquerade` and `packet_forward`.
 
 //! All stories of a cluster are told in one test, since its five agents take their time to start.
 
@@ -33,7 +33,6 @@ const LOSS: (&str, Story) = ("loss", loss::of_a_node);
 #[case::xdp_as_from_a_network_card(
     Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, WAYS, NARROW, LOSS]
 )]
-#[case::tc_as_between_containers(Lab::north_south(), XdpMode::Off, &[SNAT])]
 #[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, NARROW])]
 #[case::xdp_with_arp_and_nd(
     Lab::north_south().complete_checksums().learn_neighbours(), XdpMode::Native, &[SNAT, WAYS]
