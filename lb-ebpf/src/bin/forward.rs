@@ -81,6 +81,17 @@ fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     (place + size_of::<T>() <= ctx.data_end()).then(|| ptr::with_exposed_provenance_mut(place))
 }
 
+/// Copies word by word: the compiler would call a function that moves octet by octet.
+#[inline(always)]
+fn copy<T: Copy, const N: usize>(from: &[T; N], to: &mut [T; N]) {
+    let mut index = 0;
+    while index < N {
+        // SAFETY: a reference can be written to.
+        unsafe { ptr::write_volatile(&mut to[index], from[index]) };
+        index += 1;
+    }
+}
+
 /// Makes the frame the next one, and tells the device for it.
 #[inline(always)]
 fn next(ctx: &XdpContext) -> Option<u32> {
@@ -92,7 +103,7 @@ fn next(ctx: &XdpContext) -> Option<u32> {
     let frame = FWD_FRAMES.get(this)?;
     let place = at::<Frame>(ctx, 0)?;
     // SAFETY: inside the frame as just compared; nobody else has it.
-    unsafe { place.write(*frame) };
+    copy(frame, unsafe { &mut *place });
     Some(cursor.device)
 }
 
@@ -149,10 +160,10 @@ fn tally(ctx: &XdpContext) -> Option<()> {
     let number = counts.right as u32;
     if number & expected.mask == 0 {
         let place = FWD_KEPT.get_ptr_mut(number & (FRAMES as u32 - 1))?;
-        // SAFETY: inside the frame, integers, and nobody writes to them meanwhile.
-        let frame = unsafe { *at::<[u16; 40]>(ctx, 0)? };
-        // SAFETY: the element is as long as that, and every CPU has its own.
-        unsafe { place.cast::<[u16; 40]>().write(frame) };
+        let frame = at::<[u16; 40]>(ctx, 0)?;
+        // SAFETY: inside the frame, and inside the element, which is as long and every CPU's own; integers.
+        let (frame, place) = unsafe { (&*frame, &mut *place.cast::<[u16; 40]>()) };
+        copy(frame, place);
     }
     // Last, since whoever reads the number looks for the frame.
     counts.right += 1;
