@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_userspace::model::{
-    AddressType, Algorithm, Endpoint, EndpointSlice, Family, OptOut, Service, ServiceKey, ServicePort, ServiceType,
-    SliceKey, SlicePort, TrafficPolicy,
+    AddressType, Endpoint, EndpointSlice, Family, OptOut, Service, ServiceKey, ServicePort, ServiceType, SliceKey,
+    SlicePort, TrafficPolicy,
 };
 
 use super::{Claims, any_protocol};
@@ -177,7 +177,7 @@ fn service(tape: &mut Tape<'_>, casts: &[Cast; 2], number: usize, claims: &Claim
         affinity_timeout_s: tape.pick(&[None, None, None, Some(10), Some(30), Some(10_800)]),
         health_check_node_port: None,
         resets_removed: None,
-        algorithm: tape.pick(&[None, None, Some(Algorithm::Hash), Some(Algorithm::Maglev)]),
+        algorithm: None,
         weights: None,
         opt_out: OptOut::default(),
     };
