@@ -288,7 +288,7 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
         }
         unknown => {
             if let Some(mut desk) = world.desk() {
-                desk.old = parsed.key;
+                desk.old.take(&parsed.key);
                 desk.opening.tcp = parsed.tcp;
             }
             let chosen = world.choose(hook);
@@ -502,7 +502,7 @@ pub(super) fn drop_packet<F: PathFamily, W: World + Tables<F>>(
     reason: DropReason,
 ) -> Verdict {
     if let Some(mut desk) = world.desk() {
-        desk.old = parsed.key;
+        desk.old.take(&parsed.key);
         desk.opening.service = u32::MAX;
     }
     dropped::<F, W>(world, reason);

@@ -206,7 +206,7 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
         return Verdict::Pass;
     };
     if !known::<F, W>(world, &parsed, &mut desk) {
-        desk.old = parsed.key;
+        desk.old.take(&parsed.key);
         desk.opening.tcp = parsed.tcp;
         drop(desk);
         match world.find() {
@@ -301,8 +301,8 @@ pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
     match world.desk() {
         Some(mut desk) => {
             let desk = &mut *desk;
-            desk.arrives = desk.old;
-            desk.way = Way::default();
+            desk.arrives.take(&desk.old);
+            desk.way.forget();
             desk.way.routes = world.routes();
         }
         None => return Found::None,
@@ -375,7 +375,10 @@ enum Arrived {
 fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
     match step {
         Step::Rewrite => {}
-        Step::Alone => return Ok(Arrived::Stack),
+        Step::Alone => {
+            take_old::<F, W>(world);
+            return Ok(Arrived::Stack);
+        }
         Step::Reset => return Err(Found::None),
         Step::Unknown | Step::Left => {
             let chosen = world.choose(Hook::Xdp);

@@ -69,6 +69,18 @@ impl<A: Address> FlowKey<A> {
         }
     }
 
+    /// Becomes another, in whole words: see [`Address::copy_to`].
+    #[inline(always)]
+    pub fn take(&mut self, other: &Self) {
+        other.src.copy_to(&mut self.src);
+        other.dst.copy_to(&mut self.dst);
+        self.sport.octets = other.sport.octets;
+        self.dport.octets = other.dport.octets;
+        self.proto.0 = other.proto.0;
+        self.stage.0 = other.stage.0;
+        self.pad = other.pad;
+    }
+
     /// The same tuple where it is seen at this stage.
     #[must_use]
     #[inline(always)]

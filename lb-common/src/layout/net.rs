@@ -87,7 +87,7 @@ pub trait Address: super::SourceKeys + Copy + Eq + Ord + Hash + fmt::Debug + fmt
     fn looked_up(&self) -> Self;
     /// A word that depends on all of both addresses: products that don't wait for each other, summed.
     fn mixed(src: &Self, dst: &Self) -> u64;
-    /// Copies it in whole words, as large as there are.
+    /// Copies it in whole words, as large as there are: of an assignment the compiler may make a call of a function that copies octets.
     fn copy_to(&self, place: &mut Self);
     /// The address as sixteen octets, an IPv4 address in the first four: the form in which events carry it.
     fn to_16_octets(&self) -> [u8; 16];

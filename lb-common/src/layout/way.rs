@@ -72,6 +72,19 @@ pod! {
 }
 
 impl<A: Address> Way<A> {
+    /// Leads nowhere from now on, and nothing is done with its packets.
+    #[inline(always)]
+    pub const fn forget(&mut self) {
+        self.ifindex = 0;
+        self.mtu = 0;
+        self.flags = WayFlags(0);
+        self.link[0] = 0;
+        self.link[1] = 0;
+        self.link[2] = 0;
+        self.own[0] = 0;
+        self.own[1] = 0;
+    }
+
     /// Becomes what another says of packets, and of when it was found. Word by word: of aggregates the compiler would make calls of a
     /// function that copies octets.
     #[inline(always)]
