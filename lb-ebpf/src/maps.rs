@@ -10,10 +10,10 @@ use lb_common::{
     datapath::Bucket,
     layout::{
         Chunk, Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
+        FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, MAGLEV_CHUNKS_MAX,
-            FRONTENDS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
+            FRONTENDS_MAX, HOPS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
         },
     },
 };
@@ -109,6 +109,8 @@ pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
 pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+#[btf_map]
+pub static HOPS: LruHashMap<Hop, u64, { HOPS_MAX as usize }> = LruHashMap::new();
 /// Written by userspace: another number after every change of the routing, neighbours and devices included.
 #[btf_map]
 pub static ROUTES: Array<u32, 1, MMAPABLE> = Array::new();

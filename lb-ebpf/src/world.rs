@@ -14,7 +14,7 @@ use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
         Scope, CHUNK_CELLS, Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event, Flow,
-        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
+        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
         TokenBucket, V4, V6, Way,
     },
 };
@@ -293,6 +293,18 @@ impl<C: Context> World for Kernel<C> {
     #[inline(always)]
     fn routes(&self) -> u32 {
         maps::ROUTES.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn rested_ns(&self, hop: &Hop) -> Option<u64> {
+        // SAFETY: one aligned word is copied out at once; a recycled entry yields another neighbour's time at worst.
+        unsafe { maps::HOPS.get(hop).copied() }
+    }
+
+    #[inline(always)]
+    fn put_rested(&self, hop: &Hop, now_ns: u64) {
+        // A refusal shows as a neighbour that is asked for again.
+        let _ = maps::HOPS.insert(hop, &now_ns, 0);
     }
 
     #[inline(always)]

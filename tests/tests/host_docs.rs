@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits,
-    names,
+    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
+    limits, names,
 };
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
@@ -80,7 +80,7 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 fn rows() -> Vec<Row> {
     use names::{
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
-        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
+        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
         LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS,
         LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_SERVICES,
         LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
@@ -187,6 +187,12 @@ fn rows() -> Vec<Row> {
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
         row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),
+        row(
+            &[HOPS],
+            octets::<Hop, Hop>(),
+            octets::<u64, u64>(),
+            grouped(limits::HOPS_MAX.into()),
+        ),
         row(&[ROUTES], "", octets::<u32, u32>(), "1"),
         row(&[DROPS], "", count.clone(), "one each"),
         row(&[COUNTERS], "", count, "one each"),

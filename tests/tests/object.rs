@@ -16,8 +16,8 @@ use lb_common::{
     datapath::Bucket,
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Label, Node, Port, Proto, Service, ServiceStats,
-        SourceKeys, TokenBucket, V4, V6, Way, limits, names,
+        FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Port, Proto, Service,
+        ServiceStats, SourceKeys, TokenBucket, V4, V6, Way, limits, names,
     },
 };
 use lb_userspace::{
@@ -159,6 +159,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
         (names::CLOCK, per_cpu::<Clock>(1)),
+        (names::HOPS, keyed::<Hop, u64>(lru, limits::HOPS_MAX)),
         (names::ROUTES, array::<u32>(1)),
         (names::DROPS, per_cpu::<u64>(DropReason::COUNT)),
         (names::COUNTERS, per_cpu::<u64>(Counter::COUNT)),

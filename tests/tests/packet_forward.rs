@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::layout::{
     Counter::{FlowsCreated, FlowsMasqueraded, FlowsReselected, WaysFound, WaysLeft},
-    limits::{REFRESH_NS, REST_EVERY, REST_UNIT_NS_LOG2},
+    limits::{REFRESH_NS, REST_NS},
 };
 use tests::packet::{
     row::{Row, row},
@@ -167,12 +167,19 @@ fn every_seventeen_seconds_one_packet_goes_by_the_stack_and_keeps_the_neighbour_
         .xdp(udp("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
         .counting(&[WaysFound])
-        .later(Duration::from_nanos(u64::from(REST_EVERY) << REST_UNIT_NS_LOG2))
+        .later(Duration::from_nanos(REST_NS))
         .xdp(udp("outside:40000 > node:30080"))
         .passes()
         .counting(&[WaysFound])
         .xdp(udp("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
+        // One flow to a neighbour is enough.
+        .xdp(udp("outside:40001 > node:30080"))
+        .gets_forwarded("node:40001 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
+        .xdp(udp("outside:40001 > node:30080"))
+        .gets_forwarded("node:40001 > far:8080")
+        .counting(&[WaysFound])
         .run();
 }
 

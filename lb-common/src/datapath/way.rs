@@ -26,8 +26,8 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, Family, FlowFlags, Ip4, Ip6, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
-    limits::{REFRESH_NS, REST_EVERY, REST_UNIT_NS_LOG2},
+    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
+    limits::{REFRESH_NS, REST_NS},
 };
 
 /// What looking for a way has led to.
@@ -337,14 +337,25 @@ pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
     let desk = &mut *desk;
     desk.way.check = desk.arrives.check();
     desk.way.found_ns = now_ns;
-    let now = (now_ns >> REST_UNIT_NS_LOG2) as u32;
-    let rested = world.way(&desk.arrives).map_or(now, |way| way.rested);
-    // So the kernel sees that the neighbour is in use, and asks whether it is still there.
-    let rests = is_sent && now.wrapping_sub(rested) >= REST_EVERY;
-    desk.way.rested = if rests { now } else { rested };
     // Without room for it, the next packet looks again.
     world.insert_way(&desk.arrives, &desk.way);
-    if rests { Found::None } else { Found::Way }
+    if is_sent && rests(world, &desk.way.hop(), now_ns) {
+        Found::None
+    } else {
+        Found::Way
+    }
+}
+
+/// Whether the stack is to have this packet: the kernel learns nothing of what XDP sends, and must see now and then that a neighbour is in
+/// use, so that it asks whether it is still there. One packet to each neighbour, every 17 seconds.
+#[inline(always)]
+fn rests<W: World>(world: &W, hop: &Hop, now_ns: u64) -> bool {
+    let rested_ns = world.rested_ns(hop);
+    let rests = rested_ns.is_some_and(|rested_ns| now_ns.saturating_sub(rested_ns) >= REST_NS);
+    if rests || rested_ns.is_none() {
+        world.put_rested(hop, now_ns);
+    }
+    rests
 }
 
 /// Adds to what becomes of the packets.

@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use super::select::place;
 use crate::layout::{
     AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Scope, Service, TokenBucket, Way,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Node, Scope, Service, TokenBucket, Way,
 };
 
 /// Whether an existing entry may be replaced.
@@ -110,6 +110,10 @@ pub trait World {
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool;
     /// A number that is another after every change of the routing.
     fn routes(&self) -> u32;
+    /// When a packet to a neighbour was last left to the stack, in monotonic nanoseconds.
+    fn rested_ns(&self, hop: &Hop) -> Option<u64>;
+    /// Remembers it; if there is no room, not.
+    fn put_rested(&self, hop: &Hop, now_ns: u64);
     /// Counts something.
     fn count(&self, what: Counter);
     /// Counts a drop.

@@ -52,11 +52,11 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 /// evicted while only the other direction carries packets is back by then.
 pub const HEAL_NS_LOG2: u32 = 34;
 
-/// The unit in which it is remembered when a packet of a way last went by the stack, as a power of two in nanoseconds: 1.07 s.
-pub const REST_UNIT_NS_LOG2: u32 = 30;
-/// How often one packet of each way goes by the stack: 17 s. So the kernel sees that a neighbour is in use, and asks it whether it is
-/// still there (`gc_stale_time` is 60 s).
-pub const REST_EVERY: u32 = 16;
+/// How often XDP leaves one packet to a neighbour to the stack, in nanoseconds: so the kernel sees that the neighbour is in use, and asks
+/// whether it is still there (`gc_stale_time` is 60 s).
+pub const REST_NS: u64 = 17_000_000_000;
+/// Neighbours of which it is remembered when that was; the one that was asked for least recently goes first.
+pub const HOPS_MAX: u32 = 4_096;
 
 /// Source ports that may be given to a connection whose own is taken: from here to 65 535.
 pub const SOURCE_PORT_MIN: u16 = 1_024;

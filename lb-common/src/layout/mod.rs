@@ -45,4 +45,4 @@ pub use node::{Device, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES};
 pub use reason::DropReason;
 pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
 pub use source_range::{SET_LEN, SourceKeys};
-pub use way::{Way, WayFlags};
+pub use way::{Hop, Way, WayFlags};

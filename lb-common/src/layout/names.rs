@@ -81,6 +81,8 @@ names! {
     CT6_DESK;
     /// What each CPU remembers of the time: one [`Clock`](super::Clock).
     CLOCK;
+    /// Neighbours that XDP sends to: [`Hop`](super::Hop) to the monotonic time in nanoseconds at which one packet was left to the stack.
+    HOPS;
     /// How often the routing has changed: one word, which a next hop that is remembered was found under.
     ROUTES;
     /// Drops by [`DropReason`](super::DropReason), per CPU.

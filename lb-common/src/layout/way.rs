@@ -40,6 +40,20 @@ impl WayFlags {
 }
 
 pod! {
+    /// A neighbour that XDP sends to.
+    #[derive(PartialOrd, Ord, Default)]
+    pub struct Hop {
+        /// Its link address in the first six octets.
+        pub link: [u32; 2],
+        /// The device by which it is reached.
+        pub ifindex: u32,
+        /// Always zero.
+        pub pad: u32,
+    }
+    size: 16;
+}
+
+pod! {
     /// The way of one direction of a flow, by the tuple with which it arrives.
     #[derive(Default)]
     pub struct Way<A> {
@@ -63,8 +77,8 @@ pod! {
         pub link: [u32; 3],
         /// The link address of the device that it came by: frames to others are none of ours.
         pub own: [u32; 2],
-        /// When a packet last went by the stack, in units of `2^limits::REST_UNIT_NS_LOG2` nanoseconds of monotonic time.
-        pub rested: u32,
+        /// Always zero.
+        pub pad: u32,
         /// Monotonic time at which it was found, in nanoseconds.
         pub found_ns: u64,
     }
@@ -72,6 +86,18 @@ pod! {
 }
 
 impl<A: Address> Way<A> {
+    /// The neighbour that it leads to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn hop(&self) -> Hop {
+        const FIRST_HALF: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+        Hop {
+            link: [self.link[0], self.link[1] & FIRST_HALF],
+            ifindex: self.ifindex,
+            pad: 0,
+        }
+    }
+
     /// Leads nowhere from now on, and nothing is done with its packets.
     #[inline(always)]
     pub const fn forget(&mut self) {

@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
+    Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -381,6 +381,7 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
+        (names::HOPS, shape::<Hop, u64>(LruHash)),
         (names::ROUTES, shape::<u32, u32>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),

@@ -10,7 +10,8 @@ use lb_common::{
     datapath::{Bucket, Insert, Opens, Refused, Tables, World},
     layout::{
         AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Ip4, Node, Service, TokenBucket, V4, Way,
+        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Hop, Ip4, Node, Service, TokenBucket, V4,
+        Way,
     },
 };
 use lb_userspace::tables::{MemoryTables, Tables as _};
@@ -185,6 +186,12 @@ impl World for Racing<'_> {
     fn device_is(&self, _ifindex: u32, _what: DeviceFlags) -> bool {
         false
     }
+
+    fn rested_ns(&self, _hop: &Hop) -> Option<u64> {
+        None
+    }
+
+    fn put_rested(&self, _hop: &Hop, _now_ns: u64) {}
 
     fn routes(&self) -> u32 {
         0

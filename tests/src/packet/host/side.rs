@@ -127,7 +127,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
         }
         let mut ways = cabinet.ways.borrow().clone();
         for way in ways.values_mut() {
-            (way.found_ns, way.rested) = (seconds_ago(way.found_ns, now_ns), 0);
+            way.found_ns = seconds_ago(way.found_ns, now_ns);
         }
         let fragments = cabinet.fragments.borrow().clone();
         let mut affinities = cabinet.affinities.borrow().clone();

@@ -10,9 +10,9 @@ use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Chunk, Counter, Desk, Device, DeviceFlags,
-        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Ip4, Ip6, Node, Service,
-        ServiceStats, Stage, TokenBucket, V4, V6, Way, WayFlags,
-        limits::{BACKENDS_MAX, MAGLEV_CHUNKS_MAX, REST_UNIT_NS_LOG2, SERVICES_MAX, SLOTS_MAX},
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node,
+        Service, ServiceStats, Stage, TokenBucket, V4, V6, Way, WayFlags,
+        limits::{BACKENDS_MAX, MAGLEV_CHUNKS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };
 
@@ -93,7 +93,6 @@ impl<A: Address> Cabinet<A> {
         }
         for way in self.ways.get_mut().values_mut() {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
-            way.rested = way.rested.saturating_sub((by_ns >> REST_UNIT_NS_LOG2) as u32);
         }
         for affinity in self.affinities.get_mut().values_mut() {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
@@ -109,6 +108,8 @@ pub struct HostWorld {
     pub v6: Cabinet<Ip6>,
     /// Devices by index.
     pub devices: BTreeMap<u32, Device>,
+    /// When a packet to each neighbour was left to the stack.
+    pub rested_ns: RefCell<BTreeMap<Hop, u64>>,
     /// How often the routing has changed.
     pub routes: u32,
     /// The clock, turned by hand.
@@ -141,6 +142,7 @@ impl Default for HostWorld {
                 ..Cabinet::default()
             },
             devices: BTreeMap::new(),
+            rested_ns: RefCell::default(),
             routes: 0,
             // An hour after the machine came up.
             now_ns: Cell::new(3_600_000_000_000),
@@ -160,6 +162,9 @@ impl HostWorld {
     pub fn age(&mut self, by_ns: u64) {
         self.v4.age(by_ns);
         self.v6.age(by_ns);
+        for rested_ns in self.rested_ns.get_mut().values_mut() {
+            *rested_ns = rested_ns.saturating_sub(by_ns);
+        }
         for bucket in &mut self.buckets {
             let bucket = bucket.get_mut();
             bucket.refilled_ns = bucket.refilled_ns.saturating_sub(by_ns);
@@ -352,6 +357,14 @@ impl World for HostWorld {
 
     fn routes(&self) -> u32 {
         self.routes
+    }
+
+    fn rested_ns(&self, hop: &Hop) -> Option<u64> {
+        self.rested_ns.borrow().get(hop).copied()
+    }
+
+    fn put_rested(&self, hop: &Hop, now_ns: u64) {
+        self.rested_ns.borrow_mut().insert(*hop, now_ns);
     }
 
     fn count(&self, what: Counter) {

@@ -12,8 +12,7 @@ use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Node, Service, TokenBucket, V4, V6, Way, limits::REST_UNIT_NS_LOG2,
-        names,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Service, TokenBucket, V4, V6, Way, names,
     },
 };
 use lb_userspace::{
@@ -41,6 +40,7 @@ pub struct KernelWorld {
     v6: Drawer<V6>,
     devices: DeviceTable,
     device_records: BTreeMap<u32, Device>,
+    hops: HashMap<MapData, Hop, u64>,
     routes: Array<MapData, u32>,
     stats: Stats,
     counted_before: Vec<u64>,
@@ -203,7 +203,6 @@ impl<F: KernelFamily> Drawer<F> {
         }
         for (key, mut way) in self.ways()? {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
-            way.rested = way.rested.saturating_sub((by_ns >> REST_UNIT_NS_LOG2) as u32);
             self.ways.insert(key, way, 0).context(F::WAYS)?;
         }
         for (key, mut affinity) in self.affinities()? {
@@ -283,6 +282,7 @@ impl KernelWorld {
             v6: Drawer::open(&mut datapath)?,
             devices: DeviceTable::open(datapath.take_map(names::DEVICES)?)?,
             device_records: BTreeMap::new(),
+            hops: lru(&mut datapath, names::HOPS)?,
             routes: Array::try_from(datapath.take_map(names::ROUTES)?).context(names::ROUTES)?,
             stats: Stats::open(|name| datapath.take_map(name))?,
             counted_before: Vec::new(),
@@ -310,6 +310,9 @@ impl KernelWorld {
         self.v6.reset()?;
         self.device_records.clear();
         self.devices.put_all(&self.device_records)?;
+        for hop in self.hops()?.into_keys() {
+            self.hops.remove(&hop).context(names::HOPS)?;
+        }
         self.routes.set(0, 0, 0).context(names::ROUTES)?;
         for bucket in [Bucket::Reject, Bucket::Event, Bucket::Search] {
             self.put_bucket(bucket, TokenBucket::default())?;
@@ -318,6 +321,10 @@ impl KernelWorld {
         self.events.clear();
         (self.counted_before, self.dropped_before) = self.counts()?;
         Ok(())
+    }
+
+    fn hops(&self) -> Result<BTreeMap<Hop, u64>> {
+        self.hops.iter().map(|entry| entry.context(names::HOPS)).collect()
     }
 
     fn put_bucket(&mut self, which: Bucket, bucket: TokenBucket) -> Result<()> {
@@ -398,6 +405,10 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
     fn age(&mut self, by: Duration) -> Result<()> {
         let by_ns = by.as_nanos() as u64;
         F::drawer(self).age(by_ns)?;
+        for (hop, rested_ns) in self.hops()? {
+            let rested_ns = rested_ns.saturating_sub(by_ns);
+            self.hops.insert(hop, rested_ns, 0).context(names::HOPS)?;
+        }
         for which in [Bucket::Reject, Bucket::Event] {
             let mut values: Vec<_> = self
                 .buckets
@@ -468,7 +479,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         }
         let mut ways = drawer.ways()?;
         for way in ways.values_mut() {
-            (way.found_ns, way.rested) = (seconds_ago(way.found_ns, now_ns), 0);
+            way.found_ns = seconds_ago(way.found_ns, now_ns);
         }
         let mut affinities = drawer.affinities()?;
         for affinity in affinities.values_mut() {
