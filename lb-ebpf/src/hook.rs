@@ -118,12 +118,9 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
             context: ctx.ctx,
         },
     ) {
-        Verdict::Pass
-        | Verdict::Route
-        | Verdict::Deliver
-        | Verdict::Refuse
-        | Verdict::Reset
-        | Verdict::Echo => xdp_action::XDP_PASS,
+        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset | Verdict::Echo => {
+            xdp_action::XDP_PASS
+        }
         Verdict::Forward(ifindex) => route::forward(ifindex),
         Verdict::Turn => xdp_action::XDP_TX,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

@@ -9,11 +9,12 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Chunk, Affinity, AffinityKey, Backend, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-        FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
+        Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys,
+        TokenBucket, Way,
         limits::{
-            ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX, MAGLEV_CHUNKS_MAX,
-            FRONTENDS_MAX, HOPS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
+            ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
+            FRONTENDS_MAX, HOPS_MAX, MAGLEV_CHUNKS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
         },
     },
 };

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        place, Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo, error,
-        find, open, open_pair, refuse, reset, step, stray, too_big,
+        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo,
+        error, find, open, open_pair, place, refuse, reset, step, stray, too_big,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };

@@ -13,9 +13,9 @@ use aya_ebpf::{
 use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
-        Scope, CHUNK_CELLS, Address, AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, Device, DeviceFlags, DropReason, Event, Flow,
-        FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Service, ServiceStats, SourceKeys,
-        TokenBucket, V4, V6, Way,
+        Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node,
+        Scope, Service, ServiceStats, SourceKeys, TokenBucket, V4, V6, Way,
     },
 };
 
@@ -304,7 +304,7 @@ impl<C: Context> World for Kernel<C> {
     #[inline(always)]
     fn put_rested(&self, hop: &Hop, now_ns: u64) {
         // A refusal shows as a neighbour that is asked for again.
-        let _ = maps::HOPS.insert(hop, &now_ns, 0);
+        let _ = maps::HOPS.insert(hop, now_ns, 0);
     }
 
     #[inline(always)]
@@ -335,7 +335,7 @@ impl<C: Context> World for Kernel<C> {
 pub fn device(ifindex: u32) -> Option<&'static Device> {
     // SAFETY: the kernel keeps the element's memory until the program ends; plain integers, and a recycled entry yields another device's
     // at worst.
-    unsafe { maps::DEVICES.get(&ifindex) }
+    unsafe { maps::DEVICES.get(ifindex) }
 }
 
 #[inline(always)]

@@ -17,6 +17,9 @@ fn everywhere() -> Row {
     row().node().host_address("node").given(web)
 }
 
+/// Makes a ping of a tuple.
+type Ping = fn(&str) -> Sketch;
+
 fn v4(tuple: &str) -> Sketch {
     icmp(tuple, 8, 0)
 }
@@ -26,7 +29,7 @@ fn v6(tuple: &str) -> Sketch {
 }
 
 /// The same row for both families, with a ping between these.
-fn both(check: impl Fn(Row, fn(&str) -> Sketch)) {
+fn both(check: impl Fn(Row, Ping)) {
     check(everywhere().v4(), v4);
     check(everywhere().v6(), v6);
 }
@@ -58,7 +61,7 @@ fn a_process_of_the_host_is_answered_too() {
 
 #[test]
 fn a_service_without_endpoints_is_there_still() {
-    let rows: [(Row, fn(&str) -> Sketch); 2] = [(row().v4(), v4), (row().v6(), v6)];
+    let rows: [(Row, Ping); 2] = [(row().v4(), v4), (row().v6(), v6)];
     for (row, ping) in rows {
         row.reject("web:80")
             .ingress(ping("client > web"))

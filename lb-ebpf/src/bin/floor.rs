@@ -416,7 +416,10 @@ fn follow(packet: Octets, sum: &Sum) -> Option<()> {
 #[xdp(frags)]
 pub fn floor_new_xdp(ctx: XdpContext) -> u32 {
     let packet = frame(&ctx);
-    if open_and_translate(packet).and_then(|sum| follow(packet, &sum)).is_some() {
+    if open_and_translate(packet)
+        .and_then(|sum| follow(packet, &sum))
+        .is_some()
+    {
         xdp_action::XDP_PASS
     } else {
         xdp_action::XDP_ABORTED

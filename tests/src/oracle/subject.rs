@@ -49,7 +49,7 @@ impl Sluice {
         let capacity = Capacity {
             services: 64,
             slots: 1024,
-            chunks: if endpoints % 8 == 0 { 2048 } else { 0 },
+            chunks: if endpoints.is_multiple_of(8) { 2048 } else { 0 },
             backends: 256,
         };
         let (v4, v6) = (MemoryTables::new(capacity), MemoryTables::new(capacity));

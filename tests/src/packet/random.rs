@@ -178,7 +178,7 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         7 => match tape.below(9) {
             6 => Change::Outward,
             7 => Change::OutwardGeneric,
-            8 => Change::RoutesChange,
+            8 => Change::Routing,
             0 => Change::DetectPods(tape.pick(&["pods", "clients"]).to_owned()),
             1 => Change::DetectPodDevice,
             2 => Change::MasqueradeAll,

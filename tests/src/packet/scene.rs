@@ -55,7 +55,7 @@ pub enum Change {
     /// The same on a device where XDP runs in generic mode.
     OutwardGeneric,
     /// The routing changes.
-    RoutesChange,
+    Routing,
     /// Every connection to a ClusterIP is masqueraded.
     MasqueradeAll,
     /// A ServiceCIDR is known.
@@ -217,7 +217,7 @@ impl Scene {
                 self.link = Device::link_of(MAC_TO);
                 vec![self.device(DeviceFlags::GENERIC)]
             }
-            Change::RoutesChange => {
+            Change::Routing => {
                 self.routes += 1;
                 vec![Write::Routes(self.routes)]
             }

@@ -71,13 +71,16 @@ pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
 /// The flow entries of a family.
 pub type Flows<F> = BTreeMap<FlowKey<<F as Family>::Addr>, Flow<<F as Family>::Addr>>;
 
+/// The ways of a family.
+pub type Ways<F> = BTreeMap<FlowKey<<F as Family>::Addr>, Way<<F as Family>::Addr>>;
+
 /// Everything that packets leave behind in the tables of one family, and in those without a family.
 #[derive(Debug)]
 pub struct State<F: Named> {
     /// Flow entries. Instead of the time they hold how many seconds ago that was.
     pub flows: Flows<F>,
     /// Ways of forwarded flows. Instead of the time they hold how many seconds ago that was.
-    pub ways: BTreeMap<FlowKey<F::Addr>, Way<F::Addr>>,
+    pub ways: Ways<F>,
     /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey<F::Addr>, FragmentPorts>,
     /// Counts by [`Counter`].

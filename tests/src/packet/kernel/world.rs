@@ -25,7 +25,7 @@ use crate::packet::{
     encode::Link,
     names::Named,
     scene::Write,
-    side::{Flows, Outcome, Shot, Side, State, TC_REDIRECT, seconds_ago},
+    side::{Flows, Outcome, Shot, Side, State, TC_REDIRECT, Ways, seconds_ago},
 };
 
 /// Frames of this length and more don't fit into the page of a test run.
@@ -177,7 +177,7 @@ impl<F: KernelFamily> Drawer<F> {
         Ok(flows)
     }
 
-    fn ways(&self) -> Result<BTreeMap<FlowKey<F::Addr>, Way<F::Addr>>> {
+    fn ways(&self) -> Result<Ways<F>> {
         self.ways.iter().map(|entry| entry.context(F::WAYS)).collect()
     }
 

@@ -295,7 +295,7 @@ impl Row {
     /// A route or a neighbour changes.
     #[must_use]
     pub fn routes_change(self) -> Self {
-        self.change(Change::RoutesChange)
+        self.change(Change::Routing)
     }
 
     /// Every connection to a ClusterIP is masqueraded.
