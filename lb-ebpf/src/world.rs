@@ -130,10 +130,10 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn way(&self, key: &FlowKey<$addr>) -> Option<impl Deref<Target = Way<$addr>>> {
-                let way = maps::$ways.get_ptr(key)?;
+            fn way(&self, key: &FlowKey<$addr>) -> Option<impl DerefMut<Target = Way<$addr>>> {
+                let way = maps::$ways.get_ptr_mut(key)?;
                 // SAFETY: as in `flow`.
-                Some(unsafe { &*way })
+                Some(unsafe { &mut *way })
             }
 
             #[inline(always)]

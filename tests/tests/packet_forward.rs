@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::layout::{
     Counter::{FlowsCreated, FlowsMasqueraded, FlowsReselected, WaysFound, WaysLeft},
-    limits::{REFRESH_NS, REST_NS},
+    limits::{REST_NS, WAY_NS},
 };
 use tests::packet::{
     row::{Row, row},
@@ -143,7 +143,7 @@ fn in_generic_mode_the_stack_sends_by_any_device() {
 }
 
 #[test]
-fn the_next_hop_is_looked_up_anew_when_the_routing_has_changed_and_once_a_second() {
+fn the_next_hop_is_looked_up_anew_when_the_routing_has_changed_and_every_second() {
     under_way()
         .xdp(any("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
@@ -151,7 +151,7 @@ fn the_next_hop_is_looked_up_anew_when_the_routing_has_changed_and_once_a_second
         .xdp(any("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
         .counting(&[WaysFound])
-        .later(Duration::from_nanos(REFRESH_NS + 1_000_000_000))
+        .later(Duration::from_nanos(WAY_NS + 1_000_000_000))
         .xdp(any("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
         .counting(&[WaysFound])
@@ -330,7 +330,7 @@ fn a_gone_endpoint_is_told_of_within_a_second() {
         .gets_forwarded("outside:40000 > far:8080")
         .counting(&[FlowsCreated, WaysFound])
         .endpoint_gone("outside:40000 > web:80")
-        .later(Duration::from_nanos(REFRESH_NS + 1_000_000_000))
+        .later(Duration::from_nanos(WAY_NS + 1_000_000_000))
         .xdp(tcp("outside:40000 > web:80"))
         .stays_untouched()
         .ingress(tcp("outside:40000 > web:80"))

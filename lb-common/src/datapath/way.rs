@@ -27,7 +27,7 @@ use super::{
 };
 use crate::layout::{
     Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
-    limits::{REFRESH_NS, REST_NS},
+    limits::{REST_NS, WAY_NS},
 };
 
 /// What looking for a way has led to.
@@ -247,7 +247,7 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
     if way.check != parsed.key.check() || desk.way.routes != world.routes() {
         return false;
     }
-    if world.now_ns().wrapping_sub(desk.way.found_ns) > REFRESH_NS {
+    if world.now_ns().wrapping_sub(desk.way.found_ns) > WAY_NS {
         return false;
     }
     let must_serve = desk.way.flags.has(WayFlags::TO_BACKEND) && parsed.key.proto == Proto::UDP;
@@ -337,8 +337,17 @@ pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
     let desk = &mut *desk;
     desk.way.check = desk.arrives.check();
     desk.way.found_ns = now_ns;
-    // Without room for it, the next packet looks again.
-    world.insert_way(&desk.arrives, &desk.way);
+    let stays = match world.way(&desk.arrives) {
+        Some(mut known) if known.leads_like(&desk.way) => {
+            known.found_ns = now_ns;
+            true
+        }
+        _ => false,
+    };
+    if !stays {
+        // Without room for it, the next packet looks again.
+        world.insert_way(&desk.arrives, &desk.way);
+    }
     if is_sent && rests(world, &desk.way.hop(), now_ns) {
         Found::None
     } else {

@@ -59,8 +59,8 @@ pub trait Tables<F: Family> {
     /// # Errors
     /// If it exists and must not, or if there is no place.
     fn insert_flow(&self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, how: Insert) -> Result<(), Refused>;
-    /// The way of the packets of a flow, for XDP. Must be let go of before entries are written.
-    fn way(&self, key: &FlowKey<F::Addr>) -> Option<impl Deref<Target = Way<F::Addr>>>;
+    /// The way of the packets of a flow, for XDP, whose time may be changed in place. Must be let go of before entries are written.
+    fn way(&self, key: &FlowKey<F::Addr>) -> Option<impl DerefMut<Target = Way<F::Addr>>>;
     /// Remembers a way; if there is no room, not.
     fn insert_way(&self, key: &FlowKey<F::Addr>, way: &Way<F::Addr>);
     /// Ports of a datagram whose first fragment was seen.

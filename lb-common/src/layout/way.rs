@@ -2,7 +2,7 @@
 //!
 //! A packet that a node forwards is translated twice at most: where it arrives and where it leaves ([`Flow`](super::Flow) has both
 //! steps). A way is what both come to, and the next hop. It is derived: whoever loses one finds it again. The program that
-//! uses it looks once a second whether it still holds, and at once when the routing has changed.
+//! uses it looks every second whether it still holds, and at once when the routing has changed.
 
 use super::{Address, Rewrite};
 
@@ -109,6 +109,22 @@ impl<A: Address> Way<A> {
         self.link[2] = 0;
         self.own[0] = 0;
         self.own[1] = 0;
+    }
+
+    /// Whether another says the same of packets, found under the same routing.
+    #[must_use]
+    #[inline(always)]
+    pub fn leads_like(&self, other: &Self) -> bool {
+        self.check == other.check
+            && self.routes == other.routes
+            && self.rewrite == other.rewrite
+            && self.backend == other.backend
+            && self.service == other.service
+            && self.ifindex == other.ifindex
+            && self.mtu == other.mtu
+            && self.flags == other.flags
+            && self.link == other.link
+            && self.own == other.own
     }
 
     /// Becomes what another says of packets, and of when it was found. Word by word: of aggregates the compiler would make calls of a

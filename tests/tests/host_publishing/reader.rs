@@ -137,7 +137,7 @@ impl Tables<V4> for Racing<'_> {
         Ok(())
     }
 
-    fn way(&self, _key: &FlowKey<Ip4>) -> Option<impl Deref<Target = Way<Ip4>>> {
+    fn way(&self, _key: &FlowKey<Ip4>) -> Option<impl DerefMut<Target = Way<Ip4>>> {
         None::<Owned<Way<Ip4>>>
     }
 

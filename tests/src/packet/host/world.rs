@@ -239,8 +239,8 @@ macro_rules! tables {
                 Ok(())
             }
 
-            fn way(&self, key: &FlowKey<$addr>) -> Option<impl Deref<Target = Way<$addr>>> {
-                self.$cabinet.ways.borrow().get(key).copied().map(Box::new)
+            fn way(&self, key: &FlowKey<$addr>) -> Option<impl DerefMut<Target = Way<$addr>>> {
+                RefMut::filter_map(self.$cabinet.ways.borrow_mut(), |ways| ways.get_mut(key)).ok()
             }
 
             fn insert_way(&self, key: &FlowKey<$addr>, way: &Way<$addr>) {
