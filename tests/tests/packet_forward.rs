@@ -143,7 +143,7 @@ fn in_generic_mode_the_stack_sends_by_any_device() {
 }
 
 #[test]
-fn the_next_hop_is_looked_up_anew_when_the_routing_has_changed_and_every_second() {
+fn the_next_hop_is_looked_up_anew_when_the_routing_has_changed_and_every_two_seconds() {
     under_way()
         .xdp(any("outside:40000 > node:30080"))
         .gets_forwarded("node:40000 > far:8080")
@@ -322,7 +322,7 @@ fn the_end_of_a_connection_is_seen() {
 }
 
 #[test]
-fn a_gone_endpoint_is_told_of_within_a_second() {
+fn a_gone_endpoint_is_told_of_within_two_seconds() {
     row()
         .outward()
         .serve("web:80", &["far:8080"])

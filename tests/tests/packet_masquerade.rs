@@ -290,8 +290,8 @@ fn a_connection_to_an_endpoint_that_is_gone_for_good_is_reset_when_the_agent_say
         .becomes("client:40000 > pod:8080")
         .counting(&[FlowsCreated])
         .endpoint_gone("client:40000 > web:80")
-        // XDP looks every second.
-        .later(Duration::from_secs(2))
+        // XDP looks every two seconds.
+        .later(Duration::from_secs(3))
         .xdp(tcp("client:40000 > web:80"))
         .stays_untouched()
         .run();

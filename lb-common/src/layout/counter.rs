@@ -37,7 +37,7 @@ counters! {
     ErrorsTranslated = 5, "errors_translated", "ICMP errors about translated packets that were translated back.";
     AffinityKept = 6, "affinity_kept", "Connections that went to the backend that their client had before.";
     FlowsMasqueraded = 7, "flows_masqueraded", "Flows that go to their backend with an address of this node.";
-    WaysFound = 8, "ways_found", "Next hops that XDP found: every second at most for each flow in use, and after every change of the routing.";
+    WaysFound = 8, "ways_found", "Next hops that XDP found: every two seconds at most for each flow in use, and after every change of the routing.";
     WaysLeft = 9, "ways_left", "Next hops that XDP looked for and left to the stack: no route or neighbour yet, or a device that it can't send by.";
     EchoesAnswered = 10, "echoes_answered", "Pings to service addresses that were answered.";
 }

@@ -55,7 +55,7 @@ pub const HEAL_NS_LOG2: u32 = 34;
 /// How long XDP uses a way before it looks again, in nanoseconds. What the flow's entries say (gone for good, in use) has its effect on
 /// XDP within this time, and so has a change of the routing while no agent counts it. Not longer: a flow's entries are in use only when XDP
 /// looks, and the ones that are not go first when the table is full.
-pub const WAY_NS: u64 = 1_000_000_000;
+pub const WAY_NS: u64 = 2_000_000_000;
 /// How often XDP leaves one packet to a neighbour to the stack, in nanoseconds: so the kernel sees that the neighbour is in use, and asks
 /// whether it is still there (`gc_stale_time` is 60 s).
 pub const REST_NS: u64 = 17_000_000_000;

@@ -2,7 +2,7 @@
 //!
 //! A packet that a node forwards is translated twice at most: where it arrives and where it leaves ([`Flow`](super::Flow) has both
 //! steps). A way is what both come to, and the next hop. It is derived: whoever loses one finds it again. The program that
-//! uses it looks every second whether it still holds, and at once when the routing has changed.
+//! uses it looks every two seconds whether it still holds, and at once when the routing has changed.
 
 use super::{Address, Rewrite};
 
