@@ -84,7 +84,11 @@ impl Agent {
                 (format!("off: {reason}"), XdpOutcome::Off(reason.to_owned()))
             }
         };
-        let is_generic = outcome == XdpOutcome::On(XdpMode::Generic);
+        let mode = match &outcome {
+            XdpOutcome::On(mode) => Some(*mode),
+            XdpOutcome::Off(_) => None,
+        };
+        let is_generic = mode == Some(XdpMode::Generic);
         let because = match self.options.xdp {
             XdpPolicy::Generic => "asked for by --xdp generic",
             _ => "an earlier agent has attached it so; sluice cleanup ends that",
@@ -98,7 +102,8 @@ impl Agent {
             tc,
             xdp: outcome.to_string(),
             xdp_generic_because: is_generic.then(|| because.to_owned()),
-            xdp_transmit: why_no_transmit(device).map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")),
+            xdp_transmit: why_no_transmit(device, mode)
+                .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")),
         }
     }
 

@@ -16,8 +16,7 @@ const MTU_OF_ONE_PAGE: u32 = 3_500;
 /// What the kernel programs must know of a device on which XDP runs in this mode.
 pub(super) fn xdp_flags(device: &Device, mode: Option<XdpMode>) -> DeviceFlags {
     let mut flags = DeviceFlags::default();
-    // Only to devices of its own kind: one towards pods has a CNI's programs and policies, which a frame of XDP's would pass by.
-    if mode.is_some() && why_no_transmit(device).is_none() {
+    if why_no_transmit(device, mode).is_none() {
         flags = flags.with(DeviceFlags::FORWARDS);
         if device.xdp_features.is_some_and(|features| features.scatters) {
             flags = flags.with(DeviceFlags::SCATTERS);
@@ -32,8 +31,12 @@ pub(super) fn xdp_flags(device: &Device, mode: Option<XdpMode>) -> DeviceFlags {
     }
 }
 
-/// Why XDP may not send out of a device, if it may not.
-pub(super) fn why_no_transmit(device: &Device) -> Option<String> {
+/// Why XDP may not send out of a device on which it runs in this mode, if it may not. Only to devices of its own kind: one towards pods
+/// has a CNI's programs and policies, which a frame of XDP's would pass by.
+pub(super) fn why_no_transmit(device: &Device, mode: Option<XdpMode>) -> Option<String> {
+    if mode.is_none() {
+        return Some("XDP does not run on it".to_owned());
+    }
     if device.framing != Some(Framing::Ethernet) {
         return Some("its frames are not Ethernet's".to_owned());
     }
@@ -59,7 +62,7 @@ pub(super) fn why_refused(device: &Device, error: &anyhow::Error) -> String {
         ),
         (None, Some(features)) if !features.runs => format!("{driver} runs no XDP programs ({error:#})"),
         _ if device.mtu > MTU_OF_ONE_PAGE => format!(
-            "perhaps its MTU of {} is too large, most drivers take some {MTU_OF_ONE_PAGE} ({error:#})",
+            "perhaps its MTU of {} is too large: drivers that put a frame into one buffer take some {MTU_OF_ONE_PAGE} ({error:#})",
             device.mtu
         ),
         _ => format!("{error:#}"),
@@ -140,7 +143,9 @@ mod tests {
     #[case(device("ixgbe", None), Some("the kernel does not tell what its driver can do"))]
     #[case(Device { framing: Some(Framing::None), ..device("tun", Some(ALL)) }, Some("its frames are not Ethernet's"))]
     fn why_xdp_may_not_send(#[case] device: Device, #[case] expected: Option<&str>) {
-        assert_eq!(why_no_transmit(&device).as_deref(), expected);
+        assert_eq!(why_no_transmit(&device, Some(XdpMode::Native)).as_deref(), expected);
+        let nowhere = why_no_transmit(&device, None);
+        assert_eq!(nowhere.as_deref(), Some("XDP does not run on it"));
     }
 
     #[rstest]
@@ -148,7 +153,7 @@ mod tests {
     #[case(device("ixgbe", Some(ALL)), "EOPNOTSUPP")]
     #[case(
         Device { mtu: 9000, ..device("ixgbe", Some(ALL)) },
-        "perhaps its MTU of 9000 is too large, most drivers take some 3500 (EOPNOTSUPP)"
+        "perhaps its MTU of 9000 is too large: drivers that put a frame into one buffer take some 3500 (EOPNOTSUPP)"
     )]
     #[case(
         Device { xdp: Some(XdpProgram { id: 7, is_generic: false }), ..device("ixgbe", Some(ALL)) },

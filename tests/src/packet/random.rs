@@ -16,8 +16,6 @@ use super::{
 
 const FRONTENDS: [&str; 5] = ["web:80", "web:53", "api:80", "api:443", "node:30080"];
 const BACKENDS: [&str; 9] = [
-    "far:8080",
-    "mute:8080",
     "pod:8080 local",
     "pod2:8080",
     "pod2:53",
@@ -25,6 +23,8 @@ const BACKENDS: [&str; 9] = [
     "pod:80 local",
     "pod3:443",
     "node:8080 local",
+    "far:8080",
+    "mute:8080",
 ];
 const DIALLED: [&str; 14] = [
     "web:80",
@@ -43,7 +43,7 @@ const DIALLED: [&str; 14] = [
     "web:9",
 ];
 const CLIENTS: [&str; 10] = [
-    "outside", "client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip",
+    "client", "client2", "pod", "pod3", "node", "world", "web", "lo", "vip", "outside",
 ];
 const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 8_080, 50_051, 80, 65_535];
 

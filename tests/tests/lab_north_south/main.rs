@@ -2,7 +2,7 @@
 //! a balancer goes on to another machine, whatever happens on the way there; and what is on the wire is looked at.
 //!
 //! Two nodes that have pods themselves, and tc between containers, are in `lab_two_nodes`, single packets in `packet_masquerade` and `packet_forward`.
-
+//!
 //! All stories of a cluster are told in one test, since its five agents take their time to start.
 
 mod loss;
@@ -23,19 +23,22 @@ const SNAT: (&str, Story) = ("snat", snat::answers_by_any_node);
 const WIRE: (&str, Story) = ("wire", wire::addresses_ports_and_checksums);
 const WAYS: (&str, Story) = ("ways", ways::lost_and_back);
 const NARROW: (&str, Story) = ("narrow", narrow::nothing_is_lost);
+/// Who has sent what the stories before saw.
+const BY_XDP: (&str, Story) = ("by xdp", scene::xdp_has_sent);
+const BY_TC: (&str, Story) = ("by tc", scene::xdp_has_sent_nothing);
 /// The last one: the node doesn't come back.
 const LOSS: (&str, Story) = ("loss", loss::of_a_node);
 
 #[rstest]
 #[case::tc_as_from_a_network_card(
-    Lab::north_south().complete_checksums(), XdpMode::Off, &[SNAT, WIRE, WAYS, NARROW, LOSS]
+    Lab::north_south().complete_checksums(), XdpMode::Off, &[SNAT, WIRE, WAYS, NARROW, BY_TC, LOSS]
 )]
 #[case::xdp_as_from_a_network_card(
-    Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, WAYS, NARROW, LOSS]
+    Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, WAYS, NARROW, BY_XDP, LOSS]
 )]
-#[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, NARROW])]
+#[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, NARROW, BY_TC])]
 #[case::xdp_with_arp_and_nd(
-    Lab::north_south().complete_checksums().learn_neighbours(), XdpMode::Native, &[SNAT, WAYS]
+    Lab::north_south().complete_checksums().learn_neighbours(), XdpMode::Native, &[SNAT, WAYS, BY_XDP]
 )]
 fn north_and_south(#[case] builder: LabBuilder, #[case] xdp: XdpMode, #[case] stories: &[(&str, Story)]) {
     let cluster = scene::start(builder, xdp);

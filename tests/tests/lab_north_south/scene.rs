@@ -114,3 +114,29 @@ pub(crate) fn ip(host: &Host, line: &str) {
     let status = host.command("ip").args(line.split(' ')).status();
     assert!(status.expect("ip runs").success(), "{}: ip {line}", host.name);
 }
+
+/// Whether frames of the stories have left both balancers by XDP, as their drivers have counted.
+pub(crate) fn xdp_has_sent(cluster: &Cluster) -> Vec<String> {
+    let idle = sent_by_xdp(cluster).into_iter().filter(|(_, frames)| *frames == 0);
+    idle.map(|(node, _)| format!("XDP has sent nothing on node {node}"))
+        .collect()
+}
+
+/// Whether none has: without XDP, and where checksums are unfinished.
+pub(crate) fn xdp_has_sent_nothing(cluster: &Cluster) -> Vec<String> {
+    let busy = sent_by_xdp(cluster).into_iter().filter(|(_, frames)| *frames > 0);
+    busy.map(|(node, frames)| format!("XDP has sent {frames} frames on node {node}"))
+        .collect()
+}
+
+fn sent_by_xdp(cluster: &Cluster) -> [(u8, u64); 2] {
+    [1, 2].map(|number| {
+        let balancer = node(&cluster.lab, number);
+        let devices = balancer.devices().expect("devices have names");
+        let counted = devices
+            .iter()
+            .flat_map(|device| balancer.driver_counters(device).unwrap_or_default());
+        let redirected = counted.filter(|(name, _)| name.ends_with("xdp_redirect"));
+        (number, redirected.map(|(_, frames)| frames).sum())
+    })
+}
