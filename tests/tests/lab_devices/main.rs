@@ -256,10 +256,11 @@ fn open_connections(lab: &Lab, pod: u8) -> LongLived {
 /// Pinned links, each with its inode: a link that was made anew has another one.
 fn pins(lab: &Lab) -> BTreeMap<String, u64> {
     let folder = std::fs::read_dir(Pins::new(lab.pin_directory()).links()).expect("the links are pinned");
-    let pins = folder.map(|entry| {
+    let pins = folder.filter_map(|entry| {
         let entry = entry.expect("a pin");
-        let inode = entry.metadata().expect("it is there").ino();
-        (entry.file_name().to_string_lossy().into_owned(), inode)
+        // One that goes while it is looked at is none.
+        let inode = entry.metadata().ok()?.ino();
+        Some((entry.file_name().to_string_lossy().into_owned(), inode))
     });
     pins.collect()
 }
