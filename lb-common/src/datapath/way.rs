@@ -496,18 +496,14 @@ fn take_rewrite<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, on_top: bo
     let mut desk = world.desk()?;
     let desk = &mut *desk;
     let flags = desk.opening.flags;
-    desk.way.rewrite.src = desk.rewrite.src;
-    desk.way.rewrite.dst = desk.rewrite.dst;
-    desk.way.rewrite.sport = desk.rewrite.sport;
-    desk.way.rewrite.dport = desk.rewrite.dport;
+    let before = (desk.way.rewrite.address_delta, desk.way.rewrite.port_delta);
+    desk.way.rewrite.take(&desk.rewrite);
     if on_top {
         let sum = |a: u16, b: u16| checksum::fold(u64::from(a) + u64::from(b));
-        desk.way.rewrite.address_delta = sum(desk.way.rewrite.address_delta, desk.rewrite.address_delta);
-        desk.way.rewrite.port_delta = sum(desk.way.rewrite.port_delta, desk.rewrite.port_delta);
+        desk.way.rewrite.address_delta = sum(before.0, desk.rewrite.address_delta);
+        desk.way.rewrite.port_delta = sum(before.1, desk.rewrite.port_delta);
         return Some(flags);
     }
-    desk.way.rewrite.address_delta = desk.rewrite.address_delta;
-    desk.way.rewrite.port_delta = desk.rewrite.port_delta;
     desk.way.backend = desk.opening.backend;
     desk.way.service = desk.opening.service;
     if !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE) {

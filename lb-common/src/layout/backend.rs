@@ -7,6 +7,8 @@ use super::Port;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct BackendFlags(pub u16);
 
+bits!(BackendFlags);
+
 impl BackendFlags {
     /// The endpoint serves: new flows may come to it, and datagrams of old ones go on (kube-proxy-behaviour §5.2). A record
     /// without this flag belongs to an endpoint that is there but doesn't serve: its connections may go on.
@@ -15,20 +17,6 @@ impl BackendFlags {
     pub const LOCAL: Self = Self(1 << 1);
     /// The endpoint is terminating; it serves what it has, and new flows only when nothing else is ready.
     pub const TERMINATING: Self = Self(1 << 2);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 pod! {

@@ -1,7 +1,7 @@
 //! Where a flow is laid out while it is opened: per CPU, since a program's stack of 512 octets is too small for the
 //! keys and entries of an IPv6 flow. Of no meaning between packets.
 
-use super::{Flow, FlowFlags, FlowKey, Port, TcpSeen, Way};
+use super::{Address, Flow, FlowFlags, FlowKey, Port, TcpSeen, Way};
 
 pod! {
     /// What all entries of a new flow have in common.
@@ -49,6 +49,19 @@ pod! {
         pub port_delta: u16,
     }
     sizes: 16, 40;
+}
+
+impl<A: Address> Rewrite<A> {
+    /// Becomes another, in whole words: see [`Address::copy_to`].
+    #[inline(always)]
+    pub fn take(&mut self, other: &Self) {
+        other.src.copy_to(&mut self.src);
+        other.dst.copy_to(&mut self.dst);
+        self.sport.octets = other.sport.octets;
+        self.dport.octets = other.dport.octets;
+        self.address_delta = other.address_delta;
+        self.port_delta = other.port_delta;
+    }
 }
 
 pod! {

@@ -120,6 +120,8 @@ impl<A: Address> FlowKey<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FlowFlags(pub u16);
 
+bits!(FlowFlags);
+
 impl FlowFlags {
     /// Between two that have no frontend between them: nothing is changed but, where the tuple is taken, a port.
     pub const DIRECT: Self = Self(1 << 0);
@@ -136,27 +138,6 @@ impl FlowFlags {
     /// The endpoint is gone for good, and the client is to be told by a reset (TCP). Set by the agent.
     pub const RESET: Self = Self(1 << 6);
 
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Without the bits of `other`.
-    #[must_use]
-    #[inline(always)]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
     /// The flags of the entry for the opposite direction, of which no packet has been seen.
     #[must_use]
     #[inline(always)]
@@ -170,6 +151,8 @@ impl FlowFlags {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct TcpSeen(pub u8);
 
+bits!(TcpSeen);
+
 impl TcpSeen {
     /// No more data from this sender.
     pub const FIN: Self = Self(0x01);
@@ -179,27 +162,6 @@ impl TcpSeen {
     pub const RST: Self = Self(0x04);
     /// Acknowledges the peer.
     pub const ACK: Self = Self(0x10);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any bit of `other` is set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 pod! {

@@ -91,6 +91,8 @@ impl Frontend {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct AddressFlags(pub u32);
 
+bits!(AddressFlags);
+
 impl AddressFlags {
     /// A ClusterIP: what is sent to its other ports is refused (kube-proxy-behaviour §2.1, nftables).
     pub const CLUSTER_IP: Self = Self(1 << 0);
@@ -105,32 +107,4 @@ impl AddressFlags {
     pub const LOOPBACK: Self = Self(1 << 4);
     /// An endpoint of a Service has it: who dials it directly must not be taken for a client of the Service.
     pub const ENDPOINT: Self = Self(1 << 5);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any bit of `other` is set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Without the bits of `other`.
-    #[must_use]
-    #[inline(always)]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
 }

@@ -35,6 +35,8 @@ impl<A: Address> Range<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct NodeFlags(pub u32);
 
+bits!(NodeFlags);
+
 impl NodeFlags {
     /// Pods of this cluster are known by their addresses: `Node::pods`.
     pub const PODS_BY_ADDRESS: Self = Self(1 << 0);
@@ -42,27 +44,6 @@ impl NodeFlags {
     pub const PODS_BY_DEVICE: Self = Self(1 << 1);
     /// Every connection to a ClusterIP is masqueraded.
     pub const MASQUERADE_ALL: Self = Self(1 << 2);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any bit of `other` is set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn any(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 /// How many ServiceCIDRs of a family are known to the kernel programs.
@@ -91,6 +72,8 @@ pod! {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DeviceFlags(pub u32);
 
+bits!(DeviceFlags);
+
 impl DeviceFlags {
     /// What comes from it comes from pods of this node.
     pub const PODS: Self = Self(1 << 0);
@@ -105,20 +88,6 @@ impl DeviceFlags {
     pub const SCATTERS: Self = Self(1 << 5);
     /// XDP runs on it in generic mode: what it redirects is sent by the stack, out of any device.
     pub const GENERIC: Self = Self(1 << 4);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 pod! {

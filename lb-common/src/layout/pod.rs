@@ -1,6 +1,6 @@
-//! The one macro through which a struct becomes plain data that kernel and agent exchange byte for byte.
+//! The macro through which a struct becomes plain data that kernel and agent exchange byte for byte, and the one for words of bits.
 //!
-//! It lays the struct out as C would, refuses hidden padding (whose bytes the kernel would compare in keys), asserts
+//! The first lays the struct out as C would, refuses hidden padding (whose bytes the kernel would compare in keys), asserts
 //! the size for both address families, and marks it for aya's userspace maps under the feature `user`.
 
 macro_rules! pod {
@@ -47,6 +47,41 @@ macro_rules! pod {
         // valid and nothing is a reference.
         #[cfg(feature = "user")]
         unsafe impl aya::Pod for $name {}
+    };
+}
+
+/// What can be asked of a word of bits, and made of two.
+macro_rules! bits {
+    ($name:ident) => {
+        impl $name {
+            /// Whether all bits of `other` are set.
+            #[must_use]
+            #[inline(always)]
+            pub const fn has(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+
+            /// Whether any bit of `other` is set.
+            #[must_use]
+            #[inline(always)]
+            pub const fn any(self, other: Self) -> bool {
+                self.0 & other.0 != 0
+            }
+
+            /// The union of both.
+            #[must_use]
+            #[inline(always)]
+            pub const fn with(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            /// Without the bits of `other`.
+            #[must_use]
+            #[inline(always)]
+            pub const fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+        }
     };
 }
 

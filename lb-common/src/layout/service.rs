@@ -92,6 +92,8 @@ impl Scope {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ServiceFlags(pub u32);
 
+bits!(ServiceFlags);
+
 impl ServiceFlags {
     /// `internalTrafficPolicy: Local`: clients of the ClusterIP get endpoints of this node.
     pub const INTERNAL_LOCAL: Self = Self(1 << 0);
@@ -99,20 +101,6 @@ impl ServiceFlags {
     pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
     /// Clients of the ClusterIP are led by the Maglev table of their list, too, if it has one.
     pub const INTERNAL_MAGLEV: Self = Self(1 << 2);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 /// The rules of a service port, which change together: one 64-bit word.

@@ -11,6 +11,8 @@ use super::{Address, Rewrite};
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct WayFlags(pub u16);
 
+bits!(WayFlags);
+
 impl WayFlags {
     /// Its tuple is written anew.
     pub const TRANSLATES: Self = Self(1 << 0);
@@ -23,20 +25,6 @@ impl WayFlags {
 
     /// The device by which it leaves takes frames that lie in several buffers.
     pub const SCATTERS: Self = Self(1 << 4);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The union of both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 pod! {
@@ -132,12 +120,7 @@ impl<A: Address> Way<A> {
     #[inline(always)]
     pub fn take(&mut self, other: &Self) {
         self.routes = other.routes;
-        other.rewrite.src.copy_to(&mut self.rewrite.src);
-        other.rewrite.dst.copy_to(&mut self.rewrite.dst);
-        self.rewrite.sport.octets = other.rewrite.sport.octets;
-        self.rewrite.dport.octets = other.rewrite.dport.octets;
-        self.rewrite.address_delta = other.rewrite.address_delta;
-        self.rewrite.port_delta = other.rewrite.port_delta;
+        self.rewrite.take(&other.rewrite);
         self.backend = other.backend;
         self.service = other.service;
         self.ifindex = other.ifindex;
