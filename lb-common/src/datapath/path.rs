@@ -194,8 +194,8 @@ pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, wor
 }
 
 /// A packet of a protocol that is not balanced. Who pings a service address is answered. Other packets to a ClusterIP have nobody to go
-/// to, as in nftables mode, and those to an external address must not go back where they came from. All others are not ours; what is malformed never is, and ICMP errors
-/// go on.
+/// to, as in nftables mode, and those to an external address must not go back where they came from. All others are not ours; what is
+/// malformed never is, and ICMP errors go on.
 #[inline(always)]
 pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let (Some(proto), Some((src, dst))) = (F::other_proto(packet), F::addresses(packet)) else {

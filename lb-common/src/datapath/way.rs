@@ -113,7 +113,8 @@ pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
         step::<F, Self>(self, hook)
     }
 
-    /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. False if there is no route or no neighbour, or if the device is not one that XDP sends by.
+    /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. False if there is
+    /// no route or no neighbour, or if the device is not one that XDP sends by.
     fn next_hop(&self) -> bool;
 }
 
