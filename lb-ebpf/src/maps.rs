@@ -10,11 +10,11 @@ use lb_common::{
     datapath::Bucket,
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys,
         TokenBucket, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
-            FRONTENDS_MAX, HOPS_MAX, MAGLEV_CHUNKS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
+            FRONTENDS_MAX, HOPS_MAX, MAGLEV_CHUNKS_MAX, PEERS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
         },
     },
 };
@@ -31,6 +31,7 @@ pub type Maglev = Array<Chunk, { MAGLEV_CHUNKS_MAX as usize }>;
 pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Sources<A> = LpmTrie<<A as SourceKeys>::SourceKey, u32, { SOURCES_MAX as usize }>;
 pub type Nodes<A> = Array<Node<A>, 1>;
+pub type Peers<A> = HashMap<A, Peer, { PEERS_MAX as usize }, NO_PREALLOC>;
 // Not arrays: these would take their whole size on every CPU.
 pub type ServiceCounts = PerCpuHashMap<u32, ServiceStats, { SERVICES_MAX as usize }, NO_PREALLOC>;
 pub type BackendCounts = PerCpuHashMap<u32, u64, { BACKENDS_MAX as usize }, NO_PREALLOC>;
@@ -78,6 +79,10 @@ pub static LB6_SOURCES: Sources<Ip6> = Sources::<Ip6>::new();
 pub static LB4_NODE: Nodes<Ip4> = Nodes::new();
 #[btf_map]
 pub static LB6_NODE: Nodes<Ip6> = Nodes::new();
+#[btf_map]
+pub static LB4_PEERS: Peers<Ip4> = Peers::new();
+#[btf_map]
+pub static LB6_PEERS: Peers<Ip6> = Peers::new();
 #[btf_map]
 pub static LB4_SVC_STATS: ServiceCounts = ServiceCounts::new();
 #[btf_map]

@@ -14,7 +14,7 @@ use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
-        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
         Scope, Service, ServiceStats, SourceKeys, TokenBucket, V4, V6, Way,
     },
 };
@@ -49,7 +49,7 @@ const fn key_bits<K>() -> u32 {
 macro_rules! tables {
     (
         $family:ty, $addr:ty, $device_field:ident, $place_of:ident, $place:ident,
-        $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $maglev:ident, $backends:ident, $sources:ident, $node:ident,
+        $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $maglev:ident, $backends:ident, $sources:ident, $node:ident, $peers:ident,
         $service_stats:ident, $backend_stats:ident,
         $flows:ident, $ways:ident, $fragments:ident, $affinity:ident, $desk:ident
     ) => {
@@ -180,6 +180,13 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn peer(&self, address: &$addr) -> Option<impl DerefMut<Target = Peer>> {
+                let peer = maps::$peers.get_ptr_mut(address)?;
+                // SAFETY: as in `flow`.
+                Some(unsafe { &mut *peer })
+            }
+
+            #[inline(always)]
             fn device_address(&self, ifindex: u32) -> Option<impl Deref<Target = $addr>> {
                 // SAFETY: a recycled entry yields another device's address at worst.
                 let device = unsafe { maps::DEVICES.get(&ifindex) }?;
@@ -230,6 +237,7 @@ tables!(
     LB4_BACKENDS,
     LB4_SOURCES,
     LB4_NODE,
+    LB4_PEERS,
     LB4_SVC_STATS,
     LB4_BACK_STATS,
     CT4_FLOWS,
@@ -252,6 +260,7 @@ tables!(
     LB6_BACKENDS,
     LB6_SOURCES,
     LB6_NODE,
+    LB6_PEERS,
     LB6_SVC_STATS,
     LB6_BACK_STATS,
     CT6_FLOWS,

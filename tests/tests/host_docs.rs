@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way,
+    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, Way,
     limits, names,
 };
 use lb_userspace::metrics;
@@ -81,9 +81,9 @@ fn rows() -> Vec<Row> {
     use names::{
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
         CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
-        LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB4_SVC_STATS,
-        LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_SERVICES,
-        LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
+        LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES,
+        LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE,
+        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -148,6 +148,12 @@ fn rows() -> Vec<Row> {
             grouped(limits::SOURCES_MAX.into()),
         ),
         row(&[LB4_NODE, LB6_NODE], "", octets::<Node<Ip4>, Node<Ip6>>(), "1"),
+        row(
+            &[LB4_PEERS, LB6_PEERS],
+            octets::<Ip4, Ip6>(),
+            octets::<Peer, Peer>(),
+            grouped(limits::PEERS_MAX.into()),
+        ),
         row(
             &[DEVICES],
             "",

@@ -16,7 +16,7 @@ use lb_common::{
     datapath::Bucket,
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Port, Proto, Service,
+        FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Port, Proto, Service,
         ServiceStats, SourceKeys, TokenBucket, V4, V6, Way, limits, names,
     },
 };
@@ -101,6 +101,8 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::LB6_SOURCES, sources::<Ip6>()),
         (names::LB4_NODE, array::<Node<Ip4>>(1)),
         (names::LB6_NODE, array::<Node<Ip6>>(1)),
+        (names::LB4_PEERS, keyed::<Ip4, Peer>(hash, limits::PEERS_MAX)),
+        (names::LB6_PEERS, keyed::<Ip6, Peer>(hash, limits::PEERS_MAX)),
         (names::DEVICES, keyed::<u32, Device>(hash, limits::DEVICES_MAX)),
         (
             names::LB4_SVC_STATS,

@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use super::select::place;
 use crate::layout::{
     AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Node, Scope, Service, TokenBucket, Way,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Node, Peer, Scope, Service, TokenBucket, Way,
 };
 
 /// Whether an existing entry may be replaced.
@@ -75,6 +75,8 @@ pub trait Tables<F: Family> {
     fn insert_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
     /// Facts about the node.
     fn node(&self) -> Option<impl Deref<Target = Node<F::Addr>>>;
+    /// Another node, by one of its addresses; what is known of the way to it may be changed in place.
+    fn peer(&self, address: &F::Addr) -> Option<impl DerefMut<Target = Peer>>;
     /// A device's own address for masquerading, if it has one.
     fn device_address(&self, ifindex: u32) -> Option<impl Deref<Target = F::Addr>>;
     /// Counts a connection of a service port to a backend.

@@ -31,8 +31,10 @@ pod! {
         pub flags: BackendFlags,
         /// Service number of the service port.
         pub service: u32,
-        /// Always zero.
-        pub fill: A::Fill,
+        /// Address of the node that it runs on, to which packets go in a tunnel when clients are answered directly; unspecified if
+        /// there is none of this family, or if it is this node. May change while the record is in use, word by word: whoever reads
+        /// it asks the table of peers for it.
+        pub node: A,
     }
-    sizes: 16, 24;
+    sizes: 16, 40;
 }

@@ -40,4 +40,6 @@ counters! {
     WaysFound = 8, "ways_found", "Next hops that XDP found: every two seconds at most for each flow in use, and after every change of the routing.";
     WaysLeft = 9, "ways_left", "Next hops that XDP looked for and left to the stack: no route or neighbour yet, or a device that it can't send by.";
     EchoesAnswered = 10, "echoes_answered", "Pings to service addresses that were answered.";
+    FlowsTunnelled = 11, "flows_tunnelled", "Flows that go to their backend's node in a tunnel, and are answered from there.";
+    TunnelStrangers = 12, "tunnel_strangers", "Packets for a service address in a tunnel from somebody who is no node of the cluster: left to the host as they were.";
 }

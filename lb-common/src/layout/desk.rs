@@ -17,8 +17,8 @@ pod! {
         pub flags: FlowFlags,
         /// TCP flags of the packet that opens it.
         pub tcp: TcpSeen,
-        /// Always zero.
-        pub pad: u8,
+        /// 1 if the packet came out of a tunnel from another node, else 0.
+        pub tunnelled: u8,
         /// The source port that is wanted.
         pub wanted: Port,
         /// Always zero.

@@ -137,6 +137,11 @@ impl FlowFlags {
     pub const SEEN: Self = Self(1 << 5);
     /// The endpoint is gone for good, and the client is to be told by a reset (TCP). Set by the agent.
     pub const RESET: Self = Self(1 << 6);
+    /// Packets go on unchanged in a tunnel to another node, `dst`, which answers the client itself. `src` and `sport` are the
+    /// endpoint's, for those who ask whether it is still there. There is no entry for the opposite direction.
+    pub const TUNNELS: Self = Self(1 << 7);
+    /// Packets came out of a tunnel from another node.
+    pub const TUNNELLED: Self = Self(1 << 8);
 
     /// The flags of the entry for the opposite direction, of which no packet has been seen.
     #[must_use]

@@ -1,7 +1,7 @@
 //! Sizes, rates and times, each with its unit in the name.
 
 /// Version of all layouts in this folder. Pins carry it: an agent never touches tables of another version.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Places for service ports, per family.
 pub const SERVICES_MAX: u32 = 65_536;
@@ -34,6 +34,10 @@ pub const FLOWS_MIN: u32 = 16_384;
 pub const FRAGMENTS_MAX: u32 = 8_192;
 /// Clients of services with session affinity that are remembered, per family; the one that came least recently goes first.
 pub const AFFINITY_MAX: u32 = 131_072;
+/// Places for addresses of other nodes, per family: Kubernetes says 5 000 nodes a cluster.
+pub const PEERS_MAX: u32 = 16_384;
+/// How long a path MTU that a router has told holds, in nanoseconds: as long as Linux' `route.mtu_expires`.
+pub const PATH_MTU_NS: u64 = 600_000_000_000;
 /// Places for devices.
 pub const DEVICES_MAX: u32 = 16_384;
 /// Size of the event ring buffer.

@@ -49,6 +49,10 @@ names! {
     LB4_NODE;
     /// Facts about the node, IPv6.
     LB6_NODE;
+    /// Other nodes of the cluster by their IPv4 addresses: address to [`Peer`](super::Peer).
+    LB4_PEERS;
+    /// Other nodes by their IPv6 addresses.
+    LB6_PEERS;
     /// Connections by IPv4 service number: [`ServiceStats`](super::ServiceStats).
     LB4_SVC_STATS;
     /// Connections by IPv6 service number.

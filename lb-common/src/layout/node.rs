@@ -44,6 +44,8 @@ impl NodeFlags {
     pub const PODS_BY_DEVICE: Self = Self(1 << 1);
     /// Every connection to a ClusterIP is masqueraded.
     pub const MASQUERADE_ALL: Self = Self(1 << 2);
+    /// Tunnels to other nodes are IP in UDP (GUE variant 1) instead of IP in IP. Both are taken from them.
+    pub const GUE: Self = Self(1 << 3);
 }
 
 /// How many ServiceCIDRs of a family are known to the kernel programs.
@@ -59,12 +61,30 @@ pod! {
         pub services: [Range<A>; SERVICE_RANGES],
         /// The address for masquerading where the outgoing device has none; unspecified if there is none.
         pub address: A,
+        /// The address by which other nodes know this one, from which its tunnels come; unspecified if there is none.
+        pub own: A,
         /// How connections are told apart.
         pub flags: NodeFlags,
         /// Always zero.
         pub rest: A::Rest,
+        /// Always zero.
+        pub fill: A::Fill,
     }
-    sizes: 48, 184;
+    sizes: 56, 200;
+}
+
+pod! {
+    /// Another node of the cluster, by each of its addresses: tunnels are taken from it.
+    #[derive(Default)]
+    pub struct Peer {
+        /// The largest IP packet, in octets, that reaches it, as routers on the way have told; 0 if none has.
+        pub mtu: u32,
+        /// Always zero.
+        pub pad: u32,
+        /// When that was told, in monotonic nanoseconds. It holds for `limits::PATH_MTU_NS`.
+        pub told_ns: u64,
+    }
+    size: 16;
 }
 
 /// What a device is, as bits.

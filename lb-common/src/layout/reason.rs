@@ -81,6 +81,15 @@ reasons! {
     SctpFragment = 12, "sctp_fragment",
         "An SCTP packet in fragments needed another port, for which its checksum can't be corrected.",
         "Let the sender keep to the path's MTU (Linux does), or give the Service equal port and targetPort.";
+    TunnelMalformed = 13, "tunnel_malformed",
+        "A packet for a Service came in a tunnel from another node, and what the tunnel carried is no whole packet of TCP, UDP or SCTP.",
+        "Compare the Sluice versions of the nodes; nothing but a node's agent should send such packets.";
+    TunnelSpoofed = 14, "tunnel_spoofed",
+        "A packet for a Service came in a tunnel from another node, with a client's address that no client can have: of loopback, a group, or this node.",
+        "Somebody uses that node to forge packets, or has forged the tunnel: look where it comes from.";
+    TunnelNested = 15, "tunnel_nested",
+        "A packet for a Service came in a tunnel from another node inside which there was another tunnel.",
+        "A tunnel of something else carries packets to a service address; nothing on a node should.";
 }
 
 #[cfg(test)]

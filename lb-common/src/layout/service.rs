@@ -101,6 +101,9 @@ impl ServiceFlags {
     pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
     /// Clients of the ClusterIP are led by the Maglev table of their list, too, if it has one.
     pub const INTERNAL_MAGLEV: Self = Self(1 << 2);
+    /// Clients outside are answered directly by the endpoint's node, to which their packets go in a tunnel (direct server
+    /// return). Such a service has a local list on every node.
+    pub const DSR: Self = Self(1 << 3);
 }
 
 /// The rules of a service port, which change together: one 64-bit word.

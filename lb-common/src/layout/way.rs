@@ -25,6 +25,8 @@ impl WayFlags {
 
     /// The device by which it leaves takes frames that lie in several buffers.
     pub const SCATTERS: Self = Self(1 << 4);
+    /// It goes unchanged in a tunnel, whose addresses and ports the rewrite has: without a port, IP in IP.
+    pub const TUNNELS: Self = Self(1 << 5);
 }
 
 pod! {

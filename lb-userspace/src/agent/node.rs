@@ -144,7 +144,9 @@ pub fn node_record<F: TableFamily>(
         services,
         address: address.unwrap_or_default(),
         flags,
+        own: Default::default(),
         rest: Default::default(),
+        fill: Default::default(),
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Hop, Ip4, Ip6, Label, Node, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION, names,
+    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION,
+    names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -364,6 +365,8 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB4_SOURCES, shape::<SourceKey<Ip4>, u32>(LpmTrie)),
         (names::LB6_SOURCES, shape::<SourceKey<Ip6>, u32>(LpmTrie)),
         (names::LB4_NODE, shape::<u32, Node<Ip4>>(Array)),
+        (names::LB4_PEERS, shape::<Ip4, Peer>(Hash)),
+        (names::LB6_PEERS, shape::<Ip6, Peer>(Hash)),
         (names::LB6_NODE, shape::<u32, Node<Ip6>>(Array)),
         (names::LB4_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),
         (names::LB6_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),

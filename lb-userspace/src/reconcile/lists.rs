@@ -402,6 +402,6 @@ fn record<F: TableFamily>(service: u32, backend: &crate::plan::Backend) -> Optio
         port: Port::new(backend.port),
         flags,
         service,
-        fill: Default::default(),
+        node: Default::default(),
     })
 }

@@ -49,9 +49,9 @@ pub trait TableFamily:
     /// An address from the octets of a key of source ranges.
     fn from_octets(octets: &[u8]) -> Option<Self::Addr>;
     /// A backend record as words.
-    fn backend_to_words(backend: &Backend<Self::Addr>) -> [u64; 3];
+    fn backend_to_words(backend: &Backend<Self::Addr>) -> [u64; 5];
     /// A backend record from words.
-    fn backend_from_words(words: [u64; 3]) -> Backend<Self::Addr>;
+    fn backend_from_words(words: [u64; 5]) -> Backend<Self::Addr>;
 }
 
 impl TableFamily for V4 {
@@ -83,27 +83,30 @@ impl TableFamily for V4 {
         octets.try_into().ok().map(|octets| Ip4 { octets })
     }
 
-    fn backend_to_words(backend: &Backend<Ip4>) -> [u64; 3] {
+    fn backend_to_words(backend: &Backend<Ip4>) -> [u64; 5] {
         let [a, b, c, d] = backend.address.octets;
         let [e, f, g, h] = port_and_flags(backend.port, backend.flags);
         let [i, j, k, l] = backend.service.to_ne_bytes();
+        let [m, n, o, p] = backend.node.octets;
         [
             u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_ne_bytes([i, j, k, l, 0, 0, 0, 0]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+            0,
+            0,
             0,
         ]
     }
 
-    fn backend_from_words([first, second, _]: [u64; 3]) -> Backend<Ip4> {
+    fn backend_from_words([first, second, ..]: [u64; 5]) -> Backend<Ip4> {
         let [a, b, c, d, e, f, g, h] = first.to_ne_bytes();
         let (port, flags) = from_port_and_flags([e, f, g, h]);
-        let [i, j, k, l, ..] = second.to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = second.to_ne_bytes();
         Backend {
             address: Ip4 { octets: [a, b, c, d] },
             port,
             flags,
             service: u32::from_ne_bytes([i, j, k, l]),
-            fill: [0; 4],
+            node: Ip4 { octets: [m, n, o, p] },
         }
     }
 }
@@ -137,28 +140,38 @@ impl TableFamily for V6 {
         octets.try_into().ok().map(|octets| Ip6 { octets })
     }
 
-    fn backend_to_words(backend: &Backend<Ip6>) -> [u64; 3] {
-        let (high, low) = backend.address.octets.split_at(8);
-        let word = |octets: &[u8]| u64::from_ne_bytes(octets.try_into().unwrap_or_default());
+    fn backend_to_words(backend: &Backend<Ip6>) -> [u64; 5] {
+        let [high, low] = words_of(backend.address);
+        let [node_high, node_low] = words_of(backend.node);
         let [a, b, c, d] = port_and_flags(backend.port, backend.flags);
         let [e, f, g, h] = backend.service.to_ne_bytes();
-        [word(high), word(low), u64::from_ne_bytes([a, b, c, d, e, f, g, h])]
+        let third = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        [high, low, third, node_high, node_low]
     }
 
-    fn backend_from_words([high, low, last]: [u64; 3]) -> Backend<Ip6> {
-        let mut octets = [0; 16];
-        octets[..8].copy_from_slice(&high.to_ne_bytes());
-        octets[8..].copy_from_slice(&low.to_ne_bytes());
-        let [a, b, c, d, e, f, g, h] = last.to_ne_bytes();
+    fn backend_from_words([high, low, third, node_high, node_low]: [u64; 5]) -> Backend<Ip6> {
+        let [a, b, c, d, e, f, g, h] = third.to_ne_bytes();
         let (port, flags) = from_port_and_flags([a, b, c, d]);
         Backend {
-            address: Ip6 { octets },
+            address: address_of([high, low]),
             port,
             flags,
             service: u32::from_ne_bytes([e, f, g, h]),
-            fill: [],
+            node: address_of([node_high, node_low]),
         }
     }
+}
+
+fn words_of(address: Ip6) -> [u64; 2] {
+    let (high, low) = address.octets.split_at(8);
+    [high, low].map(|octets| u64::from_ne_bytes(octets.try_into().unwrap_or_default()))
+}
+
+fn address_of([high, low]: [u64; 2]) -> Ip6 {
+    let mut octets = [0; 16];
+    octets[..8].copy_from_slice(&high.to_ne_bytes());
+    octets[8..].copy_from_slice(&low.to_ne_bytes());
+    Ip6 { octets }
 }
 
 /// Port and flags as they lie behind each other in memory.
@@ -410,7 +423,7 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn backend(&self, number: u32) -> Backend<F::Addr> {
-        F::backend_from_words([0, 1, 2].map(|word| self.backends.load(number, word)))
+        F::backend_from_words([0, 1, 2, 3, 4].map(|word| self.backends.load(number, word)))
     }
 
     fn capacity(&self) -> Capacity {
@@ -467,7 +480,7 @@ mod tests {
             port: Port::new(8080),
             flags,
             service: 77,
-            fill: [0; 4],
+            node: Ip4 { octets: [192, 0, 2, 7] },
         };
         assert_eq!(V4::backend_from_words(V4::backend_to_words(&v4)), v4);
         let octets = *b"\xfd\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e";
@@ -476,7 +489,9 @@ mod tests {
             port: Port::new(53),
             flags,
             service: 65_535,
-            fill: [],
+            node: Ip6 {
+                octets: octets.map(|octet| octet ^ 0x80),
+            },
         };
         assert_eq!(V6::backend_from_words(V6::backend_to_words(&v6)), v6);
     }

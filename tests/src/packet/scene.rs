@@ -477,7 +477,7 @@ fn backend_record<F: Named>(text: &str, service: u32, flags: BackendFlags) -> Ba
         port,
         flags,
         service,
-        fill: Default::default(),
+        node: Default::default(),
     }
 }
 

@@ -10,8 +10,8 @@ use lb_common::{
     datapath::{Bucket, Insert, Opens, Refused, Tables, World},
     layout::{
         AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Hop, Ip4, Node, Service, TokenBucket, V4,
-        Way,
+        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Hop, Ip4, Node, Peer, Service, TokenBucket,
+        V4, Way,
     },
 };
 use lb_userspace::tables::{MemoryTables, Tables as _};
@@ -163,6 +163,10 @@ impl Tables<V4> for Racing<'_> {
 
     fn node(&self) -> Option<impl Deref<Target = Node<Ip4>>> {
         Some(Owned(Node::default()))
+    }
+
+    fn peer(&self, _address: &Ip4) -> Option<impl DerefMut<Target = Peer>> {
+        None::<Box<Peer>>
     }
 
     fn device_address(&self, _ifindex: u32) -> Option<impl Deref<Target = Ip4>> {

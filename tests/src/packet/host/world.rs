@@ -10,7 +10,7 @@ use lb_common::{
     datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Chunk, Counter, Desk, Device, DeviceFlags,
-        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
         Service, ServiceStats, Stage, TokenBucket, V4, V6, Way, WayFlags,
         limits::{BACKENDS_MAX, MAGLEV_CHUNKS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
@@ -39,6 +39,8 @@ pub struct Cabinet<A: Address> {
     pub sources: BTreeSet<SourceRange<A>>,
     /// Facts about the node.
     pub node: Node<A>,
+    /// Other nodes by address.
+    pub peers: RefCell<BTreeMap<A, Peer>>,
     /// Next hops by destination.
     pub next_hops: BTreeMap<A, NextHop>,
     /// The devices by which packets to some addresses leave.
@@ -71,6 +73,7 @@ impl<A: Address> Default for Cabinet<A> {
             backends: BTreeMap::new(),
             sources: BTreeSet::new(),
             node: Node::default(),
+            peers: RefCell::default(),
             next_hops: BTreeMap::new(),
             routes: BTreeMap::new(),
             sockets: BTreeSet::new(),
@@ -237,6 +240,10 @@ macro_rules! tables {
                 }
                 flows.insert(*key, *flow);
                 Ok(())
+            }
+
+            fn peer(&self, address: &$addr) -> Option<impl DerefMut<Target = Peer>> {
+                RefMut::filter_map(self.$cabinet.peers.borrow_mut(), |peers| peers.get_mut(address)).ok()
             }
 
             fn way(&self, key: &FlowKey<$addr>) -> Option<impl DerefMut<Target = Way<$addr>>> {
