@@ -3,14 +3,18 @@
 use core::{hint::black_box, ptr};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0,
+        BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
+    },
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
-        bpf_xdp_get_buff_len,
+        bpf_check_mtu, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_pull_data, bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{ChecksumChange, Ethernet, Header, Packet, updated};
+use lb_common::datapath::{ChecksumChange, Ethernet, Header, Ipv4, Ipv6, Packet, updated};
 
 use crate::outline::lb_crc32c;
 
@@ -122,6 +126,43 @@ impl<const LINK: usize> Packet for Skb<'_, LINK> {
     }
 
     #[inline(always)]
+    fn segment_payload(&self) -> usize {
+        // SAFETY: as in `skb_ifindex`.
+        unsafe { (*self.0.skb.skb).gso_size as usize }
+    }
+
+    // The flags say to the kernel what is inside, so that it can cut what is still to be cut; sizes of segments stay.
+    #[inline(always)]
+    fn wrap(&mut self, len: usize) -> bool {
+        let is_v6 = len >= size_of::<Ipv6>();
+        let (header_len, l3) = if is_v6 {
+            (size_of::<Ipv6>(), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
+        } else {
+            (size_of::<Ipv4>(), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
+        };
+        let l4 = if len > header_len {
+            BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+        } else {
+            0
+        };
+        let flags = u64::from(l3 | l4 | BPF_F_ADJ_ROOM_FIXED_GSO);
+        // SAFETY: the context is the program's own; references into the packet end with `&mut self`.
+        unsafe { bpf_skb_adjust_room(self.0.skb.skb, len as i32, BPF_ADJ_ROOM_MAC, flags) == 0 }
+    }
+
+    #[inline(always)]
+    fn unwrap(&mut self, len: usize) -> bool {
+        let l3 = if len >= size_of::<Ipv6>() {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+        };
+        let flags = u64::from(l3 | BPF_F_ADJ_ROOM_FIXED_GSO);
+        // SAFETY: as in `wrap`.
+        unsafe { bpf_skb_adjust_room(self.0.skb.skb, -(len as i32), BPF_ADJ_ROOM_MAC, flags) == 0 }
+    }
+
+    #[inline(always)]
     fn shrink_to(&mut self, len: usize) -> bool {
         // SAFETY: the context is the program's own; references into the packet end with `&mut self`.
         unsafe { bpf_skb_change_tail(self.0.skb.skb, len as u32, 0) == 0 }
@@ -200,6 +241,21 @@ impl Packet for XdpFrame<'_> {
         lb_crc32c(change, following)
     }
 
+    #[inline(always)]
+    fn segment_payload(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn wrap(&mut self, _len: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn unwrap(&mut self, _len: usize) -> bool {
+        false
+    }
+
     // XDP answers nothing: packets that need an answer go up untouched.
     #[inline(always)]
     fn shrink_to(&mut self, _len: usize) -> bool {
@@ -210,6 +266,15 @@ impl Packet for XdpFrame<'_> {
     fn insert_after_link(&mut self, _len: usize) -> bool {
         false
     }
+}
+
+/// The largest IP packet that the device of the packet sends.
+#[inline(always)]
+pub fn skb_mtu(ctx: &TcContext) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the context is the program's own, and the helper writes one word.
+    unsafe { bpf_check_mtu(ctx.skb.skb.cast(), 0, &raw mut mtu, 0, 0) };
+    mtu
 }
 
 /// Device index of the packet.

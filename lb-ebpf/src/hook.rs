@@ -8,6 +8,8 @@
 //! | `Refuse` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Reset` | turned into a TCP reset, `bpf_redirect` back to the sender | never |
 //! | `Echo` | turned into an echo reply, `bpf_redirect` back to the sender | never |
+//! | `Tunnel` | put into a tunnel, `bpf_redirect_neigh` to the other node | never |
+//! | `TooBig` | turned into an ICMP error, `bpf_redirect` back to the sender | never |
 //! | `Forward` | never | `bpf_redirect` |
 //! | `Turn` | never | `XDP_TX` |
 //! | `Drop` | `TC_ACT_SHOT` | `XDP_DROP` |
@@ -60,6 +62,14 @@ where
         }
         Verdict::Echo => {
             if outline::echoed::<LINK>(ctx) != 0 {
+                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
+            } else {
+                TC_ACT_SHOT
+            }
+        }
+        Verdict::Tunnel => outline::tunnelled::<LINK>(ctx),
+        Verdict::TooBig(mtu) => {
+            if outline::too_big_for::<LINK>(ctx, mtu) != 0 {
                 route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
             } else {
                 TC_ACT_SHOT
@@ -118,9 +128,14 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
             context: ctx.ctx,
         },
     ) {
-        Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Refuse | Verdict::Reset | Verdict::Echo => {
-            xdp_action::XDP_PASS
-        }
+        Verdict::Pass
+        | Verdict::Route
+        | Verdict::Deliver
+        | Verdict::Refuse
+        | Verdict::Reset
+        | Verdict::Echo
+        | Verdict::Tunnel
+        | Verdict::TooBig(_) => xdp_action::XDP_PASS,
         Verdict::Forward(ifindex) => route::forward(ifindex),
         Verdict::Turn => xdp_action::XDP_TX,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

@@ -5,20 +5,21 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, xdp_md},
+    bindings::{__sk_buff, TC_ACT_SHOT, xdp_md},
     helpers::generated::bpf_loop,
     programs::TcContext,
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Found, Hook, Opened, Opens, Step, Verdict, Ways, choose, claim, crc32c_of_change, echo,
-        error, find, open, open_pair, place, refuse, reset, step, stray, too_big,
+        Chosen, Claim, Errors, Fit, Found, Hook, Opened, Opens, Step, Taken, Verdict, Ways, choose, claim, clamp,
+        crc32c_of_change, echo, enter_tunnel, error, find, fit, open, open_pair, place, refuse, reset, step, stray,
+        take_out, too_big, translate,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp},
+    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
     maps, route, socket,
     world::{Context, Kernel},
 };
@@ -152,6 +153,11 @@ macro_rules! opens {
             }
 
             #[inline(always)]
+            fn path(&self) -> bool {
+                route::path::<$context, $family>(self.context)
+            }
+
+            #[inline(always)]
             fn outgoing(&self, address: &$addr) -> Option<u32> {
                 route::outgoing(self.context.raw(), address)
             }
@@ -280,15 +286,46 @@ pub extern "C" fn lb_crc32c(change: u32, following: u32) -> u32 {
 
 /// ICMP errors on devices with this link header.
 macro_rules! errors {
-    ($family:ty, $link:ident, $error:ident, $stray:ident) => {
+    ($family:ty, $link:ident, $error:ident, $stray:ident, $fit:ident, $take_out:ident, $clamp:ident, $arrives:ident, $leaves:ident) => {
         impl Errors<$family, Skb<'_, $link>> for Kernel<OfSkb> {
             #[inline(always)]
-            fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
+            fn translate(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
+                Verdict::from_code(if hook == Hook::Ingress {
+                    $arrives(packet.0.skb.skb)
+                } else {
+                    $leaves(packet.0.skb.skb, hook == Hook::EgressLocal)
+                })
+            }
+
+            #[inline(always)]
+            fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Option<Verdict> {
                 match $error(packet.0.skb.skb, hook_code(hook)) {
-                    1 => Verdict::Route,
-                    2 => Verdict::Deliver,
-                    _ => Verdict::Pass,
+                    1 => Some(Verdict::Route),
+                    2 => Some(Verdict::Deliver),
+                    3 => Some(Verdict::Tunnel),
+                    4 => Some(Verdict::Pass),
+                    _ => None,
                 }
+            }
+
+            #[inline(always)]
+            fn fit(&self, packet: &mut Skb<'_, $link>, is_first: bool) -> Fit {
+                Fit::from_code($fit(packet.0.skb.skb, is_first.into()))
+            }
+
+            #[inline(always)]
+            fn take_out(&self, packet: &mut Skb<'_, $link>) -> Taken {
+                Taken::from_code($take_out(packet.0.skb.skb))
+            }
+
+            #[inline(always)]
+            fn clamp(&self, packet: &mut Skb<'_, $link>, l4: usize) -> bool {
+                $clamp(packet.0.skb.skb, l4 as u32) != 0
+            }
+
+            #[inline(always)]
+            fn mtu(&self) -> u32 {
+                skb_mtu(&TcContext::new(self.context))
             }
 
             #[inline(always)]
@@ -331,18 +368,117 @@ macro_rules! errors {
                 },
                 hook_from_code(hook),
             ) {
-                Verdict::Route => 1,
-                Verdict::Deliver => 2,
-                _ => 0,
+                None => 0,
+                Some(Verdict::Route) => 1,
+                Some(Verdict::Deliver) => 2,
+                Some(Verdict::Tunnel) => 3,
+                Some(_) => 4,
             }
+        }
+
+        // Not global: what the programs know of the hook is known here, too. The families in functions of their own share the stack.
+        #[inline(never)]
+        fn $arrives(skb: *mut __sk_buff) -> u64 {
+            let kernel = Kernel {
+                ifindex: ifindex_of_skb(skb),
+                context: skb,
+            };
+            translate::<$family, _, _>(&mut Skb::<$link>(&TcContext::new(skb)), &kernel, Hook::Ingress).code()
+        }
+
+        #[inline(never)]
+        fn $leaves(skb: *mut __sk_buff, is_local: bool) -> u64 {
+            let kernel = Kernel {
+                ifindex: ifindex_of_skb(skb),
+                context: skb,
+            };
+            let hook = if is_local {
+                Hook::EgressLocal
+            } else {
+                Hook::EgressForwarded
+            };
+            translate::<$family, _, _>(&mut Skb::<$link>(&TcContext::new(skb)), &kernel, hook).code()
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $fit(skb: *mut __sk_buff, is_first: u32) -> u32 {
+            let kernel = Kernel {
+                ifindex: ifindex_of_skb(skb),
+                context: skb,
+            };
+            let mut packet = Skb::<$link>(&TcContext::new(skb));
+            fit::<$family, _, _>(&mut packet, &kernel, is_first != 0).code()
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $take_out(skb: *mut __sk_buff) -> u32 {
+            let kernel = Kernel {
+                ifindex: ifindex_of_skb(skb),
+                context: skb,
+            };
+            take_out::<$family, _, _>(&mut Skb::<$link>(&TcContext::new(skb)), &kernel).code()
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $clamp(skb: *mut __sk_buff, l4: u32) -> u32 {
+            let kernel = Kernel {
+                ifindex: 0,
+                context: skb,
+            };
+            let mut packet = Skb::<$link>(&TcContext::new(skb));
+            // No header begins further behind.
+            clamp::<$family, _, _>(&mut packet, &kernel, (l4 & 0xff) as usize).into()
         }
     };
 }
 
-errors!(V4, ETHERNET, lb_error4, lb_stray4);
-errors!(V6, ETHERNET, lb_error6, lb_stray6);
-errors!(V4, NO_LINK, lb_error4_l3, lb_stray4_l3);
-errors!(V6, NO_LINK, lb_error6_l3, lb_stray6_l3);
+errors!(
+    V4,
+    ETHERNET,
+    lb_error4,
+    lb_stray4,
+    lb_fit4,
+    lb_untunnel4,
+    lb_clamp4,
+    arrives4,
+    leaves4
+);
+errors!(
+    V6,
+    ETHERNET,
+    lb_error6,
+    lb_stray6,
+    lb_fit6,
+    lb_untunnel6,
+    lb_clamp6,
+    arrives6,
+    leaves6
+);
+errors!(
+    V4,
+    NO_LINK,
+    lb_error4_l3,
+    lb_stray4_l3,
+    lb_fit4_l3,
+    lb_untunnel4_l3,
+    lb_clamp4_l3,
+    arrives4_l3,
+    leaves4_l3
+);
+errors!(
+    V6,
+    NO_LINK,
+    lb_error6_l3,
+    lb_stray6_l3,
+    lb_fit6_l3,
+    lb_untunnel6_l3,
+    lb_clamp6_l3,
+    arrives6_l3,
+    leaves6_l3
+);
 
 macro_rules! ways {
     ($family:ty, $find:ident, $step:ident) => {
@@ -446,6 +582,20 @@ extern "C" fn lb_too_big(skb: *mut __sk_buff, mtu: u32) -> i32 {
 #[unsafe(no_mangle)]
 extern "C" fn lb_too_big_l3(skb: *mut __sk_buff, mtu: u32) -> i32 {
     i32::from(too_big(&mut Skb::<NO_LINK>(&TcContext::new(skb)), mtu as u16))
+}
+
+outlined! {
+    /// Puts the packet into a tunnel, and sends it. The action to be taken.
+    tunnelled(lb_tunnel, lb_tunnel_l3) |mut skb| {
+        let kernel = Kernel {
+            ifindex: 0,
+            context: skb.0.skb.skb,
+        };
+        match enter_tunnel(&mut skb, &kernel) {
+            Some(ifindex) => route::send(skb, ifindex),
+            None => TC_ACT_SHOT,
+        }
+    }
 }
 
 outlined! {

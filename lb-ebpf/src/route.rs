@@ -23,7 +23,7 @@ use lb_common::{
 use crate::{
     frame::{Skb, mark_rerouted, skb_ifindex, skb_is_gso},
     outline::{self, OfSkb, OfXdp},
-    world::{Kernel, device},
+    world::{Context, Kernel, device},
 };
 
 /// The loopback device has index 1 in every network namespace.
@@ -179,6 +179,53 @@ pub fn outgoing<A: Destination>(context: *mut c_void, address: &A) -> Option<u32
     };
     let known = found as u32 == BPF_FIB_LKUP_RET_SUCCESS || found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED;
     known.then_some(query.ifindex)
+}
+
+/// The way of a tunnel's packets to the desk's `rewrite.dst`: device and MTU, which the desk's `way` gets. A function of its own, as
+/// [`outgoing`].
+#[inline(never)]
+pub fn path<C: Context, F: Family>(context: C) -> bool
+where
+    F::Addr: Destination,
+    Kernel<C>: Tables<F>,
+{
+    let kernel = Kernel { ifindex: 0, context };
+    let Some(mut desk) = Tables::<F>::desk(&kernel) else {
+        return false;
+    };
+    let desk = &mut *desk;
+    // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
+    let mut query: FibLookup = unsafe { mem::zeroed() };
+    query.ifindex = LOOPBACK;
+    desk.rewrite.dst.put(&mut query);
+    // Any length: with one, the kernel tells the path's MTU rather than the device's.
+    query.__bindgen_anon_1.tot_len = 1;
+    // SAFETY: context and query are the program's own and of the length given.
+    let found = unsafe {
+        bpf_fib_lookup(
+            context.raw(),
+            &raw mut query,
+            size_of::<FibLookup>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    };
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+        return false;
+    }
+    desk.way.ifindex = query.ifindex;
+    // SAFETY: integers, whatever the union holds.
+    desk.way.mtu = unsafe { query.__bindgen_anon_1.mtu_result };
+    true
+}
+
+/// Sends a packet of a tunnel by a device: the kernel resolves the next hop by its destination.
+#[inline(always)]
+pub fn send<const LINK: usize>(mut skb: Skb<'_, LINK>, ifindex: u32) -> i32 {
+    if !skb.have_link_header() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: no parameters.
+    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Gives a translated packet of a host process a route to its backend: the one on which the kernel has put it leads

@@ -224,6 +224,10 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
         flags
     };
     forget();
+    if flags.has(FlowFlags::TUNNELS) {
+        // The other node translates it back; it goes there as its flow does.
+        return Some(Verdict::Tunnel);
+    }
     // The peer itself says it, or somebody on the way.
     let from_peer = outer.src == inner.src;
     let outer_delta = if from_peer {

@@ -28,6 +28,7 @@ mod reset;
 mod rewrite;
 mod select;
 mod track;
+mod tunnel;
 mod way;
 mod world;
 
@@ -37,8 +38,16 @@ pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
 pub use open::{Chosen, End, Opened, choose, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
-pub use path::{Errors, Hook, Opens, PathFamily, Verdict, echo, error, refuse, reset, stray, tc, too_big};
+pub use path::{
+    Errors, Hook, Opens, PathFamily, Verdict, clamp, echo, enter_tunnel, error, refuse, reset, stray, tc, too_big,
+    translate,
+};
 pub use select::{cell, flow_hash, pick, place};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
+pub use tunnel::{
+    GUE_PORT, TunnelFamily,
+    receive::{Taken, take_out},
+    send::{Fit, fit},
+};
 pub use way::{ForwardFamily, Found, Step, Ways, find, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -21,12 +21,12 @@ use super::{
     affinity,
     path::{Hook, Opens, PathFamily, dropped, is_first},
     select::flow_hash,
-    track::{is_over, mark},
+    track::{self, is_over, mark},
     world::{Bucket, Tables},
 };
 use crate::layout::{
     Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DeviceFlags, DropReason, Family, FlowFlags,
-    Frontend, FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage,
+    Frontend, FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage, Tunnelled,
     limits::REJECTS_PER_SECOND_MAX,
 };
 
@@ -39,6 +39,8 @@ pub enum Opened {
     Translate,
     /// The same, and the packet needs a new route.
     TranslateAndRoute,
+    /// The entry is made; the packet goes in a tunnel.
+    Tunnel,
     /// Tell the sender that nobody listens. Counted and reported already.
     Refuse(DropReason),
     /// Counted and reported already.
@@ -87,6 +89,7 @@ impl Opened {
             Self::NotOurs => 0,
             Self::Translate => 1,
             Self::TranslateAndRoute => 2,
+            Self::Tunnel => 3,
             Self::Refuse(reason) => End::Refuse(reason).code(),
             Self::Drop(reason) => End::Drop(reason).code(),
         }
@@ -100,6 +103,7 @@ impl Opened {
             0 => Self::NotOurs,
             1 => Self::Translate,
             2 => Self::TranslateAndRoute,
+            3 => Self::Tunnel,
             _ => match End::from_code(code) {
                 End::Refuse(reason) => Self::Refuse(reason),
                 End::Drop(reason) => Self::Drop(reason),
@@ -121,6 +125,8 @@ pub enum Chosen {
     Plain,
     /// A backend, which sees an address of this node.
     Masqueraded,
+    /// A backend on another node, which answers the client itself if a tunnel leads there.
+    Tunnelled,
     /// None.
     End(End),
 }
@@ -136,6 +142,7 @@ impl Chosen {
             Self::Plain => 2,
             Self::Masqueraded => 3,
             Self::Direct => 4,
+            Self::Tunnelled => 5,
             Self::End(end) => end.code(),
         }
     }
@@ -150,6 +157,7 @@ impl Chosen {
             2 => Self::Plain,
             3 => Self::Masqueraded,
             4 => Self::Direct,
+            5 => Self::Tunnelled,
             _ => Self::End(End::from_code(code)),
         }
     }
@@ -164,6 +172,7 @@ pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -
         Chosen::Stray => stay::<F, W>(world),
         Chosen::Plain => make::<F, W>(world, hook, false),
         Chosen::Masqueraded => make::<F, W>(world, hook, true),
+        Chosen::Tunnelled => make_tunnelled::<F, W>(world),
         Chosen::End(end) => Err(end),
     };
     match opened {
@@ -195,24 +204,30 @@ fn stay<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
 /// Refusals are answered only so often.
 #[inline(always)]
 fn refuse_or_drop<F: PathFamily, W: Opens<F>>(world: &W, reason: DropReason) -> Opened {
+    if report_refusal::<F, W>(world, reason) {
+        Opened::Refuse(reason)
+    } else {
+        Opened::Drop(DropReason::RejectLimited)
+    }
+}
+
+/// Counts and reports a packet that is refused. Whether its sender may be told.
+#[inline(always)]
+pub(super) fn report_refusal<F: PathFamily, W: Opens<F>>(world: &W, reason: DropReason) -> bool {
     let now_ns = world.now_ns();
     let allowed = world
         .bucket(Bucket::Reject)
         .is_some_and(|mut bucket| bucket.take(now_ns, REJECTS_PER_SECOND_MAX));
-    if allowed {
-        dropped::<F, W>(world, reason);
-        Opened::Refuse(reason)
-    } else {
-        dropped::<F, W>(world, DropReason::RejectLimited);
-        Opened::Drop(DropReason::RejectLimited)
-    }
+    dropped::<F, W>(world, if allowed { reason } else { DropReason::RejectLimited });
+    allowed
 }
 
 /// The frontend that a packet is for, or what else becomes of it.
 #[inline(always)]
 fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: Hook) -> Result<Frontend, Chosen> {
     let (address, port, proto) = (&desk.old.dst, desk.old.dport, desk.old.proto);
-    let Some(is) = world.address(&address.looked_up()) else {
+    let known = world.address(&address.looked_up());
+    let Some(is) = known.or_else(|| node_port_of_another::<F, W>(world, desk)) else {
         return Err(if hook.is_egress() && is_unallocated::<F, W>(world, address) {
             dropped_for(DropReason::UnknownAddress)
         } else {
@@ -245,6 +260,13 @@ fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: H
     }
     let stray = from_device && is.has(AddressFlags::EXTERNAL) && !is.has(AddressFlags::HOST);
     Err(if stray { Chosen::Stray } else { Chosen::NotOurs })
+}
+
+/// What comes in a tunnel may be for a NodePort of the node that has sent it, or of a third.
+#[inline(always)]
+fn node_port_of_another<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>) -> Option<AddressFlags> {
+    (desk.opening.tunnelled != Tunnelled::NOT && world.peer(&desk.old.dst).is_some())
+        .then_some(AddressFlags::NODE_PORTS)
 }
 
 /// Whether an address is in a ServiceCIDR. Asked where packets leave, about addresses that nobody is known to have: another
@@ -293,23 +315,35 @@ struct Policy {
     masquerade: bool,
     /// By the Maglev table of the list, if it has one.
     by_table: bool,
+    /// In a tunnel, if the backend is on another node that is known.
+    tunnel: bool,
 }
 
 #[inline(always)]
-fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> Policy {
+fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool, tunnelled: Tunnelled) -> Policy {
     let flags = service.rules.flags;
-    if external {
+    if tunnelled != Tunnelled::NOT {
+        let local = tunnelled == Tunnelled::HERE && matches!(service.local.choice(), Choice::Slots { .. });
+        Policy {
+            local,
+            masquerade: tunnelled == Tunnelled::HERE && !local,
+            by_table: true,
+            tunnel: false,
+        }
+    } else if external {
         let keeps_source = flags.has(ServiceFlags::EXTERNAL_LOCAL);
         Policy {
             local: keeps_source && !origin.host && !origin.pod,
             masquerade: !keeps_source || origin.host,
             by_table: true,
+            tunnel: flags.has(ServiceFlags::DSR) && !keeps_source && !origin.host && !origin.pod,
         }
     } else {
         Policy {
             local: flags.has(ServiceFlags::INTERNAL_LOCAL),
             masquerade: masquerade_all || origin.detected && !origin.pod,
             by_table: flags.has(ServiceFlags::INTERNAL_MAGLEV),
+            tunnel: false,
         }
     }
 }
@@ -341,7 +375,8 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     }
     let origin = origin::<F, W>(world, &node, &desk.old.src, hook);
     let all = node.flags.has(NodeFlags::MASQUERADE_ALL);
-    let policy = policy(&service, frontend.is_external(), origin, all);
+    let tunnelled = desk.opening.tunnelled;
+    let policy = policy(&service, frontend.is_external(), origin, all, tunnelled);
     // Rules first, then the list that they ask for: the agent publishes them the other way round.
     compiler_fence(Ordering::SeqCst);
     let scope = if policy.local { service.local } else { service.cluster };
@@ -382,6 +417,12 @@ fn backend<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Chosen, 
     desk.opening.flags = flow_flags(hook, &backend);
     // A pod that reaches itself must not see its own address as the client's (§4.1 rule 1).
     let hairpin = !origin.host && desk.old.src == desk.new.dst;
+    if tunnelled != Tunnelled::NOT {
+        desk.opening.flags = desk.opening.flags.with(FlowFlags::TUNNELLED);
+    }
+    if policy.tunnel && !backend.flags.has(BackendFlags::LOCAL) {
+        return Ok(Chosen::Tunnelled);
+    }
     Ok(if policy.masquerade || hairpin {
         Chosen::Masqueraded
     } else {
@@ -443,6 +484,24 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
     } else {
         Opened::Translate
     })
+}
+
+/// Makes the only entry of a flow that goes in a tunnel.
+#[inline(always)]
+fn make_tunnelled<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> {
+    let (service, backend) = {
+        let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
+        let desk = &mut *desk;
+        desk.opening.flags = desk.opening.flags.with(FlowFlags::TUNNELS);
+        (desk.opening.service, desk.opening.backend)
+    };
+    if track::put_forward::<F, W>(world).is_err() {
+        return Err(End::Drop(DropReason::FlowTableFull));
+    }
+    world.count(Counter::FlowsCreated);
+    world.count(Counter::FlowsTunnelled);
+    world.count_opened(service, backend);
+    Ok(Opened::Tunnel)
 }
 
 /// Lays out the second pair of entries: where the packet leaves towards the backend, its source becomes the desk's

@@ -78,6 +78,15 @@ pub trait Packet {
         crc32c::of_change(change, following)
     }
 
+    /// Octets of payload in each of the packets to which the device or the stack cuts this one (GSO); 0 if it is one.
+    fn segment_payload(&self) -> usize;
+
+    /// Makes room for so many octets of headers of a tunnel in front of the IP header, for [`wrap`](super::tunnel) to write them.
+    fn wrap(&mut self, len: usize) -> bool;
+
+    /// Takes so many octets of headers of a tunnel away from in front of the inner IP header.
+    fn unwrap(&mut self, len: usize) -> bool;
+
     /// Cuts the frame to `len` octets.
     fn shrink_to(&mut self, len: usize) -> bool;
 

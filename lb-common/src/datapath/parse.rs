@@ -72,6 +72,18 @@ fn headers_len<P: Packet>(packet: &P) -> usize {
     most
 }
 
+/// Makes what can be headers readable in place. False if the kernel refused.
+#[inline(always)]
+pub(super) fn pull_headers<P: Packet>(packet: &mut P) -> bool {
+    let want = P::LINK_LEN + HEADERS_MAX;
+    let linear = packet.linear_len();
+    if linear >= want {
+        return true;
+    }
+    let len = packet.len();
+    linear >= len || packet.pull(if len < want { len } else { want })
+}
+
 /// Which network protocol the frame carries. Makes the headers readable in place first.
 #[inline(always)]
 pub(super) fn network<P: Packet>(packet: &mut P) -> Network {

@@ -14,11 +14,18 @@ use super::{
     reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
     track::{Claim, claim, counterpart, open_pair},
+    tunnel::{
+        TunnelFamily, mss,
+        receive::{Taken, may_be, take_out},
+        send::{Fit, fit, hear},
+        wrap,
+    },
+    way::ForwardFamily,
     world::{Bucket, Insert, Tables, World},
 };
 use crate::layout::{
     Address, AddressFlags, BackendFlags, Counter, DeviceFlags, DropReason, Event, Family, FlowFlags, FlowKey, Port,
-    Proto, Rewrite, Stage, TcpSeen, V4, V6,
+    Proto, Rewrite, Stage, TcpSeen, Tunnelled, V4, V6,
     limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -38,12 +45,60 @@ pub enum Verdict {
     Reset,
     /// A ping to a service address: [`echo`] makes the answer.
     Echo,
+    /// It goes to another node in a tunnel: [`enter_tunnel`] puts it there.
+    Tunnel,
+    /// Its sender is to be told that only so many octets fit: [`too_big`] makes the answer.
+    TooBig(u16),
     /// Translated, and sent to its next hop by this device (XDP).
     Forward(u32),
     /// The same by the device that it came by.
     Turn,
     /// Gone, counted and reported.
     Drop(DropReason),
+}
+
+impl Verdict {
+    /// As a number, for the way out of a kernel function: what it is, and more about it in the lower half.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(self) -> u64 {
+        let (kind, more) = match self {
+            Self::Pass => (0, 0),
+            Self::Route => (1, 0),
+            Self::Deliver => (2, 0),
+            Self::Refuse => (3, 0),
+            Self::Reset => (4, 0),
+            Self::Echo => (5, 0),
+            Self::Tunnel => (6, 0),
+            Self::TooBig(mtu) => (7, mtu as u32),
+            Self::Forward(ifindex) => (8, ifindex),
+            Self::Turn => (9, 0),
+            Self::Drop(reason) => (10, reason as u32),
+        };
+        (kind as u64) << 32 | more as u64
+    }
+
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u64) -> Self {
+        match code >> 32 {
+            1 => Self::Route,
+            2 => Self::Deliver,
+            3 => Self::Refuse,
+            4 => Self::Reset,
+            5 => Self::Echo,
+            6 => Self::Tunnel,
+            7 => Self::TooBig(code as u16),
+            8 => Self::Forward(code as u32),
+            9 => Self::Turn,
+            10 => match DropReason::from_number(code as u16) {
+                Some(reason) => Self::Drop(reason),
+                None => Self::Pass,
+            },
+            _ => Self::Pass,
+        }
+    }
 }
 
 /// Where a packet is seen.
@@ -76,17 +131,46 @@ impl Hook {
 }
 
 /// What the core needs of a family.
-pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily {}
-impl<F: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily> PathFamily for F {}
+pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily + TunnelFamily + ForwardFamily {}
+impl<F: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily + TunnelFamily + ForwardFamily> PathFamily for F {}
 
 /// The tc datapath.
 #[inline(always)]
 pub fn tc<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     match network(packet) {
-        Network::V4 => translate::<V4, P, W>(packet, world, hook),
-        Network::V6 => translate::<V6, P, W>(packet, world, hook),
+        Network::V4 => arrive_or_leave::<V4, P, W>(packet, world, hook),
+        Network::V6 => arrive_or_leave::<V6, P, W>(packet, world, hook),
         Network::Other => Verdict::Pass,
     }
+}
+
+#[inline(always)]
+fn arrive_or_leave<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+    if hook == Hook::Ingress && may_be::<F, P>(packet) {
+        match world.take_out(packet) {
+            Taken::NotOurs | Taken::Out => {}
+            Taken::Done(verdict) => return verdict,
+        }
+    }
+    world.translate(packet, hook)
+}
+
+/// Puts a packet into the tunnel that the desk's `rewrite` says. The device by which it leaves; nothing if the kernel refused, and the
+/// packet is then not fit to be sent.
+#[inline(always)]
+pub fn enter_tunnel<P: Packet, W: Tables<V4> + Tables<V6>>(packet: &mut P, world: &W) -> Option<u32> {
+    match network(packet) {
+        Network::V4 => enter::<V4, P, W>(packet, world),
+        Network::V6 => enter::<V6, P, W>(packet, world),
+        Network::Other => None,
+    }
+}
+
+#[inline(always)]
+fn enter<F: PathFamily, P: Packet, W: Tables<F>>(packet: &mut P, world: &W) -> Option<u32> {
+    let desk = world.desk()?;
+    let ifindex = desk.way.ifindex;
+    wrap::<F, P>(packet, &desk.rewrite).then_some(ifindex)
 }
 
 /// Turns a packet into an answer to its sender: ICMP or ICMPv6 port unreachable. False if the kernel refused; the
@@ -165,6 +249,9 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
         Claim::Taken
     }
 
+    /// The way to the desk's `rewrite.dst`: fills in device and MTU of the desk's `way`. False if the routing table has none.
+    fn path(&self) -> bool;
+
     /// The device by which packets to this address leave, if the routing table has a way.
     fn outgoing(&self, address: &F::Addr) -> Option<u32>;
 
@@ -172,13 +259,40 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     fn has_socket(&self, key: &FlowKey<F::Addr>, connected: bool) -> bool;
 }
 
-/// A world in which ICMP errors can be translated; in a function of its own, as [`Opens`].
+/// A world in which all of a family's packets are dealt with; each part in a function of its own, as [`Opens`].
 pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
+    /// See [`translate`].
+    #[inline(always)]
+    fn translate(&self, packet: &mut P, hook: Hook) -> Verdict {
+        translate::<F, P, Self>(packet, self, hook)
+    }
+
     /// See [`error`].
     #[inline(always)]
-    fn error(&self, packet: &mut P, hook: Hook) -> Verdict {
+    fn error(&self, packet: &mut P, hook: Hook) -> Option<Verdict> {
         error::<F, P, Self>(packet, self, hook)
     }
+
+    /// See [`fit`].
+    #[inline(always)]
+    fn fit(&self, packet: &mut P, is_first: bool) -> Fit {
+        fit::<F, P, Self>(packet, self, is_first)
+    }
+
+    /// See [`take_out`].
+    #[inline(always)]
+    fn take_out(&self, packet: &mut P) -> Taken {
+        take_out::<F, P, Self>(packet, self)
+    }
+
+    /// See [`clamp`].
+    #[inline(always)]
+    fn clamp(&self, packet: &mut P, l4: usize) -> bool {
+        clamp::<F, P, Self>(packet, self, l4)
+    }
+
+    /// The largest IP packet that the device sends by which the packet leaves.
+    fn mtu(&self) -> u32;
 
     /// See [`stray`].
     #[inline(always)]
@@ -187,10 +301,20 @@ pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
     }
 }
 
-/// An ICMP message of this family: an error about a packet that was translated is translated back.
+/// An ICMP message of this family: an error about a packet that was translated is translated back. Nothing if it is not about one.
 #[inline(always)]
-pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
-    error::translate_back::<F, P, W>(packet, world, hook).unwrap_or(Verdict::Pass)
+pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Option<Verdict> {
+    if hook == Hook::Ingress && hear::<F, P, W>(packet, world).is_some() {
+        return Some(Verdict::Pass);
+    }
+    error::translate_back::<F, P, W>(packet, world, hook)
+}
+
+/// Tells the client of a connection whose packets come in a tunnel how large its segments may be, in the answer to its SYN, whose TCP
+/// header is at `l4`.
+#[inline(always)]
+pub fn clamp<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, l4: usize) -> bool {
+    mss::clamp::<F, P>(packet, l4, world.mtu())
 }
 
 /// A packet of a protocol that is not balanced. Who pings a service address is answered. Other packets to a ClusterIP have nobody to go
@@ -246,17 +370,19 @@ pub(super) enum Followed<A: Address> {
     Reset,
 }
 
-/// The tc datapath of a family.
+/// The tc datapath of a family, behind tunnels.
 #[inline(always)]
-fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
+pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world, hook.stage()) else {
-        if F::is_icmp(packet) {
-            let verdict = world.error(packet, hook);
-            if verdict != Verdict::Pass {
-                return verdict;
-            }
+        if F::is_icmp(packet)
+            && let Some(verdict) = world.error(packet, hook)
+        {
+            return match (verdict, hook) {
+                (Verdict::Tunnel, Hook::Ingress) if world.fit(packet, false) == Fit::Fits => Verdict::Tunnel,
+                (Verdict::Tunnel, _) => Verdict::Pass,
+                (verdict, _) => verdict,
+            };
         }
-        // An error that was translated has another destination now.
         return match hook {
             Hook::Ingress | Hook::EgressLocal => world.stray(packet, hook),
             Hook::EgressForwarded | Hook::Xdp => Verdict::Pass,
@@ -267,7 +393,24 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
     {
         renew::<F, W>(world, &parsed.key, id);
     }
-    match follow::<F, W>(world, &parsed.key, parsed.tcp, hook) {
+    let followed = match follow::<F, W>(world, &parsed.key, parsed.tcp, hook) {
+        Followed::Rewrite(flags, rewrite) if flags.has(FlowFlags::TUNNELS) => {
+            match go_in_tunnel::<F, P, W>(packet, world, &parsed, &rewrite, hook) {
+                Some(verdict) => return verdict,
+                None => Followed::Unknown,
+            }
+        }
+        Followed::Rewrite(flags, rewrite) => {
+            const ANSWER: FlowFlags = FlowFlags::TUNNELLED.with(FlowFlags::REPLY);
+            let accepts = flags.has(ANSWER) && parsed.tcp.has(TcpSeen::SYN.with(TcpSeen::ACK));
+            if accepts && parsed.key.proto == Proto::TCP && !world.clamp(packet, parsed.l4) {
+                return drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed);
+            }
+            Followed::Rewrite(flags, rewrite)
+        }
+        other => other,
+    };
+    match followed {
         Followed::Rewrite(flags, rewrite) => finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags)),
         Followed::Alone => Verdict::Pass,
         Followed::Reset => {
@@ -290,8 +433,12 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             if let Some(mut desk) = world.desk() {
                 desk.old.take(&parsed.key);
                 desk.opening.tcp = parsed.tcp;
+                desk.opening.tunnelled = Tunnelled::NOT;
             }
-            let chosen = world.choose(hook);
+            let mut chosen = world.choose(hook);
+            if hook == Hook::Ingress && chosen == Chosen::Tunnelled && world.fit(packet, true) != Fit::Fits {
+                chosen = Chosen::Masqueraded;
+            }
             let is_direct = chosen == Chosen::Direct || chosen == Chosen::NotOurs && hook == Hook::EgressLocal;
             if chosen == Chosen::NotOurs && !is_direct || is_direct && !may_open(parsed.key.proto, parsed.tcp) {
                 return Verdict::Pass;
@@ -300,6 +447,7 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
                 Opened::NotOurs => return Verdict::Pass,
                 Opened::Translate => Verdict::Pass,
                 Opened::TranslateAndRoute => Verdict::Route,
+                Opened::Tunnel => Verdict::Tunnel,
                 // The sender is told by the first fragment, if at all (RFC 1122 §3.2.2).
                 Opened::Refuse(reason) if !parsed.has_l4 => return Verdict::Drop(reason),
                 Opened::Refuse(_) => return Verdict::Refuse,
@@ -308,11 +456,44 @@ fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &
             if matches!(unknown, Followed::Left) {
                 world.count(Counter::FlowsReselected);
             }
+            if done == Verdict::Tunnel {
+                remember_ports::<F, W>(world, &parsed);
+                return done;
+            }
             let Some(rewrite) = world.desk().map(|desk| desk.rewrite) else {
                 return Verdict::Pass;
             };
             finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
         }
+    }
+}
+
+/// A packet of a flow that goes in a tunnel. Nothing if it is to be opened anew, without one.
+#[inline(always)]
+fn go_in_tunnel<F: PathFamily, P: Packet, W: Errors<F, P>>(
+    packet: &mut P,
+    world: &W,
+    parsed: &Parsed<F::Addr>,
+    rewrite: &Rewrite<F::Addr>,
+    hook: Hook,
+) -> Option<Verdict> {
+    // Such flows arrive.
+    if hook != Hook::Ingress {
+        return Some(Verdict::Pass);
+    }
+    if let Some(mut desk) = world.desk() {
+        let desk = &mut *desk;
+        desk.old.take(&parsed.key);
+        rewrite.dst.copy_to(&mut desk.rewrite.dst);
+    }
+    match world.fit(packet, false) {
+        Fit::Fits => {
+            remember_ports::<F, W>(world, parsed);
+            Some(Verdict::Tunnel)
+        }
+        Fit::Otherwise => None,
+        Fit::TooBig(mtu) => Some(Verdict::TooBig(mtu)),
+        Fit::Drop(reason) => Some(Verdict::Drop(reason)),
     }
 }
 
@@ -379,21 +560,22 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     }
     drop(flow);
     let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
+    let tunnels = flags.has(FlowFlags::TUNNELS);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, backend, service, &rewrite) {
+        if !serves::<F, W>(world, backend, service, &rewrite, tunnels) {
             return Followed::Left;
         }
     } else if to_backend && opens {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
-            || counterpart_is_closed::<F, W>(world, key, &rewrite)
-            || !serves::<F, W>(world, backend, service, &rewrite)
+            || !tunnels && counterpart_is_closed::<F, W>(world, key, &rewrite)
+            || !serves::<F, W>(world, backend, service, &rewrite, tunnels)
         {
             return Followed::Unknown;
         }
     }
-    if heals {
+    if heals && !tunnels {
         heal::<F, W>(world, key);
     }
     if is_direct && rewrite.sport == key.sport && rewrite.dport == key.dport {
@@ -428,20 +610,24 @@ fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
     world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
 }
 
-/// Whether the backend number still stands for the backend that the flow goes to, and it serves.
+/// Whether the backend number still stands for the backend that the flow goes to, or for one on the node to which its tunnel goes, and
+/// it serves.
 #[inline(always)]
 pub(super) fn serves<F: Family, W: Tables<F>>(
     world: &W,
     number: u32,
     service: u32,
     rewrite: &Rewrite<F::Addr>,
+    tunnels: bool,
 ) -> bool {
     match world.backend(number) {
         Some(backend) => {
-            backend.flags.has(BackendFlags::ACTIVE)
-                && backend.service == service
-                && backend.address == rewrite.dst
-                && backend.port == rewrite.dport
+            let leads_there = if tunnels {
+                backend.node == rewrite.dst
+            } else {
+                backend.address == rewrite.dst && backend.port == rewrite.dport
+            };
+            backend.flags.has(BackendFlags::ACTIVE) && backend.service == service && leads_there
         }
         None => false,
     }
@@ -486,12 +672,18 @@ fn finish<F: PathFamily, P: Packet, W: World + Tables<F>>(
     if let Some(reason) = failure {
         return drop_packet::<F, W>(world, parsed, reason);
     }
+    remember_ports::<F, W>(world, parsed);
+    done
+}
+
+/// Keeps the ports of a datagram's first fragment for the others.
+#[inline(always)]
+fn remember_ports<F: PathFamily, W: World + Tables<F>>(world: &W, parsed: &Parsed<F::Addr>) {
     if let Some(id) = parsed.fragment
         && parsed.has_l4
     {
         remember::<F, W>(world, &parsed.key, id);
     }
-    done
 }
 
 /// The end of a packet that no choice of a backend was made for.

@@ -151,6 +151,12 @@ pub(super) fn mark<F: PathFamily, W: Opens<F>>(world: &W) {
     }
 }
 
+/// Writes the entry of the packet's own direction only, of a flow whose answers don't come this way.
+#[inline(always)]
+pub(super) fn put_forward<F: PathFamily, W: Opens<F>>(world: &W) -> Result<(), Refused> {
+    write_entry::<F, W>(world, Side::Forward, Insert::Any)
+}
+
 /// Whether a source port could be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claim {

@@ -26,7 +26,8 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, TcpSeen, V4, V6, Way, WayFlags,
+    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, TcpSeen, Tunnelled, V4, V6, Way,
+    WayFlags,
     limits::{REST_NS, WAY_NS},
 };
 
@@ -209,6 +210,7 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
     if !known::<F, W>(world, &parsed, &mut desk) {
         desk.old.take(&parsed.key);
         desk.opening.tcp = parsed.tcp;
+        desk.opening.tunnelled = Tunnelled::NOT;
         drop(desk);
         match world.find() {
             Found::None => return Verdict::Pass,
@@ -252,7 +254,8 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
         return false;
     }
     let must_serve = desk.way.flags.has(WayFlags::TO_BACKEND) && parsed.key.proto == Proto::UDP;
-    !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite)
+    let tunnels = desk.way.flags.has(WayFlags::TUNNELS);
+    !must_serve || serves::<F, W>(world, desk.way.backend, desk.way.service, &desk.way.rewrite, tunnels)
 }
 
 /// Does what a way says. Nothing if the packet was changed in part only.
@@ -411,13 +414,15 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
                 Some(desk) => may_open(desk.old.proto, desk.opening.tcp),
                 None => false,
             };
-            if chosen == Chosen::Stray || chosen == Chosen::Direct && !may {
+            if matches!(chosen, Chosen::Stray | Chosen::Tunnelled) || chosen == Chosen::Direct && !may {
                 return Err(Found::None);
             }
             match world.open(Hook::Xdp, chosen) {
                 Opened::Translate => {}
                 Opened::Drop(reason) => return Err(Found::Drop(reason)),
-                Opened::NotOurs | Opened::TranslateAndRoute | Opened::Refuse(_) => return Err(Found::None),
+                Opened::NotOurs | Opened::TranslateAndRoute | Opened::Tunnel | Opened::Refuse(_) => {
+                    return Err(Found::None);
+                }
             }
             if step == Step::Left {
                 world.count(Counter::FlowsReselected);
@@ -433,7 +438,7 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
     let Some(flags) = take_rewrite::<F, W>(world, false) else {
         return Err(Found::None);
     };
-    Ok(if flags.has(FlowFlags::HOST_CLIENT) {
+    Ok(if flags.any(FlowFlags::HOST_CLIENT.with(FlowFlags::TUNNELS)) {
         Arrived::Stack
     } else if flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY) {
         Arrived::Here

@@ -3,6 +3,20 @@
 
 use super::{Address, Flow, FlowFlags, FlowKey, Port, TcpSeen, Way};
 
+/// Whether a packet whose backend is to be chosen came out of a tunnel from another node.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Tunnelled(pub u8);
+
+impl Tunnelled {
+    /// It didn't.
+    pub const NOT: Self = Self(0);
+    /// It did, and is to get the backend that the other node has chosen: from the same list, in the same way.
+    pub const AS_CHOSEN: Self = Self(1);
+    /// It did, but that backend is not on this node, as this node knows. One of this node is to have it, or else any, masqueraded.
+    pub const HERE: Self = Self(2);
+}
+
 pod! {
     /// What all entries of a new flow have in common.
     #[derive(Default)]
@@ -17,8 +31,8 @@ pod! {
         pub flags: FlowFlags,
         /// TCP flags of the packet that opens it.
         pub tcp: TcpSeen,
-        /// 1 if the packet came out of a tunnel from another node, else 0.
-        pub tunnelled: u8,
+        /// Whether the packet came out of a tunnel from another node.
+        pub tunnelled: Tunnelled,
         /// The source port that is wanted.
         pub wanted: Port,
         /// Always zero.

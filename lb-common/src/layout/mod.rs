@@ -33,7 +33,7 @@ pub use backend::{Backend, BackendFlags};
 pub use bucket::TokenBucket;
 pub use clock::Clock;
 pub use counter::Counter;
-pub use desk::{Desk, Opening, Rewrite};
+pub use desk::{Desk, Opening, Rewrite, Tunnelled};
 pub use event::Event;
 pub use flow::{Flow, FlowFlags, FlowKey, Stage, TcpSeen};
 pub use fragment::{FragmentKey, FragmentPorts};

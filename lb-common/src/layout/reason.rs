@@ -90,6 +90,15 @@ reasons! {
     TunnelNested = 15, "tunnel_nested",
         "A packet for a Service came in a tunnel from another node inside which there was another tunnel.",
         "A tunnel of something else carries packets to a service address; nothing on a node should.";
+    TunnelUnserved = 16, "tunnel_unserved",
+        "A packet came in a tunnel from another node for a port that no Service serves, as this node knows them.",
+        "Nothing, if the Service has just come or gone; otherwise see in sluice status whether this node's agent hears of changes.";
+    TunnelTooBig = 17, "tunnel_too_big",
+        "A packet did not fit on the way to the endpoint's node with a tunnel's headers around it; its sender was told by ICMP how much does.",
+        "Nothing: the sender's stack keeps to it. A larger MTU between the nodes avoids it.";
+    TunnelNoRoute = 18, "tunnel_no_route",
+        "There is no route to the endpoint's node, to which an open connection's packets go in a tunnel.",
+        "Look at the node's routes: ip route get, with the address of the other node.";
 }
 
 #[cfg(test)]

@@ -46,9 +46,11 @@ impl Coverage {
             Verdict::Forward(_) => 5,
             Verdict::Turn => 6,
             Verdict::Echo => 7,
-            Verdict::Drop(reason) => 8 + reason as u8,
+            Verdict::Tunnel => 8,
+            Verdict::TooBig(_) => 9,
+            Verdict::Drop(reason) => 10 + reason as u8,
         };
-        (verdict, mem::replace(&mut self.before, verdict.min(8))).hash(&mut way);
+        (verdict, mem::replace(&mut self.before, verdict.min(10))).hash(&mut way);
         let moved = |old: &mut Vec<u64>, new: &[u64]| {
             old.resize(new.len(), 0);
             let moved: Vec<bool> = old.iter().zip(new).map(|(old, new)| old != new).collect();

@@ -236,6 +236,8 @@ impl Sluice {
             Verdict::Drop(reason) => Err(Seen::Dropped(why(reason), reason.name())),
             Verdict::Echo => Err(Seen::Dropped(None, "an echo")),
             Verdict::Reset => Err(Seen::Dropped(None, "a reset")),
+            Verdict::Tunnel => Err(Seen::Dropped(None, "a tunnel")),
+            Verdict::TooBig(_) => Err(Seen::Dropped(None, "told to be too big")),
             Verdict::Pass | Verdict::Route | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn => {
                 Ok(got.outcome.frame)
             }

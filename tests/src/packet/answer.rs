@@ -53,6 +53,27 @@ pub fn echo_reply(frame: &[u8], variant: Variant) -> Vec<u8> {
 /// If the tuple is of the other family than the variant.
 #[must_use]
 pub fn port_unreachable(frame: &[u8], tuple: &Tuple, variant: Variant) -> Vec<u8> {
+    let told = match variant.version {
+        Version::V4 => [3, 3],
+        Version::V6 => [1, 4],
+    };
+    error(frame, tuple, variant, told, 0)
+}
+
+/// The answer to a frame of which only so many octets fit (RFC 1191 §4, RFC 4443 §3.2).
+///
+/// # Panics
+/// If the tuple is of the other family than the variant.
+#[must_use]
+pub fn packet_too_big(frame: &[u8], tuple: &Tuple, variant: Variant, mtu: u16) -> Vec<u8> {
+    let told = match variant.version {
+        Version::V4 => [3, 4],
+        Version::V6 => [2, 0],
+    };
+    error(frame, tuple, variant, told, mtu.into())
+}
+
+fn error(frame: &[u8], tuple: &Tuple, variant: Variant, told: [u8; 2], rest: u32) -> Vec<u8> {
     let (link, packet) = frame.split_at(variant.link.len());
     let said_len = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
     let mut answer = Vec::new();
@@ -78,7 +99,7 @@ pub fn port_unreachable(frame: &[u8], tuple: &Tuple, variant: Variant) -> Vec<u8
             let right = checksum(sum(&header));
             header[10..12].copy_from_slice(&right.to_be_bytes());
             answer.extend(header);
-            answer.extend(with_quote([3, 3], quote, 0));
+            answer.extend(with_quote(told, rest, quote, 0));
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let payload_len = 8 + quote.len();
@@ -88,7 +109,8 @@ pub fn port_unreachable(frame: &[u8], tuple: &Tuple, variant: Variant) -> Vec<u8
             answer.extend(src.octets());
             answer.extend(dst.octets());
             answer.extend(with_quote(
-                [1, 4],
+                told,
+                rest,
                 quote,
                 pseudo(src.into(), dst.into(), 58, payload_len),
             ));
@@ -98,9 +120,10 @@ pub fn port_unreachable(frame: &[u8], tuple: &Tuple, variant: Variant) -> Vec<u8
     answer
 }
 
-fn with_quote(kind_and_code: [u8; 2], quote: &[u8], head: u64) -> Vec<u8> {
+fn with_quote(kind_and_code: [u8; 2], rest: u32, quote: &[u8], head: u64) -> Vec<u8> {
     let mut message = kind_and_code.to_vec();
-    message.extend([0; 6]);
+    message.extend([0; 2]);
+    message.extend(rest.to_be_bytes());
     message.extend(quote);
     let right = checksum(head + sum(&message));
     message[2..4].copy_from_slice(&right.to_be_bytes());

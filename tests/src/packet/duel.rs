@@ -105,6 +105,8 @@ fn compare<F: HostFamily + KernelFamily>(
         Verdict::Pass => "translated",
         Verdict::Route => "rerouted",
         Verdict::Echo => "pinged",
+        Verdict::Tunnel => "tunnelled",
+        Verdict::TooBig(_) => "told",
         Verdict::Forward(_) | Verdict::Turn => "forwarded",
         Verdict::Deliver => "delivered",
         Verdict::Refuse if scrap.hook != Hook::Xdp => "answered",
@@ -112,7 +114,7 @@ fn compare<F: HostFamily + KernelFamily>(
         Verdict::Refuse | Verdict::Reset | Verdict::Drop(_) => "dropped",
     };
     // A test run always has a link header, so an answer without one can't be made there.
-    if ["answered", "reset", "pinged"].contains(&what) && scrap.link == Link::Bare {
+    if ["answered", "reset", "pinged", "tunnelled", "told"].contains(&what) && scrap.link == Link::Bare {
         return Ok(what);
     }
     ensure!(

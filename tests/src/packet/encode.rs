@@ -91,6 +91,9 @@ pub fn encode(sketch: &Sketch, variant: Variant) -> Vec<u8> {
         Version::V4 => ipv4(sketch, &tuple, proto, part, more),
         Version::V6 => ipv6(sketch, &tuple, proto, part, more),
     };
+    if let Some(tunnel) = &sketch.tunnel {
+        packet = tunnel.around(&packet, variant.version);
+    }
     packet.extend((0..sketch.padding).map(|at| 0xe0 | at as u8 & 0x0f));
     for (at, octets) in &sketch.patches {
         packet[*at..*at + octets.len()].copy_from_slice(octets);

@@ -9,6 +9,9 @@ use lb_userspace::tables::TableFamily as _;
 
 use super::names::{Named, Version, address};
 
+/// The largest IP packet that the device of a row's packets sends.
+pub const DEVICE_MTU: u32 = 1500;
+
 /// The device by which others are reached.
 pub const WAN: u32 = 77;
 /// Its link address.
@@ -17,7 +20,7 @@ pub const WAN_LINK: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
 pub const WAN_MTU: u16 = 8000;
 
 /// Who is reached by it, each a neighbour, with the last octet of its link address.
-const NEIGHBOURS: [(&str, u8); 3] = [("far", 1), ("far2", 2), ("outside", 3)];
+const NEIGHBOURS: [(&str, u8); 4] = [("far", 1), ("far2", 2), ("outside", 3), ("peer", 4)];
 /// Who would be reached by it, if it answered.
 const MUTE: &str = "mute";
 
@@ -88,6 +91,7 @@ pub fn frame_start(to: IpAddr) -> Option<[u8; 12]> {
 pub fn set_up() -> Result<()> {
     let colons = |link: [u8; 6]| link.map(|octet| format!("{octet:02x}")).join(":");
     let wan = format!("index {WAN} address {}", colons(WAN_LINK));
+    ip(&format!("link set lo mtu {DEVICE_MTU}"))?;
     ip(&format!(
         "link add wan {wan} mtu {WAN_MTU} type veth peer name wan-peer"
     ))?;

@@ -27,3 +27,4 @@ pub mod sketch;
 pub mod story;
 pub mod sums;
 pub mod tape;
+pub mod tunnel;

@@ -64,6 +64,12 @@ pub enum Change {
     LeadsBack(String),
     /// A socket of the host takes packets of this tuple. On the host only.
     Socket(String),
+    /// Another node has this address.
+    Peer(String),
+    /// A router has told how much fits on the way to another node.
+    PathMtu(String, u32),
+    /// Tunnels are of UDP.
+    Gue,
     /// A flow entry was evicted.
     Evict(String),
     /// The kernel recycled a flow entry while somebody reads it: what it says is not about its key.
@@ -105,6 +111,8 @@ pub enum Write<F: Named> {
     Backend(u32, Backend<F::Addr>),
     /// Facts about the node.
     Node(Node<F::Addr>),
+    /// Another node, and the path MTU that was told of it just now.
+    Peer(F::Addr, u32),
     /// Facts about a device.
     Device(u32, Device),
     /// How often the routing has changed.
@@ -149,6 +157,7 @@ pub struct Scene {
 #[derive(Clone, Debug, Default)]
 struct NodeSketch {
     has_address: bool,
+    has_peers: bool,
     pods: Option<String>,
     service_cidrs: Vec<String>,
     flags: NodeFlags,
@@ -236,6 +245,15 @@ impl Scene {
             }
             Change::LeadsBack(name) => vec![Write::Route(F::named(name), DEVICE)],
             Change::Socket(tuple) => vec![Write::Socket(F::key(tuple, proto))],
+            Change::Peer(name) => {
+                self.node.has_peers = true;
+                vec![self.node_record(), Write::Peer(F::named(name), 0)]
+            }
+            Change::PathMtu(name, mtu) => vec![Write::Peer(F::named(name), *mtu)],
+            Change::Gue => {
+                self.node.flags = self.node.flags.with(NodeFlags::GUE);
+                vec![self.node_record()]
+            }
             Change::Evict(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Evict).into(),
             Change::Garble(tuple) => at_both_stages(F::key(tuple, proto)).map(Write::Garble).into(),
             // Only TCP can be reset, so nothing else is marked.
@@ -275,6 +293,9 @@ impl Scene {
         };
         if self.node.has_address {
             node.address = F::named("node");
+        }
+        if self.node.has_peers {
+            node.own = F::named("node");
         }
         for (place, name) in node.services.iter_mut().zip(&self.node.service_cidrs) {
             *place = as_range(name);
@@ -321,6 +342,9 @@ impl Scene {
         }
         if sketch.internal_maglev {
             flags = flags.with(ServiceFlags::INTERNAL_MAGLEV);
+        }
+        if sketch.dsr {
+            flags = flags.with(ServiceFlags::DSR);
         }
         let sources = if sketch.sources.is_empty() {
             0
@@ -422,17 +446,22 @@ impl Scene {
         }
         let base = self.slots;
         for text in backends {
-            let (backend, local) = text.split_once(' ').unwrap_or((text, ""));
-            let flags = match local {
-                "local" => BackendFlags::ACTIVE.with(BackendFlags::LOCAL),
-                "" => BackendFlags::ACTIVE,
-                other => panic!("a backend is not {other}"),
+            let (backend, place) = text.split_once(' ').unwrap_or((text, ""));
+            let (flags, node) = match (place, place.strip_prefix("on ")) {
+                ("local", _) => (BackendFlags::ACTIVE.with(BackendFlags::LOCAL), F::Addr::default()),
+                ("", _) => (BackendFlags::ACTIVE, F::Addr::default()),
+                (_, Some(node)) => (BackendFlags::ACTIVE, F::named(node)),
+                (other, None) => panic!("a backend is not {other}"),
             };
             let number = number_of(&mut self.backends, &(service, backend.to_owned())) + 1;
             if self.endpoints.insert(host_of(backend).to_owned()) {
                 writes.push(self.address(backend));
             }
-            writes.push(Write::Backend(number, backend_record::<F>(backend, service, flags)));
+            let record = Backend {
+                node,
+                ..backend_record::<F>(backend, service, flags)
+            };
+            writes.push(Write::Backend(number, record));
             writes.push(Write::Slot(self.slots, number));
             self.slots += 1;
         }

@@ -41,6 +41,7 @@ pub struct ServiceSketch {
     pub(super) sources: Vec<String>,
     pub(super) table: Option<Table>,
     pub(super) internal_maglev: bool,
+    pub(super) dsr: bool,
 }
 
 /// The Maglev tables of a Service's lists.
@@ -66,6 +67,7 @@ pub fn service(name: &str) -> ServiceSketch {
         sources: Vec::new(),
         table: None,
         internal_maglev: false,
+        dsr: false,
     }
 }
 
@@ -109,7 +111,8 @@ impl ServiceSketch {
         self.on(frontend, Kind::LoadBalancer)
     }
 
-    /// Its endpoints: `"pod:8080"`, or `"pod:8080 local"` for one on this node.
+    /// Its endpoints: `"pod:8080"`, or `"pod:8080 local"` for one on this node, `"far:8080 on peer"` for one
+    /// on another that is known.
     #[must_use]
     pub fn to(mut self, backends: &[&str]) -> Self {
         self.cluster = List::Backends(owned(backends));
@@ -189,6 +192,13 @@ impl ServiceSketch {
     #[must_use]
     pub fn internal_maglev(mut self) -> Self {
         self.internal_maglev = true;
+        self
+    }
+
+    /// Clients outside are answered directly by the endpoint's node.
+    #[must_use]
+    pub fn dsr(mut self) -> Self {
+        self.dsr = true;
         self
     }
 

@@ -7,7 +7,7 @@ use lb_common::{
     datapath::{Hook, Verdict},
     layout::{
         Affinity, AffinityKey, Counter, DropReason, Event, Family, Flow, FlowFlags, FlowKey, FragmentKey,
-        FragmentPorts, ServiceStats, Stage, Way, WayFlags,
+        FragmentPorts, Peer, ServiceStats, Stage, Way, WayFlags,
     },
 };
 
@@ -63,7 +63,10 @@ pub const fn code(hook: Hook, verdict: Verdict) -> i32 {
         (Hook::Xdp, _) => XDP_PASS,
         // Test runs happen on the loopback device, where a packet for the host itself is there already.
         (_, Verdict::Pass | Verdict::Deliver | Verdict::Forward(_) | Verdict::Turn) => TC_UNSPEC,
-        (_, Verdict::Route | Verdict::Refuse | Verdict::Reset | Verdict::Echo) => TC_REDIRECT,
+        (
+            _,
+            Verdict::Route | Verdict::Refuse | Verdict::Reset | Verdict::Echo | Verdict::Tunnel | Verdict::TooBig(_),
+        ) => TC_REDIRECT,
         (_, Verdict::Drop(_)) => TC_SHOT,
     }
 }
@@ -83,6 +86,8 @@ pub struct State<F: Named> {
     pub ways: Ways<F>,
     /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey<F::Addr>, FragmentPorts>,
+    /// Other nodes. Instead of the time they hold how many seconds ago a path MTU was told; those of which none was, have none.
+    pub peers: BTreeMap<F::Addr, Peer>,
     /// Counts by [`Counter`].
     pub counters: Vec<u64>,
     /// Counts by [`DropReason`].
@@ -102,6 +107,7 @@ impl<F: Named> PartialEq for State<F> {
         self.flows == other.flows
             && self.ways == other.ways
             && self.fragments == other.fragments
+            && self.peers_told().eq(other.peers_told())
             && self.counters == other.counters
             && self.drops == other.drops
             && self.affinities == other.affinities
@@ -162,6 +168,8 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
         (FlowFlags::MASQUERADE, "masq"),
         (FlowFlags::DIRECT, "direct"),
         (FlowFlags::RESET, "reset"),
+        (FlowFlags::TUNNELS, "tunnels"),
+        (FlowFlags::TUNNELLED, "tunnelled"),
         (FlowFlags::SEEN, "seen"),
     ];
     words.extend(
@@ -196,6 +204,11 @@ pub fn way_line<F: Named>(key: &FlowKey<F::Addr>, way: &Way<F::Addr>) -> String 
 }
 
 impl<F: Named> State<F> {
+    /// The other nodes of which a path MTU was told.
+    fn peers_told(&self) -> impl Iterator<Item = (&F::Addr, &Peer)> {
+        self.peers.iter().filter(|(_, peer)| peer.mtu != 0)
+    }
+
     /// The ways for people, sorted.
     #[must_use]
     pub fn way_lines(&self) -> Vec<String> {
@@ -244,6 +257,10 @@ impl<F: Named> State<F> {
                 "datagram {} {src}:{} > {dst}:{} {:#x}",
                 key.proto, ports.sport, ports.dport, key.id
             )
+        }));
+        lines.extend(self.peers_told().map(|(address, peer)| {
+            let name = name_of(F::to_ip(*address));
+            format!("peer {name} takes {} octets | {} s ago", peer.mtu, peer.told_ns)
         }));
         lines.extend(self.affinities.iter().map(|(key, affinity)| {
             format!(

@@ -1,7 +1,7 @@
 //! What a packet is to look like, said in few words and without an address family: `tcp("client:40000 > web:80").syn()`.
 //! All that is not said has a value that is neither zero nor one, so that a row shows when something is overwritten.
 
-use super::encode::MAC_TO;
+use super::{encode::MAC_TO, tunnel::Tunnel};
 
 /// A description of a packet; [`encode`](super::encode::encode) makes octets of it.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Sketch {
     pub payload: Vec<u8>,
     /// The packet that an ICMP error quotes in front of that, and how many octets of it.
     pub quote: Option<(Box<Sketch>, usize)>,
+    /// The tunnel that it is in.
+    pub tunnel: Option<Tunnel>,
     /// VLAN tag between the link header's addresses and its type.
     pub vlan: Option<u16>,
     /// The link address that the frame is for.
@@ -113,6 +115,7 @@ fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
         layer4,
         payload: b"GET /hello".to_vec(),
         quote: None,
+        tunnel: None,
         vlan: None,
         to_link: MAC_TO,
         hops: 61,
@@ -248,6 +251,13 @@ impl Sketch {
         if let Some((quoted, _)) = &mut self.quote {
             **quoted = quoted.between(tuple);
         }
+        self
+    }
+
+    /// In a tunnel.
+    #[must_use]
+    pub fn inside(mut self, tunnel: Tunnel) -> Self {
+        self.tunnel = Some(tunnel);
         self
     }
 

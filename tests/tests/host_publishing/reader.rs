@@ -215,6 +215,10 @@ impl World for Racing<'_> {
 }
 
 impl Opens<V4> for Racing<'_> {
+    fn path(&self) -> bool {
+        false
+    }
+
     fn outgoing(&self, _address: &Ip4) -> Option<u32> {
         None
     }

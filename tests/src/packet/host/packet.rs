@@ -120,6 +120,28 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
             && (port_delta == 0 || self.replace_checksum(at, port_delta, false, zero_is_none))
     }
 
+    fn segment_payload(&self) -> usize {
+        0
+    }
+
+    fn wrap(&mut self, len: usize) -> bool {
+        if self.carrier != Carrier::Xdp && !self.writable(LINK) {
+            return false;
+        }
+        self.octets.splice(LINK..LINK, std::iter::repeat_n(0xa5, len));
+        self.linear += len;
+        true
+    }
+
+    fn unwrap(&mut self, len: usize) -> bool {
+        if self.carrier != Carrier::Xdp && !self.writable(LINK + len) || LINK + len > self.octets.len() {
+            return false;
+        }
+        self.octets.drain(LINK..LINK + len);
+        self.linear -= len;
+        true
+    }
+
     fn shrink_to(&mut self, len: usize) -> bool {
         if self.carrier == Carrier::Xdp || len > self.octets.len() || !self.writable(self.octets.len()) {
             return false;

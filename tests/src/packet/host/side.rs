@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lb_common::{
-    datapath::{Bucket, Hook, Verdict, echo, refuse, reset, tc, xdp},
-    layout::{Address, Event, FlowFlags, TokenBucket, V4, V6},
+    datapath::{Bucket, Hook, Verdict, echo, enter_tunnel, refuse, reset, tc, too_big, xdp},
+    layout::{Address, Event, FlowFlags, Peer, TokenBucket, V4, V6},
 };
 
 use super::{Cabinet, Carrier, HostPacket, HostWorld};
@@ -38,6 +38,8 @@ impl HostWorld {
             Verdict::Refuse => refuse(packet),
             Verdict::Reset => reset(packet),
             Verdict::Echo => echo(packet),
+            Verdict::Tunnel => enter_tunnel(packet, self).is_some(),
+            Verdict::TooBig(mtu) => too_big(packet, mtu),
             _ => true,
         };
         if !answered {
@@ -96,7 +98,10 @@ impl<F: HostFamily> Side<F> for HostWorld {
         match write {
             Write::Device(ifindex, device) => drop(self.devices.insert(*ifindex, *device)),
             Write::Routes(number) => self.routes = *number,
-            other => put(F::cabinet_mut(self), other),
+            other => {
+                let now_ns = self.now_ns.get();
+                put(F::cabinet_mut(self), other, now_ns);
+            }
         }
         Ok(())
     }
@@ -130,6 +135,10 @@ impl<F: HostFamily> Side<F> for HostWorld {
             way.found_ns = seconds_ago(way.found_ns, now_ns);
         }
         let fragments = cabinet.fragments.borrow().clone();
+        let mut peers = cabinet.peers.borrow().clone();
+        for peer in peers.values_mut() {
+            peer.told_ns = seconds_ago(peer.told_ns, now_ns);
+        }
         let mut affinities = cabinet.affinities.borrow().clone();
         for affinity in affinities.values_mut() {
             affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
@@ -138,6 +147,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
             flows,
             ways,
             fragments,
+            peers,
             counters: self.counters.borrow().to_vec(),
             drops: self.drops.borrow().to_vec(),
             affinities,
@@ -153,7 +163,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
     }
 }
 
-fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
+fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>, now_ns: u64) {
     match *write {
         Write::Address(address, Some(flags)) => {
             cabinet.addresses.insert(address, flags);
@@ -202,6 +212,11 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>) {
             cabinet.sockets.insert(key);
         }
         Write::Node(node) => cabinet.node = node,
+        Write::Peer(address, mtu) => {
+            let told_ns = if mtu == 0 { 0 } else { now_ns };
+            let peer = Peer { mtu, told_ns, pad: 0 };
+            cabinet.peers.get_mut().insert(address, peer);
+        }
         Write::Device(..) | Write::Routes(_) => {}
     }
 }

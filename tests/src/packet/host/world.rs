@@ -18,7 +18,7 @@ use lb_common::{
 
 use lb_userspace::tables::SourceRange;
 
-use crate::packet::hops::{NextHop, next_hops};
+use crate::packet::hops::{DEVICE_MTU, NextHop, next_hops};
 
 /// The tables of one family. Arrays have all their elements from the start, as the kernel's have: what nobody wrote
 /// is zero.
@@ -96,6 +96,9 @@ impl<A: Address> Cabinet<A> {
         }
         for way in self.ways.get_mut().values_mut() {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
+        }
+        for peer in self.peers.get_mut().values_mut() {
+            peer.told_ns = peer.told_ns.saturating_sub(by_ns);
         }
         for affinity in self.affinities.get_mut().values_mut() {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
@@ -309,6 +312,15 @@ macro_rules! tables {
         }
 
         impl Opens<$family> for HostWorld {
+            fn path(&self) -> bool {
+                let mut desk = self.$cabinet.desk.borrow_mut();
+                let Some(hop) = self.$cabinet.next_hops.get(&desk.rewrite.dst) else {
+                    return false;
+                };
+                (desk.way.ifindex, desk.way.mtu) = (hop.ifindex, hop.mtu);
+                true
+            }
+
             fn outgoing(&self, address: &$addr) -> Option<u32> {
                 self.$cabinet.routes.get(address).copied()
             }
@@ -318,7 +330,11 @@ macro_rules! tables {
             }
         }
 
-        impl<P: Packet> Errors<$family, P> for HostWorld {}
+        impl<P: Packet> Errors<$family, P> for HostWorld {
+            fn mtu(&self) -> u32 {
+                DEVICE_MTU
+            }
+        }
 
         impl Ways<$family> for HostWorld {
             fn next_hop(&self) -> bool {

@@ -12,7 +12,7 @@ use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Service, TokenBucket, V4, V6, Way, names,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Peer, Service, TokenBucket, V4, V6, Way, names,
     },
 };
 use lb_userspace::{
@@ -56,6 +56,7 @@ pub struct Drawer<F: Named> {
     flows: FlowTable<F>,
     ways: HashMap<MapData, FlowKey<F::Addr>, Way<F::Addr>>,
     fragments: HashMap<MapData, FragmentKey<F::Addr>, FragmentPorts>,
+    peers: HashMap<MapData, F::Addr, Peer>,
     affinities: HashMap<MapData, AffinityKey<F::Addr>, Affinity>,
     node: NodeTable<F>,
     addresses: Vec<F::Addr>,
@@ -73,6 +74,8 @@ pub trait KernelFamily: Named {
     const WAYS: &'static str;
     /// Name of the map of datagrams in fragments.
     const FRAGMENTS: &'static str;
+    /// Name of the map of other nodes.
+    const PEERS: &'static str;
     /// Name of the map of session affinity.
     const AFFINITY: &'static str;
     /// The tables.
@@ -80,11 +83,12 @@ pub trait KernelFamily: Named {
 }
 
 macro_rules! kernel_family {
-    ($family:ty, $drawer:ident, $ways:ident, $fragments:ident, $affinity:ident) => {
+    ($family:ty, $drawer:ident, $ways:ident, $fragments:ident, $affinity:ident, $peers:ident) => {
         impl KernelFamily for $family {
             const WAYS: &'static str = names::$ways;
             const FRAGMENTS: &'static str = names::$fragments;
             const AFFINITY: &'static str = names::$affinity;
+            const PEERS: &'static str = names::$peers;
 
             fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self> {
                 &mut world.$drawer
@@ -93,8 +97,8 @@ macro_rules! kernel_family {
     };
 }
 
-kernel_family!(V4, v4, CT4_WAYS, CT4_FRAGMENTS, CT4_AFFINITY);
-kernel_family!(V6, v6, CT6_WAYS, CT6_FRAGMENTS, CT6_AFFINITY);
+kernel_family!(V4, v4, CT4_WAYS, CT4_FRAGMENTS, CT4_AFFINITY, LB4_PEERS);
+kernel_family!(V6, v6, CT6_WAYS, CT6_FRAGMENTS, CT6_AFFINITY, LB6_PEERS);
 
 /// A table that evicts the oldest.
 fn lru<K: aya::Pod, V: aya::Pod>(datapath: &mut Datapath, name: &str) -> Result<HashMap<MapData, K, V>> {
@@ -112,6 +116,7 @@ impl<F: KernelFamily> Drawer<F> {
             ways: lru(datapath, F::WAYS)?,
             fragments: lru(datapath, F::FRAGMENTS)?,
             affinities: lru(datapath, F::AFFINITY)?,
+            peers: HashMap::try_from(datapath.take_map(F::PEERS)?).context(F::PEERS)?,
             node: NodeTable::open(datapath.take_map(F::NODE)?)?,
             addresses: Vec::new(),
             sources: Vec::new(),
@@ -145,6 +150,9 @@ impl<F: KernelFamily> Drawer<F> {
             self.tables.forget_backend_counts(number);
         }
         self.node.put(Node::default())?;
+        for address in self.peers()?.into_keys() {
+            self.peers.remove(&address).context(F::PEERS)?;
+        }
         for key in self.affinities()?.into_keys() {
             self.affinities.remove(&key).context(F::AFFINITY)?;
         }
@@ -189,6 +197,10 @@ impl<F: KernelFamily> Drawer<F> {
         self.affinities.iter().map(|entry| entry.context(F::AFFINITY)).collect()
     }
 
+    fn peers(&self) -> Result<BTreeMap<F::Addr, Peer>> {
+        self.peers.iter().map(|entry| entry.context(F::PEERS)).collect()
+    }
+
     fn change_flow(&mut self, key: &FlowKey<F::Addr>, change: impl FnOnce(&mut Flow<F::Addr>)) -> Result<()> {
         let Some(mut flow) = self.flows.get(key) else {
             return Ok(());
@@ -204,6 +216,10 @@ impl<F: KernelFamily> Drawer<F> {
         for (key, mut way) in self.ways()? {
             way.found_ns = way.found_ns.saturating_sub(by_ns);
             self.ways.insert(key, way, 0).context(F::WAYS)?;
+        }
+        for (address, mut peer) in self.peers()? {
+            peer.told_ns = peer.told_ns.saturating_sub(by_ns);
+            self.peers.insert(address, peer, 0).context(F::PEERS)?;
         }
         for (key, mut affinity) in self.affinities()? {
             affinity.seen_ns = affinity.seen_ns.saturating_sub(by_ns);
@@ -248,6 +264,11 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Garble(key) => self.change_flow(&key, |flow| flow.check ^= 1)?,
             Write::Reset(key) => self.change_flow(&key, |flow| flow.flags = flow.flags.with(FlowFlags::RESET))?,
             Write::Node(node) => self.node.put(node)?,
+            Write::Peer(address, mtu) => {
+                let told_ns = if mtu == 0 { 0 } else { KernelWorld::now_ns() };
+                let peer = Peer { mtu, told_ns, pad: 0 };
+                self.peers.insert(address, peer, 0).context(F::PEERS)?;
+            }
             Write::Route(..) | Write::Socket(_) => {
                 bail!("the kernel's routes and sockets are not a row's: for the host only")
             }
@@ -481,6 +502,10 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         for way in ways.values_mut() {
             way.found_ns = seconds_ago(way.found_ns, now_ns);
         }
+        let mut peers = drawer.peers()?;
+        for peer in peers.values_mut() {
+            peer.told_ns = seconds_ago(peer.told_ns, now_ns);
+        }
         let mut affinities = drawer.affinities()?;
         for affinity in affinities.values_mut() {
             affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
@@ -493,6 +518,7 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
             flows,
             ways,
             fragments: drawer.fragments()?,
+            peers,
             counters,
             drops,
             events,

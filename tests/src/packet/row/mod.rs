@@ -36,6 +36,7 @@ use super::{
     scene::Change,
     service::ServiceSketch,
     sketch::{Layer4, Sketch},
+    tunnel::Tunnel,
 };
 
 /// After this time a flow's packets have looked after the opposite entry.
@@ -95,6 +96,12 @@ enum Expected {
     Answered(DropReason),
     /// Turned into the answer to a ping.
     Echoed,
+    /// On its way in this tunnel, and otherwise the same.
+    Tunnelled(Tunnel),
+    /// The same by XDP, out to its next hop.
+    SentTunnelled(Tunnel),
+    /// Turned into an ICMP error to its sender: only so many octets fit.
+    TooBig(u16),
     /// Turned into a TCP reset to its sender, with this acknowledgement number or sequence number.
     Reset,
 }
@@ -248,6 +255,24 @@ impl Row {
     #[must_use]
     pub fn socket(self, tuple: &str) -> Self {
         self.change(Change::Socket(tuple.to_owned()))
+    }
+
+    /// Another node has this address. This one is known to others by `node`.
+    #[must_use]
+    pub fn peer(self, name: &str) -> Self {
+        self.change(Change::Peer(name.to_owned()))
+    }
+
+    /// A router has told how much fits on the way to another node.
+    #[must_use]
+    pub fn path_mtu(self, name: &str, mtu: u32) -> Self {
+        self.change(Change::PathMtu(name.to_owned(), mtu))
+    }
+
+    /// Tunnels are of UDP.
+    #[must_use]
+    pub fn gue(self) -> Self {
+        self.change(Change::Gue)
     }
 
     /// Pods are known by their addresses.
@@ -466,6 +491,24 @@ impl Row {
     #[must_use]
     pub fn gets_refused(self, reason: DropReason) -> Self {
         self.expect(Expected::Answered(reason))
+    }
+
+    /// It goes on in a tunnel between these, unchanged: IP in IP, or UDP if tunnels are of that.
+    #[must_use]
+    pub fn enters(self, tunnel: Tunnel) -> Self {
+        self.expect(Expected::Tunnelled(tunnel))
+    }
+
+    /// The same, sent by XDP.
+    #[must_use]
+    pub fn gets_sent_in(self, tunnel: Tunnel) -> Self {
+        self.expect(Expected::SentTunnelled(tunnel))
+    }
+
+    /// Its sender is told by ICMP that only so many octets fit; that is counted and reported, too.
+    #[must_use]
+    pub fn gets_told(self, mtu: u16) -> Self {
+        self.expect(Expected::TooBig(mtu))
     }
 
     /// It is a ping, and answered.

@@ -2,23 +2,24 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::{
-    datapath::{Hook, Verdict},
+    datapath::{Hook, Verdict, flow_hash},
     layout::{Counter, DropReason, Proto, V4, V6, limits::SOURCE_PORT_MIN},
 };
 
 use super::{Expected, Packet, Row, Step};
 use crate::packet::{
-    answer::{echo_reply, port_unreachable, tcp_reset},
+    answer::{echo_reply, packet_too_big, port_unreachable, tcp_reset},
     decode::{dump, read, show, verify},
     encode::{Link, Variant, encode},
     hops::{self, WAN},
     host::{Carrier, HostFamily, HostOutcome, HostPacket, HostWorld},
     kernel::{KernelFamily, KernelWorld, in_kernel},
-    names::{Tuple, Version},
+    names::{Named as _, Tuple, Version},
     scene::Scene,
     side::{Outcome, Shot, Side, State},
     sketch::{Checksum, Sketch},
     sums::{checksum, sum},
+    tunnel::Tunnel,
 };
 
 impl Row {
@@ -130,8 +131,11 @@ impl Packet {
         );
         let in_kernel = Side::<F>::run(kernel, shot)?;
         // A test run always has a link header, so an answer without one can't be made there.
-        let no_answer =
-            variant.link == Link::Bare && matches!(got.verdict, Verdict::Refuse | Verdict::Reset | Verdict::Echo);
+        let no_answer = variant.link == Link::Bare
+            && matches!(
+                got.verdict,
+                Verdict::Refuse | Verdict::Reset | Verdict::Echo | Verdict::Tunnel | Verdict::TooBig(_)
+            );
         if !no_answer {
             compare(&got.outcome, &in_kernel, variant.link, "host", "kernel")?;
         }
@@ -170,6 +174,7 @@ impl Packet {
             .context("the row does not say what becomes of it")?;
         let between = |tuple: &str| {
             let mut wanted = sketch.between(&chosen.fill(tuple));
+            wanted.tunnel = None;
             if let Some(quoted) = &self.quoting {
                 wanted = wanted.quoted_between(&chosen.fill(quoted));
             }
@@ -184,6 +189,9 @@ impl Packet {
                 Verdict::Forward(WAN),
                 sent(between(tuple), &chosen.fill(tuple), variant.version)?,
             ),
+            Expected::Dropped(reason) if *reason == DropReason::TunnelUnserved => {
+                (Verdict::Drop(*reason), between(&sketch.tuple))
+            }
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
             Expected::Answered(_) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
@@ -192,6 +200,22 @@ impl Packet {
                     bail!("the expected answer is wrong itself: {why}");
                 }
                 (Verdict::Refuse, answer)
+            }
+            Expected::Tunnelled(tunnel) => (Verdict::Tunnel, in_tunnel(sketch, tunnel, variant)),
+            Expected::SentTunnelled(tunnel) => {
+                let mut wanted = in_tunnel(sketch, tunnel, variant);
+                let to = Tuple::read(&tunnel.tuple, variant.version).dst;
+                let start = hops::frame_start(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
+                wanted[..12].copy_from_slice(&start);
+                (Verdict::Forward(WAN), wanted)
+            }
+            Expected::TooBig(mtu) => {
+                let tuple = Tuple::read(&sketch.tuple, variant.version);
+                let answer = packet_too_big(frame, &tuple, variant, *mtu);
+                if let Err(why) = verify(&answer, variant.link) {
+                    bail!("the expected answer is wrong itself: {why}");
+                }
+                (Verdict::TooBig(*mtu), answer)
             }
             Expected::Echoed => (Verdict::Echo, echo_reply(frame, variant)),
             Expected::Reset => {
@@ -258,12 +282,19 @@ impl Packet {
             .filter(|line| line.starts_with("event "))
             .collect();
         let new = &events[before.events.len()..];
+        let has_ports = !matches!(
+            reason,
+            Some(DropReason::TunnelMalformed | DropReason::TunnelNested | DropReason::TunnelSpoofed)
+        );
         let wanted = reason.filter(|_| !lost).map(|reason| {
+            let mut tuple = Tuple::read(&sketch.tuple, variant.version);
+            if !has_ports {
+                (tuple.sport, tuple.dport) = (0, 0);
+            }
             format!(
-                "event {} {} {} ",
+                "event {} {} {tuple} ",
                 reason.name(),
                 Proto(sketch.layer4.proto(variant)),
-                Tuple::read(&sketch.tuple, variant.version)
             )
         });
         let as_wanted = match (new, &wanted) {
@@ -317,6 +348,26 @@ fn sent(mut frame: Vec<u8>, tuple: &str, version: Version) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
+/// The frame in a tunnel that is for its flow.
+fn in_tunnel(sketch: &Sketch, tunnel: &Tunnel, variant: Variant) -> Vec<u8> {
+    let hash = |sketch: &Sketch| {
+        let proto = Proto(sketch.layer4.proto(variant));
+        match variant.version {
+            Version::V4 => flow_hash(&V4::key(&sketch.tuple, proto)),
+            Version::V6 => flow_hash(&V6::key(&sketch.tuple, proto)),
+        }
+    };
+    // An error goes as its flow does.
+    let hash = match &sketch.quote {
+        Some((quoted, _)) => {
+            let (src, dst) = quoted.tuple.split_once(" > ").unwrap_or_default();
+            hash(&quoted.between(&format!("{dst} > {src}")))
+        }
+        None => hash(sketch),
+    };
+    encode(&sketch.clone().inside(tunnel.clone().of_hash(hash)), variant)
+}
+
 /// The port that the datapath has chosen, for which `*` stands in the row.
 struct Chosen(Option<u16>);
 
@@ -351,6 +402,7 @@ fn expected_reason(expected: &Expected) -> Option<DropReason> {
         Expected::Dropped(reason) => Some(*reason),
         Expected::Answered(reason) => Some(*reason),
         Expected::Reset => Some(DropReason::EndpointRemoved),
+        Expected::TooBig(_) => Some(DropReason::TunnelTooBig),
         _ => None,
     }
 }

@@ -85,6 +85,8 @@ impl<F: HostFamily> Played<'_, F> {
                 }
                 answers(&scrap.frame, out, scrap.link)
             }
+            // Stories have no other nodes.
+            Verdict::Tunnel | Verdict::TooBig(_) => Err("a tunnel to nobody".to_owned()),
             Verdict::Refuse | Verdict::Reset => {
                 let counted = |reason: DropReason| after.drops[reason as usize] - before.drops[reason as usize];
                 let (right, why) = if got.verdict == Verdict::Reset {
