@@ -291,5 +291,22 @@ fn without_a_route_to_the_node_a_new_flow_is_masqueraded_and_an_open_one_waits()
         .becomes("outside:40000 > far:8080")
         .counting(&[FlowsCreated, FlowsMasqueraded])
         .run();
-    let _ = DropReason::TunnelNoRoute;
+    let open = |row: Row| {
+        row.ingress(any("outside:40000 > node:30080").syn())
+            .enters(ipip("node > peer"))
+            .counting(&[FlowsCreated, FlowsTunnelled])
+            .loses_route("peer")
+    };
+    let no_route = "the kernel's routes are not a row's";
+    open(direct())
+        .host_only(no_route)
+        .ingress(tcp("outside:40000 > node:30080"))
+        .gets_dropped(DropReason::TunnelNoRoute)
+        .run();
+    open(direct())
+        .host_only(no_route)
+        .ingress(udp("outside:40000 > node:30080"))
+        .becomes("outside:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .run();
 }

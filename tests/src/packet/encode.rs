@@ -158,7 +158,9 @@ fn layer4(sketch: &Sketch, tuple: &Tuple, proto: u8) -> Vec<u8> {
         (6, Layer4::Tcp(flags) | Layer4::Any(flags)) => {
             let mut header = ports;
             header.extend([0x3a, 0x4b, 0x5c, 0x6d, 0x7e, 0x8f, 0x90, 0xa1]);
-            header.extend([0x50, flags, 0x72, 0x10, 0, 0, 0, 0]);
+            let words = 5 + sketch.tcp_options.len() / 4;
+            header.extend([(words as u8) << 4, flags, 0x72, 0x10, 0, 0, 0, 0]);
+            header.extend(&sketch.tcp_options);
             (header, 16)
         }
         (17, _) => {
@@ -226,7 +228,7 @@ fn ipv4(sketch: &Sketch, tuple: &Tuple, proto: u8, part: &[u8], more: bool) -> V
         // Not to be fragmented.
         None => (0xbeef, 0x4000),
     };
-    let mut header = vec![0x40 | (header_len / 4) as u8, 0x28];
+    let mut header = vec![0x40 | (header_len / 4) as u8, 0x28 | sketch.congestion];
     header.extend(total_len.to_be_bytes());
     header.extend(id.to_be_bytes());
     header.extend(fragment.to_be_bytes());
@@ -260,7 +262,7 @@ fn ipv6(sketch: &Sketch, tuple: &Tuple, proto: u8, part: &[u8], more: bool) -> V
         payload.extend(&*header);
     }
     payload.extend(part);
-    let mut packet = vec![0x62, 0x81, 0x23, 0x45];
+    let mut packet = vec![0x62, 0x81 | sketch.congestion << 4, 0x23, 0x45];
     packet.extend(sketch.says_len.unwrap_or(payload.len() as u16).to_be_bytes());
     packet.extend([kinds[0], sketch.hops]);
     packet.extend(src.octets());

@@ -68,6 +68,8 @@ pub enum Change {
     Peer(String),
     /// A router has told how much fits on the way to another node.
     PathMtu(String, u32),
+    /// No route leads to this address any more. On the host only.
+    NoRoute(String),
     /// Tunnels are of UDP.
     Gue,
     /// A flow entry was evicted.
@@ -119,6 +121,8 @@ pub enum Write<F: Named> {
     Routes(u32),
     /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
     Route(F::Addr, u32),
+    /// An address to which no route leads; what the kernel's routing table says in a kernel world.
+    NoRoute(F::Addr),
     /// A socket; what the kernel has in a kernel world.
     Socket(FlowKey<F::Addr>),
     /// A flow entry that goes.
@@ -250,6 +254,7 @@ impl Scene {
                 vec![self.node_record(), Write::Peer(F::named(name), 0)]
             }
             Change::PathMtu(name, mtu) => vec![Write::Peer(F::named(name), *mtu)],
+            Change::NoRoute(name) => vec![Write::NoRoute(F::named(name))],
             Change::Gue => {
                 self.node.flags = self.node.flags.with(NodeFlags::GUE);
                 vec![self.node_record()]

@@ -14,6 +14,10 @@ pub struct Sketch {
     pub payload: Vec<u8>,
     /// The packet that an ICMP error quotes in front of that, and how many octets of it.
     pub quote: Option<(Box<Sketch>, usize)>,
+    /// Congestion bits (RFC 3168 §5).
+    pub congestion: u8,
+    /// TCP options, a multiple of four octets.
+    pub tcp_options: Vec<u8>,
     /// The tunnel that it is in.
     pub tunnel: Option<Tunnel>,
     /// VLAN tag between the link header's addresses and its type.
@@ -115,6 +119,8 @@ fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
         layer4,
         payload: b"GET /hello".to_vec(),
         quote: None,
+        congestion: 0,
+        tcp_options: Vec::new(),
         tunnel: None,
         vlan: None,
         to_link: MAC_TO,
@@ -251,6 +257,23 @@ impl Sketch {
         if let Some((quoted, _)) = &mut self.quote {
             **quoted = quoted.between(tuple);
         }
+        self
+    }
+
+    /// With these congestion bits.
+    #[must_use]
+    pub fn congestion(mut self, bits: u8) -> Self {
+        self.congestion = bits;
+        self
+    }
+
+    /// A SYN that says how large segments may be, behind so many options without meaning.
+    #[must_use]
+    pub fn mss(mut self, octets: u16, behind: usize) -> Self {
+        let [high, low] = octets.to_be_bytes();
+        self.tcp_options = vec![1; behind];
+        self.tcp_options.extend([2, 4, high, low]);
+        self.tcp_options.resize(self.tcp_options.len().next_multiple_of(4), 0);
         self
     }
 

@@ -121,11 +121,14 @@ impl TunnelFamily for V4 {
             return false;
         };
         let (version_ihl, tos) = (ip.version_ihl[0], ip.tos[0]);
+        if tos & CONGESTED == 0 {
+            return false;
+        }
         let sum = |tos: u8| u64::from(u16::from_ne_bytes([version_ihl, tos]));
         let change = checksum::difference(sum(tos), sum(tos | CONGESTED));
         ip.tos[0] = tos | CONGESTED;
         ip.checksum = checksum::updated(u16::from_ne_bytes(ip.checksum), change.into()).to_ne_bytes();
-        tos & CONGESTED != 0
+        true
     }
 
     #[inline(always)]
@@ -198,8 +201,11 @@ impl TunnelFamily for V6 {
             return false;
         };
         let class = ip.version_class_flow[1];
+        if class & MARK == 0 {
+            return false;
+        }
         ip.version_class_flow[1] = class | MARK;
-        class & MARK != 0
+        true
     }
 
     #[inline(always)]

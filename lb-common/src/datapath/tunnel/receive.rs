@@ -97,7 +97,6 @@ pub(in crate::datapath) fn look<F: PathFamily, P: Packet, W: World + Tables<F>>(
         Some(Ok(behind)) => Carries::Behind(behind),
         Some(Err(reason)) => {
             if let Some(mut desk) = world.desk() {
-                (desk.old.sport, desk.old.dport) = (Port::default(), Port::default());
                 desk.opening.service = u32::MAX;
             }
             dropped::<F, W>(world, reason);
@@ -138,6 +137,7 @@ fn looked<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &P, world: &W)
     let proto = F::proto(packet, at + behind).unwrap_or_default();
     desk.old.proto.0 = proto.0;
     desk.old.stage.0 = Stage::ARRIVES.0;
+    (desk.old.sport, desk.old.dport) = (Port::default(), Port::default());
     let inner_len = F::ip_len(packet, at + behind).unwrap_or_default();
     if inner_len + behind != outer_len || !packet.reaches(at + outer_len) {
         return Some(Err(DropReason::TunnelMalformed));

@@ -208,6 +208,9 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>, now_ns: u64) 
         Write::Route(address, ifindex) => {
             cabinet.routes.insert(address, ifindex);
         }
+        Write::NoRoute(address) => {
+            cabinet.next_hops.remove(&address);
+        }
         Write::Socket(key) => {
             cabinet.sockets.insert(key);
         }

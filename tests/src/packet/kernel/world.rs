@@ -269,7 +269,7 @@ impl<F: KernelFamily> Drawer<F> {
                 let peer = Peer { mtu, told_ns, pad: 0 };
                 self.peers.insert(address, peer, 0).context(F::PEERS)?;
             }
-            Write::Route(..) | Write::Socket(_) => {
+            Write::Route(..) | Write::NoRoute(_) | Write::Socket(_) => {
                 bail!("the kernel's routes and sockets are not a row's: for the host only")
             }
             Write::Device(..) | Write::Routes(_) => {}

@@ -70,6 +70,8 @@ struct Packet {
     writes: usize,
     expected: Option<Expected>,
     quoting: Option<String>,
+    marked: bool,
+    saying: Option<(u16, usize)>,
     counting: Vec<Counter>,
     leaving: Option<Vec<String>>,
     leaving_ways: Option<Vec<String>>,
@@ -269,6 +271,12 @@ impl Row {
         self.change(Change::PathMtu(name.to_owned(), mtu))
     }
 
+    /// There is no route to this address any more.
+    #[must_use]
+    pub fn loses_route(self, name: &str) -> Self {
+        self.change(Change::NoRoute(name.to_owned()))
+    }
+
     /// Tunnels are of UDP.
     #[must_use]
     pub fn gue(self) -> Self {
@@ -381,6 +389,8 @@ impl Row {
             writes: usize::MAX,
             expected: None,
             quoting: None,
+            marked: false,
+            saying: None,
             counting: Vec::new(),
             leaving: None,
             leaving_ways: None,
@@ -527,6 +537,20 @@ impl Row {
     #[must_use]
     pub fn quoting(mut self, tuple: &str) -> Self {
         self.last().quoting = Some(tuple.to_owned());
+        self
+    }
+
+    /// It is marked as one that has met congestion, and is the same otherwise.
+    #[must_use]
+    pub fn marked(mut self) -> Self {
+        self.last().marked = true;
+        self
+    }
+
+    /// It says that segments may be so large, behind so many options without meaning, and is the same otherwise.
+    #[must_use]
+    pub fn saying_mss(mut self, octets: u16, behind: usize) -> Self {
+        self.last().saying = Some((octets, behind));
         self
     }
 

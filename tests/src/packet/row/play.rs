@@ -172,9 +172,26 @@ impl Packet {
             .expected
             .as_ref()
             .context("the row does not say what becomes of it")?;
+        // What is answered has come out of its tunnel, if it was in one.
+        let bare = match &sketch.tunnel {
+            Some(_) => encode(
+                &Sketch {
+                    tunnel: None,
+                    ..sketch.clone()
+                },
+                variant,
+            ),
+            None => frame.to_vec(),
+        };
         let between = |tuple: &str| {
             let mut wanted = sketch.between(&chosen.fill(tuple));
             wanted.tunnel = None;
+            if self.marked {
+                wanted.congestion = 3;
+            }
+            if let Some((octets, behind)) = self.saying {
+                wanted = wanted.mss(octets, behind);
+            }
             if let Some(quoted) = &self.quoting {
                 wanted = wanted.quoted_between(&chosen.fill(quoted));
             }
@@ -189,13 +206,11 @@ impl Packet {
                 Verdict::Forward(WAN),
                 sent(between(tuple), &chosen.fill(tuple), variant.version)?,
             ),
-            Expected::Dropped(reason) if *reason == DropReason::TunnelUnserved => {
-                (Verdict::Drop(*reason), between(&sketch.tuple))
-            }
+            Expected::Dropped(reason) if *reason == DropReason::TunnelUnserved => (Verdict::Drop(*reason), bare),
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
             Expected::Answered(_) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
-                let answer = port_unreachable(frame, &tuple, variant);
+                let answer = port_unreachable(&bare, &tuple, variant);
                 if let Err(why) = verify(&answer, variant.link) {
                     bail!("the expected answer is wrong itself: {why}");
                 }
@@ -211,7 +226,7 @@ impl Packet {
             }
             Expected::TooBig(mtu) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
-                let answer = packet_too_big(frame, &tuple, variant, *mtu);
+                let answer = packet_too_big(&bare, &tuple, variant, *mtu);
                 if let Err(why) = verify(&answer, variant.link) {
                     bail!("the expected answer is wrong itself: {why}");
                 }
