@@ -10,13 +10,16 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_check_mtu, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_pull_data, bpf_xdp_get_buff_len,
+        bpf_skb_pull_data, bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
-use lb_common::datapath::{ChecksumChange, Ethernet, Header, Ipv4, Ipv6, Packet, updated};
+use lb_common::{
+    datapath::{ChecksumChange, Ethernet, Header, Ipv4, Ipv6, Packet, Tagged, updated},
+    layout::Tags,
+};
 
-use crate::outline::lb_crc32c;
+use crate::outline::{lb_crc32c, lb_retag};
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -45,15 +48,38 @@ impl<const LINK: usize> Skb<'_, LINK> {
 }
 
 /// A frame in an XDP buffer.
-pub struct XdpFrame<'a>(pub &'a XdpContext);
+pub struct XdpFrame<'a> {
+    ctx: &'a XdpContext,
+    /// How many octets of tags offsets count from behind.
+    tags_len: usize,
+}
 
-impl XdpFrame<'_> {
-    /// Where the frame's first buffer ends. Read anew each time: the compiler would keep it, and copy it as a word of 32 bits, after
-    /// which the kernel no longer knows what it is.
+impl<'a> XdpFrame<'a> {
+    /// A frame whose offsets count from its beginning.
+    #[inline(always)]
+    pub const fn new(ctx: &'a XdpContext) -> Self {
+        Self { ctx, tags_len: 0 }
+    }
+
+    /// Where the frame begins. Read anew each time: the compiler would keep it, and copy it as a word of 32 bits, after which the kernel
+    /// no longer knows what it is.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
+        unsafe { ptr::read_volatile(&raw const (*self.ctx.ctx).data) as usize }
+    }
+
+    /// Where the frame's first buffer ends; the same.
     #[inline(always)]
     fn end(&self) -> usize {
-        // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
-        unsafe { ptr::read_volatile(&raw const (*self.0.ctx).data_end) as usize }
+        // SAFETY: as in `data`.
+        unsafe { ptr::read_volatile(&raw const (*self.ctx.ctx).data_end) as usize }
+    }
+
+    /// Where offsets count from.
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data() + self.tags_len
     }
 }
 
@@ -181,7 +207,7 @@ impl Packet for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         // SAFETY: the context is the program's own.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize - self.tags_len }
     }
 
     #[inline(always)]
@@ -191,7 +217,7 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn linear_len(&self) -> usize {
-        self.end() - self.0.data()
+        self.end() - self.start()
     }
 
     #[inline(always)]
@@ -207,7 +233,7 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn header<H: Header>(&self, offset: usize) -> Option<&H> {
-        let header = at::<H>(self.0.data(), self.end(), offset)?;
+        let header = at::<H>(self.start(), self.end(), offset)?;
         // SAFETY: inside the packet as just compared; `Header` is valid for any octets at any alignment, and nothing
         // writes to the packet while `&self` lives.
         Some(unsafe { &*header })
@@ -215,7 +241,7 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
-        let header = at::<H>(self.0.data(), self.end(), offset)?;
+        let header = at::<H>(self.start(), self.end(), offset)?;
         // SAFETY: inside the packet as just compared, and `&mut self` is the only access to it.
         Some(unsafe { &mut *header })
     }
@@ -267,6 +293,55 @@ impl Packet for XdpFrame<'_> {
         false
     }
 }
+
+impl Tagged for XdpFrame<'_> {
+    #[inline(always)]
+    fn begin_at(&mut self, tags_len: usize) {
+        self.tags_len = tags_len;
+    }
+
+    #[inline(always)]
+    fn front<H: Header>(&self, offset: usize) -> Option<&H> {
+        let header = at::<H>(self.data(), self.end(), offset)?;
+        // SAFETY: as in `header`.
+        Some(unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn put_front<H: Header>(&mut self, offset: usize, header: &H) -> bool {
+        match at::<H>(self.data(), self.end(), offset) {
+            Some(place) => {
+                // SAFETY: as in `header_mut`.
+                unsafe { *place = *header };
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, by: i32) -> bool {
+        // SAFETY: the context is the program's own. References into the packet end with `&mut self`.
+        unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -by) == 0 }
+    }
+
+    #[inline(always)]
+    fn retag(&mut self, from: Tags, to: Tags) -> Option<bool> {
+        self.tags_len = match lb_retag(self.ctx.ctx, from.0, to.0) {
+            RETAG_FAILED => return None,
+            RETAG_NO_ROOM => return Some(false),
+            tags_len => tags_len as usize & TAGS_LEN_BITS,
+        };
+        Some(true)
+    }
+}
+
+/// What a function that gives a frame other tags tells instead of their length: it can't.
+pub const RETAG_NO_ROOM: u32 = 1;
+/// Or that it has spoilt the frame.
+pub const RETAG_FAILED: u32 = 2;
+/// The bits of a length of tags.
+const TAGS_LEN_BITS: usize = 0b1100;
 
 /// The largest IP packet that the device of the packet sends.
 #[inline(always)]

@@ -122,7 +122,7 @@ pub fn lb_tc_l3_out(ctx: TcContext) -> i32 {
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let ifindex = xdp_ifindex(&ctx);
     match datapath::xdp(
-        &mut XdpFrame(&ctx),
+        &mut XdpFrame::new(&ctx),
         &Kernel {
             ifindex,
             context: ctx.ctx,

@@ -11,7 +11,7 @@ use lb_common::{
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
         FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys,
-        TokenBucket, Way,
+        TokenBucket, VlanKey, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
             FRONTENDS_MAX, HOPS_MAX, MAGLEV_CHUNKS_MAX, PEERS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
@@ -97,6 +97,8 @@ pub static CT4_AFFINITY: Affinities<Ip4> = Affinities::new();
 pub static CT6_AFFINITY: Affinities<Ip6> = Affinities::new();
 #[btf_map]
 pub static DEVICES: HashMap<u32, Device, { DEVICES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static VLANS: HashMap<VlanKey, u32, { DEVICES_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static CT4_FLOWS: Flows<Ip4> = Flows::new();
 #[btf_map]

@@ -2,24 +2,24 @@
 //! of on every path that leads to it. That keeps the rare and long parts of the datapath out of the product of all
 //! paths through the short ones.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, xdp_md},
     helpers::generated::bpf_loop,
-    programs::TcContext,
+    programs::{TcContext, XdpContext},
 };
 use lb_common::{
     datapath::{
         Chosen, Claim, Errors, Fit, Found, Hook, Opened, Opens, Step, Taken, Verdict, Ways, choose, claim, clamp,
-        crc32c_of_change, echo, enter_tunnel, error, find, fit, open, open_pair, place, refuse, reset, step, stray,
-        take_out, too_big, translate,
+        crc32c_of_change, echo, enter_tunnel, error, find, find_at, fit, open, open_pair, place, refuse, reset, retag,
+        step, stray, take_out, too_big, translate,
     },
-    layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
+    layout::{DropReason, FlowKey, Ip4, Ip6, Scope, Tags, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
+    frame::{ETHERNET, NO_LINK, RETAG_FAILED, RETAG_NO_ROOM, Skb, XdpFrame, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
     maps, route, socket,
     world::{Context, Kernel},
 };
@@ -78,19 +78,19 @@ const GO_ON: i64 = 0;
 const ENOUGH: i64 = 1;
 
 macro_rules! opens {
-    ($family:ty, $addr:ty, $context:ty, $ifindex:ident, $open:ident, $choose:ident, $pair:ident, $one:ident) => {
+    ($family:ty, $addr:ty, $context:ty, $open:ident, $choose:ident, $pair:ident, $one:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $open(context: $context, hook: u32, chosen: u32) -> u32 {
-            let ifindex = $ifindex(context);
+        extern "C" fn $open(context: $context, ifindex: u32, hook: u32, chosen: u32) -> u32 {
             let chosen = Chosen::from_code(chosen);
             open::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook), chosen).code()
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $choose(context: $context, hook: u32) -> u32 {
-            let ifindex = $ifindex(context);
+        extern "C" fn $choose(context: $context, ifindex: u32, hook: u32) -> u32 {
+            // Asked for, so that callers give it: the kernel wants to see it, whether it is used or not.
+            let context = black_box(context);
             choose::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)).code()
         }
 
@@ -122,12 +122,12 @@ macro_rules! opens {
         impl Opens<$family> for Kernel<$context> {
             #[inline(always)]
             fn open(&self, hook: Hook, chosen: Chosen) -> Opened {
-                Opened::from_code($open(self.context, hook_code(hook), chosen.code()))
+                Opened::from_code($open(self.context, self.ifindex, hook_code(hook), chosen.code()))
             }
 
             #[inline(always)]
             fn choose(&self, hook: Hook) -> Chosen {
-                Chosen::from_code($choose(self.context, hook_code(hook)))
+                Chosen::from_code($choose(self.context, self.ifindex, hook_code(hook)))
             }
 
             #[inline(always)]
@@ -170,31 +170,12 @@ macro_rules! opens {
     };
 }
 
-opens!(
-    V4,
-    Ip4,
-    OfSkb,
-    ifindex_of_skb,
-    lb_open4,
-    lb_choose4,
-    lb_pair4,
-    try_port4
-);
-opens!(
-    V6,
-    Ip6,
-    OfSkb,
-    ifindex_of_skb,
-    lb_open6,
-    lb_choose6,
-    lb_pair6,
-    try_port6
-);
+opens!(V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_pair4, try_port4);
+opens!(V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_pair6, try_port6);
 opens!(
     V4,
     Ip4,
     OfXdp,
-    ifindex_of_xdp,
     lb_open4_xdp,
     lb_choose4_xdp,
     lb_pair4_xdp,
@@ -204,7 +185,6 @@ opens!(
     V6,
     Ip6,
     OfXdp,
-    ifindex_of_xdp,
     lb_open6_xdp,
     lb_choose6_xdp,
     lb_pair6_xdp,
@@ -282,6 +262,17 @@ place!(V6, place6, lb_place6);
 #[unsafe(no_mangle)]
 pub extern "C" fn lb_crc32c(change: u32, following: u32) -> u32 {
     crc32c_of_change(change, following)
+}
+
+/// See [`retag`]. The length of the tags that the frame has then, or one of [`RETAG_NO_ROOM`] and [`RETAG_FAILED`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn lb_retag(context: OfXdp, from: u32, to: u32) -> u32 {
+    match retag(&mut XdpFrame::new(&XdpContext::new(context)), Tags(from), Tags(to)) {
+        Some(true) => Tags(to).octets() as u32,
+        Some(false) => RETAG_NO_ROOM,
+        None => RETAG_FAILED,
+    }
 }
 
 /// ICMP errors on devices with this link header.
@@ -484,9 +475,12 @@ macro_rules! ways {
     ($family:ty, $find:ident, $step:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $find(context: OfXdp) -> u32 {
+        extern "C" fn $find(context: OfXdp, tags: u32) -> u32 {
             let ifindex = ifindex_of_xdp(context);
-            find::<$family, _>(&Kernel { ifindex, context }).code()
+            let found = find_at(&Kernel { ifindex, context }, Tags(tags), |ifindex| {
+                find::<$family, _>(&Kernel { ifindex, context })
+            });
+            found.code()
         }
 
         #[inline(never)]
@@ -498,8 +492,8 @@ macro_rules! ways {
 
         impl Ways<$family> for Kernel<OfXdp> {
             #[inline(always)]
-            fn find(&self) -> Found {
-                Found::from_code($find(self.context))
+            fn find(&self, tags: Tags) -> Found {
+                Found::from_code($find(self.context, tags.0))
             }
 
             #[inline(always)]

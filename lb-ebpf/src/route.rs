@@ -17,11 +17,11 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{Ethernet, Ipv4, Ipv6, Packet, Tables},
-    layout::{Address as _, AddressFlags, DeviceFlags, Family, Ip4, Ip6, V4, V6, WayFlags},
+    layout::{Address as _, AddressFlags, DeviceFlags, Family, Ip4, Ip6, Tags, V4, V6, WayFlags},
 };
 
 use crate::{
-    frame::{Skb, mark_rerouted, skb_ifindex, skb_is_gso},
+    frame::{Skb, ifindex_of_xdp, mark_rerouted, skb_ifindex, skb_is_gso},
     outline::{self, OfSkb, OfXdp},
     world::{Context, Kernel, device},
 };
@@ -86,13 +86,20 @@ where
         return false;
     }
     let Some(arrives) = device(ifindex) else { return false };
-    let leaves = device(query.ifindex).map_or(DeviceFlags::default(), |leaves| leaves.flags);
+    let (mut leaves, mut card, mut tags) = (DeviceFlags::default(), query.ifindex, Tags::NONE);
+    if let Some(known) = device(query.ifindex) {
+        (leaves, tags) = (known.flags, known.tags);
+        if known.lower != 0 {
+            card = known.lower;
+        }
+    }
     let sends = arrives.flags.has(DeviceFlags::GENERIC) || leaves.has(DeviceFlags::FORWARDS);
     // Frames to an unknown address of this device's can't be told from those to others.
     if !sends || arrives.link == [0; 2] {
         return false;
     }
-    way.ifindex = query.ifindex;
+    way.ifindex = card;
+    way.tags = tags;
     way.own = arrives.link;
     // SAFETY: integers, whatever the union holds.
     way.mtu = unsafe { query.__bindgen_anon_1.mtu_result };
@@ -100,7 +107,7 @@ where
     if leaves.has(DeviceFlags::SCATTERS) || arrives.flags.has(DeviceFlags::GENERIC) {
         way.flags = way.flags.with(WayFlags::SCATTERS);
     }
-    if query.ifindex == ifindex && arrives.flags.has(DeviceFlags::TURNS) {
+    if card == ifindex_of_xdp(context) && arrives.flags.has(DeviceFlags::TURNS) {
         way.flags = way.flags.with(WayFlags::TURNS);
     }
     true

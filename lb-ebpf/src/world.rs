@@ -15,7 +15,7 @@ use lb_common::{
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
         DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
-        Scope, Service, ServiceStats, SourceKeys, TokenBucket, V4, V6, Way,
+        Scope, Service, ServiceStats, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
     },
 };
 
@@ -297,6 +297,14 @@ impl<C: Context> World for Kernel<C> {
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool {
         // SAFETY: one aligned word is looked at; a recycled entry yields another device's flags at worst.
         unsafe { maps::DEVICES.get(ifindex) }.is_some_and(|device| device.flags.has(what))
+    }
+
+    #[inline(always)]
+    fn vlan(&self, tags: Tags) -> Option<u32> {
+        let ifindex = self.ifindex;
+        // SAFETY: one aligned word is copied out at once; a recycled entry yields another VLAN's device at worst, until the next message of
+        // the routing.
+        unsafe { maps::VLANS.get(VlanKey { ifindex, tags }).copied() }
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use lb_common::{
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
         FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Port, Proto, Service,
-        ServiceStats, SourceKeys, TokenBucket, V4, V6, Way, limits, names,
+        ServiceStats, SourceKeys, TokenBucket, V4, V6, VlanKey, Way, limits, names,
     },
 };
 use lb_userspace::{
@@ -104,6 +104,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::LB4_PEERS, keyed::<Ip4, Peer>(hash, limits::PEERS_MAX)),
         (names::LB6_PEERS, keyed::<Ip6, Peer>(hash, limits::PEERS_MAX)),
         (names::DEVICES, keyed::<u32, Device>(hash, limits::DEVICES_MAX)),
+        (names::VLANS, keyed::<VlanKey, u32>(hash, limits::DEVICES_MAX)),
         (
             names::LB4_SVC_STATS,
             keyed::<u32, ServiceStats>(per_cpu_hash, limits::SERVICES_MAX),

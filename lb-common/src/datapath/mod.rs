@@ -27,6 +27,7 @@ mod reject;
 mod reset;
 mod rewrite;
 mod select;
+mod tagged;
 mod track;
 mod tunnel;
 mod way;
@@ -43,11 +44,12 @@ pub use path::{
     translate,
 };
 pub use select::{cell, flow_hash, pick, place};
+pub use tagged::{Tagged, retag};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use tunnel::{
     GUE_PORT, TunnelFamily,
     receive::{Taken, take_out},
     send::{Fit, fit},
 };
-pub use way::{ForwardFamily, Found, Step, Ways, find, step, xdp};
+pub use way::{ForwardFamily, Found, Step, Ways, find, find_at, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -9,6 +9,9 @@
 //! ```
 //!
 //! What can't be finished goes up untouched, and tc finishes it: fragments, ICMP, refusals, no neighbour yet, a local client.
+//!
+//! A frame with VLAN tags is what it would be if it came by the VLAN device without them; its way says with which tags it came, and with
+//! which it leaves.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -21,12 +24,12 @@ use super::{
     path::{
         Followed, Hook, Opens, PathFamily, Verdict, checksum_may_be_partial, drop_packet, follow, may_open, serves,
     },
-    reject::store_words,
     rewrite::apply,
+    tagged::{Tagged, readdress, tags_of},
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, TcpSeen, Tunnelled, V4, V6, Way,
+    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, Tags, TcpSeen, Tunnelled, V4, V6, Way,
     WayFlags,
     limits::{REST_NS, WAY_NS},
 };
@@ -102,11 +105,8 @@ impl Step {
 
 /// A world in which ways can be found. The kernel programs put the steps into functions that are verified once, each for itself.
 pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
-    /// See [`find`].
-    #[inline(always)]
-    fn find(&self) -> Found {
-        find::<F, Self>(self)
-    }
+    /// See [`find`], for a frame with these tags: in the world of the device that [`find_at`] says.
+    fn find(&self, tags: Tags) -> Found;
 
     /// See [`step`].
     #[inline(always)]
@@ -188,16 +188,19 @@ impl ForwardFamily for V6 {
 
 /// The XDP datapath.
 #[inline(always)]
-pub fn xdp<P: Packet, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verdict {
+pub fn xdp<P: Tagged, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verdict {
+    let Some(tags) = tags_of(packet) else {
+        return Verdict::Pass;
+    };
     match network_in_place(packet) {
-        Network::V4 => go::<V4, P, W>(packet, world),
-        Network::V6 => go::<V6, P, W>(packet, world),
+        Network::V4 => go::<V4, P, W>(packet, world, tags),
+        Network::V6 => go::<V6, P, W>(packet, world, tags),
         Network::Other => Verdict::Pass,
     }
 }
 
 #[inline(always)]
-fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, world: &W) -> Verdict {
+fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
     let Some(parsed) = F::parse(packet, world, Stage::ARRIVES) else {
         return Verdict::Pass;
     };
@@ -207,12 +210,13 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
     let Some(mut desk) = world.desk() else {
         return Verdict::Pass;
     };
-    if !known::<F, W>(world, &parsed, &mut desk) {
+    if !known::<F, W>(world, &parsed, tags, &mut desk) {
         desk.old.take(&parsed.key);
         desk.opening.tcp = parsed.tcp;
         desk.opening.tunnelled = Tunnelled::NOT;
+        desk.way.came = tags;
         drop(desk);
-        match world.find() {
+        match world.find(tags) {
             Found::None => return Verdict::Pass,
             Found::Drop(reason) => return Verdict::Drop(reason),
             Found::Way => {}
@@ -235,6 +239,7 @@ fn go<F: PathFamily + ForwardFamily, P: Packet, W: Ways<F>>(packet: &mut P, worl
 fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
     world: &W,
     parsed: &Parsed<F::Addr>,
+    tags: Tags,
     desk: &mut Desk<F::Addr>,
 ) -> bool {
     // What opens or closes a connection changes its flow.
@@ -247,7 +252,7 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
     desk.way.take(&way);
     // As in `follow`: the kernel may recycle the entry while it is read.
     compiler_fence(Ordering::SeqCst);
-    if way.check != parsed.key.check() || desk.way.routes != world.routes() {
+    if way.check != parsed.key.check() || desk.way.routes != world.routes() || desk.way.came != tags {
         return false;
     }
     if world.now_ns().wrapping_sub(desk.way.found_ns) > WAY_NS {
@@ -260,7 +265,7 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
 
 /// Does what a way says. Nothing if the packet was changed in part only.
 #[inline(always)]
-fn act<F: PathFamily + ForwardFamily, P: Packet>(
+fn act<F: PathFamily + ForwardFamily, P: Tagged>(
     packet: &mut P,
     parsed: &Parsed<F::Addr>,
     way: &Way<F::Addr>,
@@ -272,13 +277,16 @@ fn act<F: PathFamily + ForwardFamily, P: Packet>(
     if !way.flags.has(WayFlags::TRANSLATES) || !may {
         return Some(Verdict::Pass);
     }
+    if forwards && way.tags != way.came && !packet.retag(way.came, way.tags)? {
+        return Some(Verdict::Pass);
+    }
     if !apply::<F, P>(packet, parsed, &way.rewrite) {
         return None;
     }
     if !forwards {
         return Some(Verdict::Pass);
     }
-    if !F::take_hop(packet) || !store_words(packet, 0, way.link) {
+    if !F::take_hop(packet) || !readdress(packet, way.link) {
         return None;
     }
     Some(if way.flags.has(WayFlags::TURNS) {
@@ -290,11 +298,23 @@ fn act<F: PathFamily + ForwardFamily, P: Packet>(
 
 /// Whether a frame is addressed to this link address, and not to all or to somebody else's.
 #[inline(always)]
-fn is_for<P: Packet>(packet: &P, own: &[u32; 2]) -> bool {
-    packet.header::<Ethernet>(0).is_some_and(|ethernet| {
+fn is_for<P: Tagged>(packet: &P, own: &[u32; 2]) -> bool {
+    packet.front::<Ethernet>(0).is_some_and(|ethernet| {
         let [a, b, c, d, e, f] = ethernet.dst;
         u32::from_ne_bytes([a, b, c, d]) == own[0] && u32::from_ne_bytes([e, f, 0, 0]) == own[1]
     })
+}
+
+/// Looks for a way where a frame with these tags belongs: at the device that it came by, or at the VLAN device on top of it. The stack has
+/// those that belong nowhere.
+#[inline(always)]
+pub fn find_at<W: World>(world: &W, tags: Tags, find: impl FnOnce(u32) -> Found) -> Found {
+    let ifindex = if tags == Tags::NONE {
+        Some(world.ifindex())
+    } else {
+        world.vlan(tags)
+    };
+    ifindex.map_or(Found::None, find)
 }
 
 /// A packet without a way, of the desk's `old` tuple: looks for one, opening its flow if it has none. The desk's `way` is what there

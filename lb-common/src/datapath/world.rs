@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use super::select::place;
 use crate::layout::{
     AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Family, Flow, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Node, Peer, Scope, Service, TokenBucket, Way,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Node, Peer, Scope, Service, Tags, TokenBucket, Way,
 };
 
 /// Whether an existing entry may be replaced.
@@ -110,6 +110,8 @@ pub trait World {
     fn ifindex(&self) -> u32;
     /// Whether a device is known to be this.
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool;
+    /// The VLAN device to which frames with these tags belong that come by the device on which the packet was seen.
+    fn vlan(&self, tags: Tags) -> Option<u32>;
     /// A number that is another after every change of the routing.
     fn routes(&self) -> u32;
     /// When a packet to a neighbour was last left to the stack, in monotonic nanoseconds.

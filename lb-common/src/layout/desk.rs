@@ -103,5 +103,5 @@ pod! {
         /// Always zero.
         pub fill: A::Fill,
     }
-    sizes: 232, 408;
+    sizes: 240, 416;
 }

@@ -26,6 +26,7 @@ mod node;
 mod reason;
 mod service;
 mod source_range;
+mod vlan;
 mod way;
 
 pub use affinity::{Affinity, AffinityKey};
@@ -45,4 +46,5 @@ pub use node::{Device, DeviceFlags, Node, NodeFlags, Peer, Range, SERVICE_RANGES
 pub use reason::DropReason;
 pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
 pub use source_range::{SET_LEN, SourceKeys};
+pub use vlan::{Tag, Tags, VlanKey};
 pub use way::{Hop, Way, WayFlags};

@@ -67,6 +67,8 @@ names! {
     CT6_AFFINITY;
     /// Devices: index to [`Device`](super::Device).
     DEVICES;
+    /// VLAN devices: [`VlanKey`](super::VlanKey) to index.
+    VLANS;
     /// IPv4 flows: [`FlowKey`](super::FlowKey) to [`Flow`](super::Flow).
     CT4_FLOWS;
     /// IPv6 flows.

@@ -1,6 +1,6 @@
 //! What the kernel programs must know about the node and its devices; written by the agent.
 
-use super::{Address, Ip4, Ip6};
+use super::{Address, Ip4, Ip6, Tags};
 
 pod! {
     /// A range of addresses: those that differ from `base` in the bits of `free` only. All zero: no address but the
@@ -122,8 +122,12 @@ pod! {
         pub ipv6: Ip6,
         /// Its link address in the first six octets, or zeros: XDP forwards only what is addressed to it.
         pub link: [u32; 2],
+        /// Of a VLAN device: the card below it, by which XDP sends its frames. Zero: they are sent by the device itself.
+        pub lower: u32,
+        /// The tags that its frames have on that card.
+        pub tags: Tags,
     }
-    size: 32;
+    size: 40;
 }
 
 impl Device {

@@ -4,7 +4,7 @@
 //! steps). A way is what both come to, and the next hop. It is derived: whoever loses one finds it again. The program that
 //! uses it looks every two seconds whether it still holds, and at once when the routing has changed.
 
-use super::{Address, Rewrite};
+use super::{Address, Rewrite, Tags};
 
 /// What becomes of a packet, as bits. None: the stack takes it as it is, and tc finishes it.
 #[repr(transparent)]
@@ -37,8 +37,8 @@ pod! {
         pub link: [u32; 2],
         /// The device by which it is reached.
         pub ifindex: u32,
-        /// Always zero.
-        pub pad: u32,
+        /// The VLAN in which it is.
+        pub tags: Tags,
     }
     size: 16;
 }
@@ -67,12 +67,16 @@ pod! {
         pub link: [u32; 3],
         /// The link address of the device that it came by: frames to others are none of ours.
         pub own: [u32; 2],
+        /// The tags with which it comes: it is no way for packets of another VLAN.
+        pub came: Tags,
+        /// The tags with which it leaves.
+        pub tags: Tags,
         /// Always zero.
         pub pad: u32,
         /// Monotonic time at which it was found, in nanoseconds.
         pub found_ns: u64,
     }
-    sizes: 72, 96;
+    sizes: 80, 104;
 }
 
 impl<A: Address> Way<A> {
@@ -84,11 +88,11 @@ impl<A: Address> Way<A> {
         Hop {
             link: [self.link[0], self.link[1] & FIRST_HALF],
             ifindex: self.ifindex,
-            pad: 0,
+            tags: self.tags,
         }
     }
 
-    /// Leads nowhere from now on, and nothing is done with its packets.
+    /// Leads nowhere from now on, and nothing is done with its packets, whose tags stay.
     #[inline(always)]
     pub const fn forget(&mut self) {
         self.ifindex = 0;
@@ -99,6 +103,7 @@ impl<A: Address> Way<A> {
         self.link[2] = 0;
         self.own[0] = 0;
         self.own[1] = 0;
+        self.tags = Tags::NONE;
     }
 
     /// Whether another says the same of packets, found under the same routing.
@@ -115,6 +120,8 @@ impl<A: Address> Way<A> {
             && self.flags == other.flags
             && self.link == other.link
             && self.own == other.own
+            && self.came == other.came
+            && self.tags == other.tags
     }
 
     /// Becomes what another says of packets, and of when it was found. Word by word: of aggregates the compiler would make calls of a
@@ -133,6 +140,8 @@ impl<A: Address> Way<A> {
         self.link[2] = other.link[2];
         self.own[0] = other.own[0];
         self.own[1] = other.own[1];
+        self.came = other.came;
+        self.tags = other.tags;
         self.found_ns = other.found_ns;
     }
 }

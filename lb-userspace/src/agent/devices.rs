@@ -7,11 +7,14 @@ use tracing::{error, info, warn};
 
 use super::{
     Agent, DeviceState, sysctl,
-    xdp::{why_no_transmit, why_refused},
+    xdp::{vlan_words, why_no_transmit, why_refused, why_tags_are_hidden},
 };
 use crate::{
     kernel::{LinkKind, XdpMode, XdpOutcome, XdpPolicy},
-    source::devices::{Device, Framing, Listing, node_addresses},
+    source::devices::{
+        Device, Framing, Listing, node_addresses,
+        vlan::{card_of, on_top},
+    },
 };
 
 impl Agent {
@@ -89,6 +92,11 @@ impl Agent {
             XdpOutcome::Off(_) => None,
         };
         let is_generic = mode == Some(XdpMode::Generic);
+        // A VLAN device's frames are sent by its card.
+        let (sender, sends) = match card_of(&self.devices, device) {
+            Some((card, _)) => (card, self.xdp_mode(card)),
+            None => (device, mode),
+        };
         let because = match self.options.xdp {
             XdpPolicy::Generic => "asked for by --xdp generic",
             _ => "an earlier agent has attached it so; sluice cleanup ends that",
@@ -102,8 +110,9 @@ impl Agent {
             tc,
             xdp: outcome.to_string(),
             xdp_generic_because: is_generic.then(|| because.to_owned()),
-            xdp_transmit: why_no_transmit(device, mode)
+            xdp_transmit: why_no_transmit(sender, sends)
                 .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")),
+            vlans: vlan_words(device, &self.devices),
         }
     }
 
@@ -151,19 +160,25 @@ impl Agent {
         }
     }
 
-    /// Whether what XDP depends on is otherwise than when it was tried and didn't come to anything.
+    /// Whether what XDP depends on is otherwise than when it was tried and didn't come to anything; or it must not be there any more.
     fn is_xdp_to_be_tried(&self, before: Option<&Device>, now: &Device) -> bool {
         let matters = |device: &Device| {
             let runs = device.xdp_features.map(|features| features.runs);
-            (self.may_have_xdp(device), device.mtu, runs)
+            (self.why_no_xdp(device), device.mtu, runs)
         };
-        let is_off = self.xdp_mode(now).is_none();
-        is_off && before.is_some_and(|before| matters(before) != matters(now))
+        if self.xdp_mode(now).is_some() {
+            return why_tags_are_hidden(now, &self.devices).is_some();
+        }
+        before.is_some_and(|before| matters(before) != matters(now))
     }
 
     fn attach_xdp(&mut self, device: &Device) -> XdpOutcome {
-        if !self.may_have_xdp(device) {
-            return XdpOutcome::Off("not an outward device".to_owned());
+        if let Some(reason) = self.why_no_xdp(device) {
+            if why_tags_are_hidden(device, &self.devices).is_some() {
+                warn!(device = %device.name, %reason, "no XDP on this device; tc does all the work there");
+                self.attachments.detach_xdp(device.ifindex);
+            }
+            return XdpOutcome::Off(reason);
         }
         let Some(mode) = self.options.xdp.mode() else {
             self.attachments.detach_xdp(device.ifindex);
@@ -192,20 +207,32 @@ impl Agent {
 
     /// Where XDP sees the packets of a device, which is before tc does, as far as is known.
     pub(super) fn xdp_mode(&self, device: &Device) -> Option<XdpMode> {
-        let wanted = self.options.xdp.mode().filter(|_| self.may_have_xdp(device));
+        let wanted = self.options.xdp.mode().filter(|_| self.why_no_xdp(device).is_none());
         self.attachments.xdp(device.ifindex, found_mode(device), wanted)
     }
 
-    fn may_have_xdp(&self, device: &Device) -> bool {
-        device.framing == Some(Framing::Ethernet) && self.is_outward(device)
+    fn why_no_xdp(&self, device: &Device) -> Option<String> {
+        if device.framing != Some(Framing::Ethernet) || !self.is_outward(device) {
+            return Some("not an outward device".to_owned());
+        }
+        if let Some((card, _)) = card_of(&self.devices, device) {
+            return Some(format!("a VLAN device: what XDP does, it does on {}", card.name));
+        }
+        why_tags_are_hidden(device, &self.devices)
     }
 
+    /// Whether a device leads out of the node: by itself, or for a VLAN device on it.
     fn is_outward(&self, device: &Device) -> bool {
-        if self.options.outward_devices.is_empty() {
-            device.has_default_route
-        } else {
-            self.options.outward_devices.contains(&device.name)
-        }
+        let by_itself = |device: &Device| {
+            if self.options.outward_devices.is_empty() {
+                device.has_default_route
+            } else {
+                self.options.outward_devices.contains(&device.name)
+            }
+        };
+        let is_under =
+            |vlan: &Device| card_of(&self.devices, vlan).is_some_and(|(card, _)| card.ifindex == device.ifindex);
+        by_itself(device) || on_top(&self.devices, device).any(|vlan| by_itself(vlan) && is_under(vlan))
     }
 }
 

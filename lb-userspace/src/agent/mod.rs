@@ -45,7 +45,7 @@ use crate::{
         self, SourceStatus,
         devices::{Devices, Listing},
     },
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats, VlanTable},
 };
 
 use observe::{Observer, Servers};
@@ -108,6 +108,7 @@ struct Agent {
     record4: Node<Ip4>,
     record6: Node<Ip6>,
     device_table: DeviceTable,
+    vlan_table: VlanTable,
     routes: RoutesTable,
     /// Why changes of the routing are not followed, if they aren't.
     routes_problem: Option<String>,
@@ -264,7 +265,8 @@ impl Agent {
         let flows6 = FlowTable::<V6>::open(take(names::CT6_FLOWS)?)?;
         let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
-        let device_table = DeviceTable::open(take(names::DEVICES)?)?;
+        let device_table = DeviceTable::open(names::DEVICES, take(names::DEVICES)?)?;
+        let vlan_table = VlanTable::open(names::VLANS, take(names::VLANS)?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
@@ -317,6 +319,7 @@ impl Agent {
             record4: Node::default(),
             record6: Node::default(),
             device_table,
+            vlan_table,
             routes,
             routes_problem: None,
             node_is_refused: false,

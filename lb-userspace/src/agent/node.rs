@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_common::layout::{
-    Address, AddressFlags, Device as DeviceRecord, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES, V4, V6,
+    Address, AddressFlags, Device as DeviceRecord, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES, V4, V6, VlanKey,
 };
 use tracing::{error, info};
 
@@ -17,7 +17,10 @@ use crate::{
     kernel::XdpMode,
     model::{Cidr, Family, NodeView},
     plan::{Detector, NodePortAddresses},
-    source::devices::{Device, Devices, node_addresses},
+    source::devices::{
+        Device, Devices, node_addresses,
+        vlan::{card_of, tags_on_card},
+    },
     tables::{NodeTable, TableError, TableFamily, node_range},
 };
 
@@ -61,8 +64,10 @@ impl Agent {
         note(put(&mut self.node6, &mut self.record6, record6));
         // What XDP may do on a device is part of a next hop.
         let devices_written = self.device_table.put_all(&records);
-        let is_other = !matches!(devices_written, Ok(false));
+        let vlans_written = self.vlan_table.put_all(&vlan_records(&devices));
+        let is_other = !matches!((&devices_written, &vlans_written), (Ok(false), Ok(false)));
         note(devices_written);
+        note(vlans_written);
         if is_other {
             note(self.routes.advance().map(|()| true));
         }
@@ -174,6 +179,17 @@ pub fn host_addresses<F: TableFamily>(
     flags_of
 }
 
+/// Which VLAN device a frame with these tags belongs to that comes by this card.
+#[must_use]
+pub(super) fn vlan_records(devices: &Devices) -> BTreeMap<VlanKey, u32> {
+    let record = |device: &Device| {
+        let (card, tags) = tags_on_card(devices, device)?;
+        let ifindex = card.ifindex;
+        Some((VlanKey { ifindex, tags }, device.ifindex))
+    };
+    devices.values().filter_map(record).collect()
+}
+
 /// Each device's own addresses for masquerading, whether pods are behind it, whether tc sees there first what comes from it, and what
 /// XDP may do there; `xdp` says where it runs on a device.
 #[must_use]
@@ -184,12 +200,19 @@ pub fn device_records(
 ) -> BTreeMap<u32, DeviceRecord> {
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
-        let mode = xdp(device);
+        // What XDP does with a VLAN device's frames, it does on the card.
+        let card = card_of(devices, device).map_or(device, |(card, _)| card);
+        let mode = xdp(card);
         let mut record = DeviceRecord {
-            flags: xdp_flags(device, mode),
+            flags: xdp_flags(card, mode),
             link: device.link.map_or([0; 2], DeviceRecord::link_of),
             ..DeviceRecord::default()
         };
+        if let Some((card, tags)) = tags_on_card(devices, device) {
+            (record.lower, record.tags) = (card.ifindex, tags);
+        } else if card.ifindex != device.ifindex {
+            record.flags = DeviceFlags::default();
+        }
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
             record.flags = record.flags.with(DeviceFlags::PODS);
         }

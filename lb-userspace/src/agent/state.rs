@@ -88,6 +88,9 @@ pub struct DeviceState {
     /// Whether XDP may send out of it: `yes`, or why not.
     #[serde(default)]
     pub xdp_transmit: String,
+    /// Its VLAN devices with their tags, from the outside in, as XDP knows them.
+    #[serde(default)]
+    pub vlans: Vec<String>,
 }
 
 /// Unix time in seconds.

@@ -1,10 +1,16 @@
 //! What XDP may do on a device, and in words why it may not: what `DEVICES` and `sluice status` say.
 
-use lb_common::layout::DeviceFlags;
+use lb_common::layout::{DeviceFlags, Tag};
 
 use crate::{
     kernel::XdpMode,
-    source::devices::{Device, Framing},
+    source::{
+        devices::{
+            Device, Devices, Framing,
+            vlan::{on_top, tags_on_card},
+        },
+        vlan_features::command,
+    },
 };
 
 /// The kind of one end of a pair of virtual Ethernet devices.
@@ -67,6 +73,43 @@ pub(super) fn why_refused(device: &Device, error: &anyhow::Error) -> String {
         ),
         _ => format!("{error:#}"),
     }
+}
+
+/// Why a device must not have XDP on account of VLAN devices whose frames come by it: the card, or a port of the bonding device, takes the
+/// tags out, and XDP would take what is in a VLAN for what is not.
+pub(super) fn why_tags_are_hidden(device: &Device, devices: &Devices) -> Option<String> {
+    let names: Vec<&str> = on_top(devices, device).map(|vlan| vlan.name.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let ports = devices.values().filter(|port| port.controller == Some(device.ifindex));
+    let commands: Vec<String> = std::iter::once(device)
+        .chain(ports)
+        .filter(|device| !device.hides_tags.is_empty())
+        .map(|device| command(&device.name, &device.hides_tags))
+        .collect();
+    (!commands.is_empty()).then(|| {
+        format!(
+            "the card takes VLAN tags out, and XDP could not tell packets of {} from others; it starts after: {}",
+            names.join(", "),
+            commands.join("; ")
+        )
+    })
+}
+
+/// The VLAN devices that XDP knows on a card, with their tags.
+pub(super) fn vlan_words(card: &Device, devices: &Devices) -> Vec<String> {
+    let word = |Tag(word): Tag| match Tag(word).to_wire([0; 2]) {
+        [0x88, 0xa8, a, b] => format!("802.1ad {}", u16::from_be_bytes([a, b])),
+        [.., a, b] => format!("802.1Q {}", u16::from_be_bytes([a, b])),
+    };
+    let words = devices.values().filter_map(|device| {
+        let (lower, tags) = tags_on_card(devices, device)?;
+        let tags = [tags.outer(), tags.inner()];
+        let tags: Vec<String> = tags.into_iter().filter(|tag| *tag != Tag::NONE).map(word).collect();
+        (lower.ifindex == card.ifindex).then(|| format!("{} ({})", device.name, tags.join(", ")))
+    });
+    words.collect()
 }
 
 #[cfg(test)]

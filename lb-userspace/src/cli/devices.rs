@@ -52,6 +52,9 @@ pub(super) fn text(devices: &[DeviceState], cards: Option<&Cards>) -> String {
         text += &format!("  tc:       {}\n", device.tc);
         text += &format!("  XDP:      {}{because}\n", device.xdp);
         text += &format!("  XDP out:  {}\n", device.xdp_transmit);
+        if !device.vlans.is_empty() {
+            text += &format!("  VLANs:    {}\n", device.vlans.join(", "));
+        }
         if let Some(cards) = cards
             && let Some(card) = cards.devices.get(&device.name)
         {
@@ -103,6 +106,7 @@ fn card_lines(name: &str, card: &Card, cpus: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::vlan_features::VlanFeatures;
 
     #[test]
     fn outward_devices_have_lines_and_others_rows() {
@@ -116,13 +120,17 @@ mod tests {
             xdp: "generic".to_owned(),
             xdp_generic_because: Some("asked for by --xdp generic".to_owned()),
             xdp_transmit: "yes".to_owned(),
+            vlans: Vec::new(),
         };
         let devices = [
             DeviceState {
                 xdp_transmit: "no: lo does not transmit for XDP".to_owned(),
                 ..device(1, "lo", None)
             },
-            device(2, "eth0", Some("ixgbe")),
+            DeviceState {
+                vlans: vec!["eth0.100 (802.1Q 100)".to_owned()],
+                ..device(2, "eth0", Some("ixgbe"))
+            },
             device(13, "cali12345678901", Some("veth")),
         ];
         let card = Card {
@@ -130,6 +138,7 @@ mod tests {
             tx_ring: Amount { now: 4096, max: 4096 },
             combined_queues: Amount { now: 8, max: 64 },
             rx_queues: Amount::default(),
+            vlan: VlanFeatures::default(),
         };
         let cards = Cards {
             cpus: 8,
@@ -141,6 +150,7 @@ eth0 leads out: index 2, ixgbe, MTU 1500
   tc:       attached
   XDP:      generic, asked for by --xdp generic
   XDP out:  yes
+  VLANs:    eth0.100 (802.1Q 100)
   card:     rx ring 512 of 4096, tx ring 4096 of 4096, combined queues 8 of 64, 8 CPUs
   hint:     rx ring 512 of 4096: ethtool -G eth0 rx 4096
 

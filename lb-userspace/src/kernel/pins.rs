@@ -10,8 +10,8 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, Way, limits::LAYOUT_VERSION,
-    names,
+    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, VlanKey, Way,
+    limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -375,6 +375,7 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT4_AFFINITY, shape::<AffinityKey<Ip4>, Affinity>(LruHash)),
         (names::CT6_AFFINITY, shape::<AffinityKey<Ip6>, Affinity>(LruHash)),
         (names::DEVICES, shape::<u32, Device>(Hash)),
+        (names::VLANS, shape::<VlanKey, u32>(Hash)),
         (names::CT4_FLOWS, shape::<FlowKey<Ip4>, Flow<Ip4>>(LruHash)),
         (names::CT6_FLOWS, shape::<FlowKey<Ip6>, Flow<Ip6>>(LruHash)),
         (names::CT4_WAYS, shape::<FlowKey<Ip4>, Way<Ip4>>(LruHash)),

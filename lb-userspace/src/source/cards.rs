@@ -9,6 +9,8 @@ use futures::{TryStream, TryStreamExt as _};
 use netlink_packet_generic::GenlMessage;
 use serde::Serialize;
 
+use super::vlan_features::{VlanFeatures, command, vlan_features};
+
 /// From here on a larger ring costs more in the CPU's caches than it saves in bursts.
 const RING_MAX: u32 = 4_096;
 
@@ -32,16 +34,25 @@ pub struct Card {
     pub combined_queues: Amount,
     /// Queues for packets that arrive, beside those.
     pub rx_queues: Amount,
+    /// What it does with VLAN tags.
+    pub vlan: VlanFeatures,
 }
 
 impl Card {
     /// What could be better, with the command that does it. A virtual device without rings has nothing that waits in one.
     #[must_use]
     pub fn hints(&self, device: &str, cpus: u32) -> Vec<String> {
-        if self.rx_ring.max == 0 {
-            return Vec::new();
-        }
         let mut hints = Vec::new();
+        let hiding = self.vlan.hiding();
+        if !hiding.is_empty() && !self.vlan.filters {
+            hints.push(format!(
+                "takes VLAN tags out: frames of VLANs that have no device here count as untagged in XDP: {}",
+                command(device, &hiding)
+            ));
+        }
+        if self.rx_ring.max == 0 {
+            return hints;
+        }
         for (ring, amount) in [("rx", self.rx_ring), ("tx", self.tx_ring)] {
             let better = amount.max.min(RING_MAX);
             if amount.now < better {
@@ -91,9 +102,13 @@ impl Card {
 pub async fn cards(devices: &[&str]) -> Result<BTreeMap<String, Card>> {
     let (connection, mut handle, _) = ethtool::new_connection().context("open generic netlink to ask for rings")?;
     tokio::spawn(connection);
+    let features = vlan_features(devices).await?;
     let mut cards = BTreeMap::new();
     for device in devices {
-        let mut card = Card::default();
+        let mut card = Card {
+            vlan: features.get(*device).copied().unwrap_or_default(),
+            ..Card::default()
+        };
         learn_all(&mut card, handle.ring().get(Some(device)).execute().await).await;
         learn_all(&mut card, handle.channel().get(Some(device)).execute().await).await;
         cards.insert((*device).to_owned(), card);
@@ -141,11 +156,17 @@ mod tests {
 
     use super::*;
 
+    const NO_VLANS: VlanFeatures = VlanFeatures {
+        parses: false,
+        parses_service: false,
+        filters: false,
+    };
     const GOOD: Card = Card {
         rx_ring: Amount { now: 4096, max: 8192 },
         tx_ring: Amount { now: 512, max: 512 },
         combined_queues: Amount { now: 4, max: 64 },
         rx_queues: Amount { now: 0, max: 0 },
+        vlan: NO_VLANS,
     };
 
     #[rstest]
@@ -168,6 +189,11 @@ mod tests {
         &["1 of 8 rx queues for 4 CPUs: ethtool -L eth0 rx 4"]
     )]
     #[case::either_kind_serves_all_cpus(Card { rx_queues: Amount { now: 0, max: 8 }, ..GOOD }, &[])]
+    #[case::hidden_tags(
+        Card { vlan: VlanFeatures { parses: true, ..NO_VLANS }, ..Card::default() },
+        &["takes VLAN tags out: frames of VLANs that have no device here count as untagged in XDP: ethtool -K eth0 rx-vlan-hw-parse off"]
+    )]
+    #[case::hidden_tags_of_vlans_that_are_here(Card { vlan: VlanFeatures { parses: true, filters: true, ..NO_VLANS }, ..GOOD }, &[])]
     #[case::no_rings(Card { combined_queues: Amount { now: 1, max: 8 }, ..Card::default() }, &[])]
     fn hints(#[case] card: Card, #[case] expected: &[&str]) {
         assert_eq!(card.hints("eth0", 4), expected);

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{Counts, KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
-pub use node::{DeviceTable, NodeTable, node_range};
+pub use node::{DeviceTable, Mirror, NodeTable, VlanTable, node_range};
 pub use routes::RoutesTable;
 pub use stats::{EventReader, Stats};
 

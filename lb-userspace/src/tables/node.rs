@@ -6,8 +6,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::layout::{Device, Node, Range, names};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData},
+};
+use lb_common::layout::{Device, Node, Range, VlanKey};
 
 use super::{
     TableError,
@@ -56,49 +59,53 @@ impl<F: TableFamily> NodeTable<F> {
     }
 }
 
-/// The table of devices, with a copy of what it holds.
-pub struct DeviceTable {
-    map: HashMap<MapData, u32, Device>,
-    written: BTreeMap<u32, Device>,
+/// Devices by index.
+pub type DeviceTable = Mirror<u32, Device>;
+/// VLAN devices by card and tags.
+pub type VlanTable = Mirror<VlanKey, u32>;
+
+/// A table with a copy of what it holds.
+pub struct Mirror<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+    written: BTreeMap<K, V>,
 }
 
-impl DeviceTable {
-    /// Opens the table.
+impl<K: Pod + Ord, V: Pod + PartialEq> Mirror<K, V> {
+    /// Opens the table of this name.
     ///
     /// # Errors
     /// If the map is of another kind, or can't be read.
-    pub fn open(map: Map) -> Result<Self> {
-        let map: HashMap<MapData, u32, Device> = HashMap::try_from(map).context(names::DEVICES)?;
-        let written = map.iter().collect::<Result<_, _>>().context(names::DEVICES)?;
-        Ok(Self { map, written })
+    pub fn open(name: &'static str, map: Map) -> Result<Self> {
+        let map: HashMap<MapData, K, V> = HashMap::try_from(map).context(name)?;
+        let written = map.iter().collect::<Result<_, _>>().context(name)?;
+        Ok(Self { name, map, written })
     }
 
-    /// Brings the table to these devices, and no other; whether it was otherwise.
+    /// Brings the table to these entries, and no other; whether it was otherwise.
     ///
     /// # Errors
     /// If the kernel refuses; the rest is tried with the next call.
-    pub fn put_all(&mut self, devices: &BTreeMap<u32, Device>) -> Result<bool, TableError> {
+    pub fn put_all(&mut self, entries: &BTreeMap<K, V>) -> Result<bool, TableError> {
         let mut is_changed = false;
-        for (ifindex, device) in devices {
-            if self.written.get(ifindex) != Some(device) {
+        for (key, value) in entries {
+            if self.written.get(key) != Some(value) {
                 self.map
-                    .insert(ifindex, device, 0)
-                    .map_err(error("write a device", names::DEVICES))?;
-                self.written.insert(*ifindex, *device);
+                    .insert(key, value, 0)
+                    .map_err(error("write a device", self.name))?;
+                self.written.insert(*key, *value);
                 is_changed = true;
             }
         }
-        let gone: Vec<u32> = self
+        let gone: Vec<K> = self
             .written
             .keys()
             .copied()
-            .filter(|ifindex| !devices.contains_key(ifindex))
+            .filter(|key| !entries.contains_key(key))
             .collect();
-        for ifindex in gone {
-            self.map
-                .remove(&ifindex)
-                .map_err(error("remove a device", names::DEVICES))?;
-            self.written.remove(&ifindex);
+        for key in gone {
+            self.map.remove(&key).map_err(error("remove a device", self.name))?;
+            self.written.remove(&key);
             is_changed = true;
         }
         Ok(is_changed)

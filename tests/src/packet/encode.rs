@@ -139,9 +139,9 @@ fn link_header(sketch: &Sketch, variant: Variant) -> Vec<u8> {
         return Vec::new();
     }
     let mut header = [sketch.to_link, MAC_FROM].concat();
-    if let Some(id) = sketch.vlan {
-        header.extend(0x8100_u16.to_be_bytes());
-        header.extend(id.to_be_bytes());
+    for (ethertype, control) in &sketch.tags {
+        header.extend(ethertype.to_be_bytes());
+        header.extend(control.to_be_bytes());
     }
     let of_family = match variant.version {
         Version::V4 => 0x0800_u16,

@@ -8,6 +8,8 @@
 //! | `node`, `node2` | addresses of this node |
 //! | `peer`, `peer2` | other nodes of the cluster |
 //! | `stranger` | a machine beside them that is none |
+//! | `far`, `far2`, `mute` | backends on other machines; the last never answers |
+//! | `far-v`, `far-q`, `far-w` | backends in VLANs: see `hops` |
 //! | `lo` | its loopback address |
 //! | `vip`, `eip` | a load-balancer address and an ExternalIP |
 //! | `unused` | a service address that nobody has |
@@ -18,7 +20,7 @@ use std::{net::IpAddr, sync::LazyLock};
 use lb_common::layout::{FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
 use lb_userspace::{model::Cidr, tables::TableFamily};
 
-const CAST: [(&str, &str, &str); 21] = [
+const CAST: [(&str, &str, &str); 24] = [
     ("client", "10.1.0.9", "fd00:1::9"),
     ("client2", "10.1.255.254", "fd00:1:ffff::fffe"),
     ("web", "10.96.0.10", "fd00:96::a"),
@@ -37,6 +39,9 @@ const CAST: [(&str, &str, &str); 21] = [
     ("peer", "192.168.3.9", "fd00:192:168:3::9"),
     ("peer2", "192.168.3.10", "fd00:192:168:3::a"),
     ("stranger", "192.168.3.66", "fd00:192:168:3::66"),
+    ("far-v", "10.245.1.1", "fd00:245:1::1"),
+    ("far-q", "10.245.2.1", "fd00:245:2::1"),
+    ("far-w", "10.245.3.1", "fd00:245:3::1"),
     ("outside", "198.51.100.7", "2001:db8:51::7"),
     ("lo", "127.0.0.1", "::1"),
     ("unused", "10.96.200.200", "fd00:96::c8c8"),

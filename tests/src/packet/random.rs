@@ -283,7 +283,7 @@ fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch 
         });
     }
     if tape.once_in(24) {
-        sketch.vlan = Some(tape.word());
+        sketch.tags = vec![(0x8100, tape.word())];
     }
     if tape.once_in(24) {
         sketch.ethertype = Some(tape.pick(&[0x0800, 0x86dd, 0x0806, 0x8100, 0]));

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::layout::{
     Address as _, AddressFlags, Backend, BackendFlags, CHUNK_CELLS, Cells, Chunk, Device, DeviceFlags, FlowKey,
     Frontend, FrontendKey, Node, NodeFlags, Port, Proto, Rules, Scope, Service, ServiceFlags, Sets, Stage, TableHeader,
+    VlanKey,
     limits::{MAGLEV_CELLS_PER_ENDPOINT, MAGLEV_CHUNKS_MAX},
 };
 use lb_userspace::tables::{SourceRange, node_range};
 
 use super::{
     encode::MAC_TO,
-    hops::WAN,
+    hops::{CARD, WAN, vlans},
     names::{Named, endpoint, range},
     service::{Kind, List, ServiceSketch, Table},
 };
@@ -54,6 +55,10 @@ pub enum Change {
     OutwardScatters,
     /// The same on a device where XDP runs in generic mode.
     OutwardGeneric,
+    /// The VLAN devices of `hops` are there, and XDP may send out of them.
+    Vlans,
+    /// The same, and it sends frames back by their cards.
+    VlansTurn,
     /// The routing changes.
     Routing,
     /// Every connection to a ClusterIP is masqueraded.
@@ -117,6 +122,8 @@ pub enum Write<F: Named> {
     Peer(F::Addr, u32),
     /// Facts about a device.
     Device(u32, Device),
+    /// The device of a VLAN.
+    Vlan(VlanKey, u32),
     /// How often the routing has changed.
     Routes(u32),
     /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
@@ -132,9 +139,6 @@ pub enum Write<F: Named> {
     /// A flow entry whose endpoint is gone for good.
     Reset(FlowKey<F::Addr>),
 }
-
-/// Device of every packet of a row.
-const DEVICE: u32 = 1;
 
 /// Who has which number. Services, backends and slots are numbered as they come; a range is never written twice.
 #[derive(Clone, Debug, Default)]
@@ -230,6 +234,22 @@ impl Scene {
                 self.link = Device::link_of(MAC_TO);
                 vec![self.device(DeviceFlags::GENERIC)]
             }
+            Change::Vlans | Change::VlansTurn => {
+                let turns = matches!(change, Change::VlansTurn).then_some(DeviceFlags::TURNS);
+                let flags = DeviceFlags::FORWARDS.with(turns.unwrap_or_default());
+                let writes = vlans().into_iter().flat_map(|(ifindex, lower, tags)| {
+                    let device = Device {
+                        flags,
+                        link: Device::link_of(MAC_TO),
+                        lower,
+                        tags,
+                        ..Device::default()
+                    };
+                    let key = VlanKey { ifindex: lower, tags };
+                    [Write::Device(ifindex, device), Write::Vlan(key, ifindex)]
+                });
+                writes.collect()
+            }
             Change::Routing => {
                 self.routes += 1;
                 vec![Write::Routes(self.routes)]
@@ -247,7 +267,7 @@ impl Scene {
                 self.node.service_cidrs.push(name.clone());
                 vec![self.node_record()]
             }
-            Change::LeadsBack(name) => vec![Write::Route(F::named(name), DEVICE)],
+            Change::LeadsBack(name) => vec![Write::Route(F::named(name), CARD)],
             Change::Socket(tuple) => vec![Write::Socket(F::key(tuple, proto))],
             Change::Peer(name) => {
                 self.node.has_peers = true;
@@ -274,7 +294,7 @@ impl Scene {
             link: self.link,
             ..Device::default()
         };
-        Write::Device(DEVICE, device)
+        Write::Device(CARD, device)
     }
 
     /// All records of a backend, or those of one Service, with other flags, or out of use.

@@ -20,8 +20,8 @@ pub struct Sketch {
     pub tcp_options: Vec<u8>,
     /// The tunnel that it is in.
     pub tunnel: Option<Tunnel>,
-    /// VLAN tag between the link header's addresses and its type.
-    pub vlan: Option<u16>,
+    /// VLAN tags between the link header's addresses and its type: EtherType and control information of each.
+    pub tags: Vec<(u16, u16)>,
     /// The link address that the frame is for.
     pub to_link: [u8; 6],
     /// Time to live, or hop limit.
@@ -122,7 +122,7 @@ fn sketch(tuple: &str, layer4: Layer4) -> Sketch {
         congestion: 0,
         tcp_options: Vec::new(),
         tunnel: None,
-        vlan: None,
+        tags: Vec::new(),
         to_link: MAC_TO,
         hops: 61,
         ethertype: None,
@@ -284,10 +284,24 @@ impl Sketch {
         self
     }
 
-    /// With a VLAN tag.
+    /// With one more VLAN tag, inside of those that it has: priority and identifier.
     #[must_use]
-    pub fn vlan(mut self, id: u16) -> Self {
-        self.vlan = Some(id);
+    pub fn vlan(mut self, control: u16) -> Self {
+        self.tags.push((0x8100, control));
+        self
+    }
+
+    /// The same with a service provider's tag (802.1ad).
+    #[must_use]
+    pub fn service_vlan(mut self, control: u16) -> Self {
+        self.tags.push((0x88a8, control));
+        self
+    }
+
+    /// With these VLAN tags and no other.
+    #[must_use]
+    pub fn tagged(mut self, tags: &[(u16, u16)]) -> Self {
+        self.tags = tags.to_vec();
         self
     }
 

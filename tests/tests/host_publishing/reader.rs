@@ -10,8 +10,8 @@ use lb_common::{
     datapath::{Bucket, Insert, Opens, Refused, Tables, World},
     layout::{
         AddressFlags, Affinity, AffinityKey, Backend, Counter, Desk, DeviceFlags, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Hop, Ip4, Node, Peer, Service, TokenBucket,
-        V4, Way,
+        FragmentKey, FragmentPorts, Frontend as FrontendWord, FrontendKey, Hop, Ip4, Node, Peer, Service, Tags,
+        TokenBucket, V4, Way,
     },
 };
 use lb_userspace::tables::{MemoryTables, Tables as _};
@@ -185,6 +185,10 @@ impl World for Racing<'_> {
 
     fn ifindex(&self) -> u32 {
         1
+    }
+
+    fn vlan(&self, _tags: Tags) -> Option<u32> {
+        None
     }
 
     fn device_is(&self, _ifindex: u32, _what: DeviceFlags) -> bool {

@@ -8,17 +8,27 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
+use lb_common::layout::Tag;
 use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressScope},
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+        link::{
+            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+            VlanProtocol, XdpAttached,
+        },
         route::RouteAttribute,
     },
 };
 
-use super::{Device, Devices, Framing, XdpProgram};
-use crate::source::netdev::Netdev;
+use super::{
+    Device, Devices, Framing, Vlan, XdpProgram,
+    vlan::{card_of, on_top},
+};
+use crate::source::{
+    netdev::Netdev,
+    vlan_features::{VlanFeatures, vlan_features},
+};
 
 /// All devices as they are now.
 pub(super) async fn list(handle: &Handle, netdev: Option<&mut Netdev>) -> Result<Devices> {
@@ -30,6 +40,7 @@ pub(super) async fn list(handle: &Handle, netdev: Option<&mut Netdev>) -> Result
         device.has_default_route = outward.contains(&device.ifindex);
         devices.insert(device.ifindex, device);
     }
+    learn_of_vlans(&mut devices).await;
     let mut addresses = handle.address().get().execute();
     while let Some(address) = addresses.try_next().await.context("list the addresses")? {
         if !matches!(address.header.scope, AddressScope::Universe | AddressScope::Site) {
@@ -60,6 +71,46 @@ pub(super) async fn list(handle: &Handle, netdev: Option<&mut Netdev>) -> Result
     Ok(devices)
 }
 
+/// What is known of VLAN devices by what they stand on, and of cards by what stands on them.
+async fn learn_of_vlans(devices: &mut Devices) {
+    // The device below leaves tagged packets alone, so that this is the first after it.
+    let first: Vec<u32> = devices
+        .values()
+        .filter(|device| card_of(devices, device).is_some_and(|(card, _)| card.is_first))
+        .map(|device| device.ifindex)
+        .collect();
+    for ifindex in first {
+        devices.entry(ifindex).and_modify(|device| device.is_first = true);
+    }
+    let carry = devices
+        .values()
+        .filter(|device| on_top(devices, device).next().is_some());
+    let carry: Vec<(u32, String)> = carry.map(|device| (device.ifindex, device.name.clone())).collect();
+    if carry.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = carry.iter().map(|(_, name)| name.as_str()).collect();
+    let features = vlan_features(&names).await.unwrap_or_else(|error| {
+        let error = format!("{error:#}");
+        tracing::warn!(
+            error,
+            "whether cards take VLAN tags out is not known: no XDP where VLAN devices are"
+        );
+        Default::default()
+    });
+    for (ifindex, name) in &carry {
+        let known = features.get(name).copied();
+        let unknown = VlanFeatures {
+            parses: true,
+            ..VlanFeatures::default()
+        };
+        let hides_tags = known.unwrap_or(unknown).hiding();
+        devices
+            .entry(*ifindex)
+            .and_modify(|device| device.hides_tags = hides_tags);
+    }
+}
+
 /// What rtnetlink tells of a device itself.
 fn device(link: LinkMessage) -> Device {
     let mut device = Device {
@@ -69,6 +120,7 @@ fn device(link: LinkMessage) -> Device {
     };
     let (mut kind, mut crosses) = (None, false);
     let (mut bus, mut parent) = (None, None);
+    let (mut lower, mut tag) = (None, Tag::NONE);
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
@@ -76,11 +128,15 @@ fn device(link: LinkMessage) -> Device {
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::Controller(ifindex) => device.controller = Some(ifindex).filter(|ifindex| *ifindex != 0),
             LinkAttribute::LinkInfo(infos) => {
-                kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(found) => kind = Some(found),
+                        LinkInfo::Data(InfoData::Vlan(data)) => tag = tag_of(&data),
+                        _ => {}
+                    }
+                }
             }
+            LinkAttribute::Link(ifindex) => lower = Some(ifindex),
             LinkAttribute::LinkNetNsId(_) => crosses = true,
             LinkAttribute::Xdp(attributes) => device.xdp = xdp_program(&attributes),
             LinkAttribute::ParentDevName(name) => parent = Some(name),
@@ -88,6 +144,12 @@ fn device(link: LinkMessage) -> Device {
             _ => {}
         }
     }
+    // What stands on a device of another network namespace is told by that one's index.
+    device.vlan = lower.filter(|_| tag != Tag::NONE && !crosses).map(|lower| Vlan {
+        lower,
+        tag,
+        is_up: link.header.flags.contains(LinkFlags::Up),
+    });
     device.is_first = link.header.link_layer_type != LinkLayerType::Loopback && is_first(kind.as_ref(), crosses);
     device.driver = match (kind, bus, parent) {
         (Some(kind), ..) => Some(kind.to_string()),
@@ -95,6 +157,19 @@ fn device(link: LinkMessage) -> Device {
         _ => None,
     };
     device
+}
+
+/// The tag of a VLAN device's frames.
+fn tag_of(data: &[InfoVlan]) -> Tag {
+    let (mut ethertype, mut identifier) = (Tag::CUSTOMER, 0);
+    for attribute in data {
+        match attribute {
+            InfoVlan::Protocol(VlanProtocol::Ieee8021Ad) => ethertype = Tag::SERVICE,
+            InfoVlan::Id(id) => identifier = *id,
+            _ => {}
+        }
+    }
+    Tag::from_wire(ethertype, identifier.to_be_bytes())
 }
 
 /// The driver of a card. The bus is the same in every network namespace, `/sys/class/net` isn't.
@@ -208,6 +283,30 @@ mod tests {
         ] {
             assert!(!is_first(Some(&kind), false), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_vlan_device_says_what_it_stands_on_and_its_tag() {
+        let message = |attributes: &[LinkAttribute]| {
+            let mut message = LinkMessage::default();
+            message.header.flags = LinkFlags::Up;
+            message.header.link_layer_type = LinkLayerType::Ether;
+            let data = InfoData::Vlan(vec![InfoVlan::Protocol(VlanProtocol::Ieee8021Ad), InfoVlan::Id(100)]);
+            message.attributes = vec![
+                LinkAttribute::Link(2),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(data)]),
+            ];
+            message.attributes.extend_from_slice(attributes);
+            device(message)
+        };
+        let vlan = Vlan {
+            lower: 2,
+            tag: Tag(0x1064),
+            is_up: true,
+        };
+        assert_eq!(message(&[]).vlan, Some(vlan));
+        let elsewhere = message(&[LinkAttribute::LinkNetNsId(0)]);
+        assert_eq!(elsewhere.vlan, None, "the index is another network namespace's");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The node's network devices and addresses, followed over netlink: every change yields a fresh list.
 //!
 //! Not an API object: the agent attaches programs to what is listed here and takes the node's address from it. How a list is made is
-//! in `list`, what drivers do for XDP in `netdev`.
+//! in `list`, what drivers do for XDP in `netdev`, what stands on what in `vlan`.
 
 mod list;
+pub mod vlan;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use tokio::{sync::mpsc::Sender, time::sleep};
 use super::netdev::Netdev;
 pub use super::netdev::XdpFeatures;
 use list::list;
+pub use vlan::Vlan;
 
 /// A network device of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,11 @@ pub struct Device {
     pub mtu: u32,
     /// The bridge or other device that it is a port of.
     pub controller: Option<u32>,
+    /// What it is on top of another device, if it is a VLAN device.
+    pub vlan: Option<Vlan>,
+    /// The features by which it takes VLAN tags out of frames before XDP sees them, in `ethtool`'s words. Asked for only where frames of
+    /// VLAN devices come by.
+    pub hides_tags: Vec<&'static str>,
     /// The first at which this node sees what comes from it: no other device has seen a packet before.
     pub is_first: bool,
     /// A default route leads through it.

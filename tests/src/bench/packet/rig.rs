@@ -159,7 +159,8 @@ impl Rig {
             flags: DeviceFlags::FORWARDS,
             ..Device::default()
         };
-        DeviceTable::open(datapath.take_map(names::DEVICES)?)?.put_all(&[(1, arrives), (WAN, leaves)].into())?;
+        DeviceTable::open(names::DEVICES, datapath.take_map(names::DEVICES)?)?
+            .put_all(&[(1, arrives), (WAN, leaves)].into())?;
         let mut floor = load_floor(flows_max)?;
         Ok(Self {
             flows4: FlowTable::open(datapath.take_map(names::CT4_FLOWS)?)?,

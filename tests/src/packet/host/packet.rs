@@ -1,7 +1,7 @@
 //! A packet in memory, with the kernel's own semantics of the helpers that the programs use: written from the kernel's
 //! sources, not from `lb-ebpf`, so that the two can be compared.
 
-use lb_common::datapath::{ChecksumChange, Header, Packet};
+use lb_common::datapath::{ChecksumChange, Header, Packet, Tagged};
 
 /// What carries the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +15,9 @@ pub enum Carrier {
     Xdp,
 }
 
+/// What drivers leave in front of a frame (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+
 /// A packet in memory with a link header of `LINK` octets.
 #[derive(Clone, Debug)]
 pub struct HostPacket<const LINK: usize> {
@@ -26,6 +29,10 @@ pub struct HostPacket<const LINK: usize> {
     pub carrier: Carrier,
     /// How many more writes by helpers the kernel will do before it has no memory left.
     pub writes_left: usize,
+    /// How many octets of tags its offsets count from behind.
+    pub tags_len: usize,
+    /// How many octets there are in front of it.
+    pub headroom: usize,
 }
 
 impl<const LINK: usize> HostPacket<LINK> {
@@ -37,6 +44,8 @@ impl<const LINK: usize> HostPacket<LINK> {
             linear: octets.len(),
             carrier,
             writes_left: usize::MAX,
+            tags_len: 0,
+            headroom: HEADROOM,
         }
     }
 
@@ -85,11 +94,11 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
     const LINK_LEN: usize = LINK;
 
     fn len(&self) -> usize {
-        self.octets.len()
+        self.octets.len() - self.tags_len
     }
 
     fn linear_len(&self) -> usize {
-        self.linear
+        self.linear.saturating_sub(self.tags_len)
     }
 
     fn pull(&mut self, len: usize) -> bool {
@@ -97,18 +106,18 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
     }
 
     fn header<H: Header>(&self, at: usize) -> Option<&H> {
-        let readable = &self.octets[..self.linear];
-        H::ref_from_prefix(readable.get(at..)?).ok().map(|(header, _)| header)
+        self.front(self.tags_len + at)
     }
 
     fn header_mut<H: Header>(&mut self, at: usize) -> Option<&mut H> {
         let writable = &mut self.octets[..self.linear];
-        H::mut_from_prefix(writable.get_mut(at..)?)
+        H::mut_from_prefix(writable.get_mut(self.tags_len + at..)?)
             .ok()
             .map(|(header, _)| header)
     }
 
     fn update_checksum(&mut self, at: usize, change: ChecksumChange) -> bool {
+        let at = self.tags_len + at;
         let ChecksumChange {
             address_delta,
             port_delta,
@@ -158,6 +167,41 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
         // What the room holds is undefined: something that is no header.
         self.octets.splice(LINK..LINK, std::iter::repeat_n(0xa5, len));
         self.linear += len;
+        true
+    }
+}
+
+impl<const LINK: usize> Tagged for HostPacket<LINK> {
+    fn begin_at(&mut self, tags_len: usize) {
+        self.tags_len = tags_len;
+    }
+
+    fn front<H: Header>(&self, at: usize) -> Option<&H> {
+        let readable = &self.octets[..self.linear];
+        H::ref_from_prefix(readable.get(at..)?).ok().map(|(header, _)| header)
+    }
+
+    fn put_front<H: Header>(&mut self, at: usize, header: &H) -> bool {
+        let writable = &mut self.octets[..self.linear];
+        let place = writable.get_mut(at..).and_then(|rest| H::mut_from_prefix(rest).ok());
+        place.map(|(place, _)| *place = *header).is_some()
+    }
+
+    fn grow(&mut self, by: i32) -> bool {
+        match usize::try_from(by) {
+            Ok(more) if more > self.headroom => return false,
+            Ok(more) => {
+                self.headroom -= more;
+                self.octets.splice(0..0, std::iter::repeat_n(0xa5, more));
+                self.linear += more;
+            }
+            Err(_) => {
+                let less = by.unsigned_abs() as usize;
+                self.headroom += less;
+                self.octets.drain(..less);
+                self.linear -= less;
+            }
+        }
         true
     }
 }

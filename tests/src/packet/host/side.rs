@@ -97,6 +97,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
     fn write(&mut self, write: &Write<F>) -> Result<()> {
         match write {
             Write::Device(ifindex, device) => drop(self.devices.insert(*ifindex, *device)),
+            Write::Vlan(key, ifindex) => drop(self.vlans.insert(*key, *ifindex)),
             Write::Routes(number) => self.routes = *number,
             other => {
                 let now_ns = self.now_ns.get();
@@ -220,7 +221,7 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>, now_ns: u64) 
             let peer = Peer { mtu, told_ns, pad: 0 };
             cabinet.peers.get_mut().insert(address, peer);
         }
-        Write::Device(..) | Write::Routes(_) => {}
+        Write::Device(..) | Write::Vlan(..) | Write::Routes(_) => {}
     }
 }
 

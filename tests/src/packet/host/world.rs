@@ -7,11 +7,11 @@ use std::{
 };
 
 use lb_common::{
-    datapath::{Bucket, Errors, Insert, Opens, Packet, Refused, Tables, Ways, World},
+    datapath::{Bucket, Errors, Found, Insert, Opens, Packet, Refused, Tables, Ways, World, find, find_at},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Chunk, Counter, Desk, Device, DeviceFlags,
         DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
-        Service, ServiceStats, Stage, TokenBucket, V4, V6, Way, WayFlags,
+        Service, ServiceStats, Stage, Tags, TokenBucket, V4, V6, VlanKey, Way, WayFlags,
         limits::{BACKENDS_MAX, MAGLEV_CHUNKS_MAX, SERVICES_MAX, SLOTS_MAX},
     },
 };
@@ -114,6 +114,8 @@ pub struct HostWorld {
     pub v6: Cabinet<Ip6>,
     /// Devices by index.
     pub devices: BTreeMap<u32, Device>,
+    /// VLAN devices by card and tags.
+    pub vlans: BTreeMap<VlanKey, u32>,
     /// When a packet to each neighbour was left to the stack.
     pub rested_ns: RefCell<BTreeMap<Hop, u64>>,
     /// How often the routing has changed.
@@ -122,6 +124,8 @@ pub struct HostWorld {
     pub now_ns: Cell<u64>,
     /// Device of every packet.
     pub ifindex: u32,
+    /// The VLAN device on top of it, while a way is looked for there.
+    pub vlan: Cell<Option<u32>>,
     /// Counts by [`Counter`].
     pub counters: RefCell<[u64; Counter::COUNT]>,
     /// Counts by [`DropReason`].
@@ -148,11 +152,13 @@ impl Default for HostWorld {
                 ..Cabinet::default()
             },
             devices: BTreeMap::new(),
+            vlans: BTreeMap::new(),
             rested_ns: RefCell::default(),
             routes: 0,
             // An hour after the machine came up.
             now_ns: Cell::new(3_600_000_000_000),
             ifindex: 1,
+            vlan: Cell::default(),
             counters: RefCell::default(),
             drops: RefCell::default(),
             buckets: Default::default(),
@@ -337,23 +343,43 @@ macro_rules! tables {
         }
 
         impl Ways<$family> for HostWorld {
+            fn find(&self, tags: Tags) -> Found {
+                find_at(self, tags, |ifindex| {
+                    self.vlan.set(Some(ifindex));
+                    let found = find::<$family, _>(self);
+                    self.vlan.set(None);
+                    found
+                })
+            }
+
             fn next_hop(&self) -> bool {
                 let mut desk = self.$cabinet.desk.borrow_mut();
                 let way = &mut desk.way;
                 let Some(hop) = self.$cabinet.next_hops.get(&way.rewrite.dst) else {
                     return false;
                 };
-                let arrives = self.devices.get(&self.ifindex).copied().unwrap_or_default();
+                let arrives = self
+                    .devices
+                    .get(&World::ifindex(self))
+                    .copied()
+                    .unwrap_or_default();
+                let leaves = self.devices.get(&hop.ifindex).copied().unwrap_or_default();
                 let is_generic = arrives.flags.has(DeviceFlags::GENERIC);
-                let sends = is_generic || self.device_is(hop.ifindex, DeviceFlags::FORWARDS);
+                let sends = is_generic || leaves.flags.has(DeviceFlags::FORWARDS);
                 if !sends || arrives.link == [0; 2] {
                     return false;
                 }
-                (way.ifindex, way.own, way.mtu, way.link) = (hop.ifindex, arrives.link, hop.mtu, hop.link());
-                if is_generic || self.device_is(hop.ifindex, DeviceFlags::SCATTERS) {
+                let card = if leaves.lower == 0 {
+                    hop.ifindex
+                } else {
+                    leaves.lower
+                };
+                (way.ifindex, way.tags) = (card, leaves.tags);
+                (way.own, way.mtu, way.link) = (arrives.link, hop.mtu, hop.link());
+                if is_generic || leaves.flags.has(DeviceFlags::SCATTERS) {
                     way.flags = way.flags.with(WayFlags::SCATTERS);
                 }
-                if hop.ifindex == self.ifindex && arrives.flags.has(DeviceFlags::TURNS) {
+                if card == self.ifindex && arrives.flags.has(DeviceFlags::TURNS) {
                     way.flags = way.flags.with(WayFlags::TURNS);
                 }
                 true
@@ -371,7 +397,12 @@ impl World for HostWorld {
     }
 
     fn ifindex(&self) -> u32 {
-        self.ifindex
+        self.vlan.get().unwrap_or(self.ifindex)
+    }
+
+    fn vlan(&self, tags: Tags) -> Option<u32> {
+        let ifindex = self.ifindex;
+        self.vlans.get(&VlanKey { ifindex, tags }).copied()
     }
 
     fn device_is(&self, ifindex: u32, what: DeviceFlags) -> bool {

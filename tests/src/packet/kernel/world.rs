@@ -12,12 +12,14 @@ use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Peer, Service, TokenBucket, V4, V6, Way, names,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Peer, Service, TokenBucket, V4, V6, VlanKey, Way, names,
     },
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _},
+    tables::{
+        DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _, VlanTable,
+    },
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -40,6 +42,8 @@ pub struct KernelWorld {
     v6: Drawer<V6>,
     devices: DeviceTable,
     device_records: BTreeMap<u32, Device>,
+    vlans: VlanTable,
+    vlan_records: BTreeMap<VlanKey, u32>,
     hops: HashMap<MapData, Hop, u64>,
     routes: Array<MapData, u32>,
     stats: Stats,
@@ -272,7 +276,7 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Route(..) | Write::NoRoute(_) | Write::Socket(_) => {
                 bail!("the kernel's routes and sockets are not a row's: for the host only")
             }
-            Write::Device(..) | Write::Routes(_) => {}
+            Write::Device(..) | Write::Vlan(..) | Write::Routes(_) => {}
         }
         Ok(())
     }
@@ -301,8 +305,10 @@ impl KernelWorld {
         Ok(Self {
             v4: Drawer::open(&mut datapath)?,
             v6: Drawer::open(&mut datapath)?,
-            devices: DeviceTable::open(datapath.take_map(names::DEVICES)?)?,
+            devices: DeviceTable::open(names::DEVICES, datapath.take_map(names::DEVICES)?)?,
             device_records: BTreeMap::new(),
+            vlans: VlanTable::open(names::VLANS, datapath.take_map(names::VLANS)?)?,
+            vlan_records: BTreeMap::new(),
             hops: lru(&mut datapath, names::HOPS)?,
             routes: Array::try_from(datapath.take_map(names::ROUTES)?).context(names::ROUTES)?,
             stats: Stats::open(|name| datapath.take_map(name))?,
@@ -331,6 +337,8 @@ impl KernelWorld {
         self.v6.reset()?;
         self.device_records.clear();
         self.devices.put_all(&self.device_records)?;
+        self.vlan_records.clear();
+        self.vlans.put_all(&self.vlan_records)?;
         for hop in self.hops()?.into_keys() {
             self.hops.remove(&hop).context(names::HOPS)?;
         }
@@ -415,6 +423,11 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         if let Write::Device(ifindex, device) = write {
             self.device_records.insert(*ifindex, *device);
             self.devices.put_all(&self.device_records)?;
+            return Ok(());
+        }
+        if let Write::Vlan(key, ifindex) = write {
+            self.vlan_records.insert(*key, *ifindex);
+            self.vlans.put_all(&self.vlan_records)?;
             return Ok(());
         }
         if let Write::Routes(number) = write {

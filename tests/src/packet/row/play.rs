@@ -11,7 +11,7 @@ use crate::packet::{
     answer::{echo_reply, packet_too_big, port_unreachable, tcp_reset},
     decode::{dump, read, show, verify},
     encode::{Link, Variant, encode},
-    hops::{self, WAN},
+    hops::{card_of, next_hop},
     host::{Carrier, HostFamily, HostOutcome, HostPacket, HostWorld},
     kernel::{KernelFamily, KernelWorld, in_kernel},
     names::{Named as _, Tuple, Version},
@@ -112,7 +112,8 @@ impl Packet {
             Expected::Becomes(wanted)
             | Expected::Rerouted(wanted)
             | Expected::Delivered(wanted)
-            | Expected::Forwarded(wanted),
+            | Expected::Forwarded(wanted)
+            | Expected::Turned(wanted),
         ) = &self.expected
         {
             chosen.learn(wanted, &got.outcome.frame, variant.link)?;
@@ -157,6 +158,7 @@ impl Packet {
         let mut packet = HostPacket::new(frame, carrier);
         packet.linear = self.in_place.unwrap_or(frame.len()).min(frame.len());
         packet.writes_left = self.writes;
+        packet.headroom = self.headroom.unwrap_or(packet.headroom);
         packet
     }
 
@@ -192,6 +194,9 @@ impl Packet {
             if let Some((octets, behind)) = self.saying {
                 wanted = wanted.mss(octets, behind);
             }
+            if let Some(tags) = &self.tags {
+                wanted = wanted.tagged(tags);
+            }
             if let Some(quoted) = &self.quoting {
                 wanted = wanted.quoted_between(&chosen.fill(quoted));
             }
@@ -202,10 +207,16 @@ impl Packet {
             Expected::Becomes(tuple) => (Verdict::Pass, between(tuple)),
             Expected::Rerouted(tuple) => (Verdict::Route, between(tuple)),
             Expected::Delivered(tuple) => (Verdict::Deliver, between(tuple)),
-            Expected::Forwarded(tuple) => (
-                Verdict::Forward(WAN),
-                sent(between(tuple), &chosen.fill(tuple), variant.version)?,
-            ),
+            Expected::Forwarded(tuple) | Expected::Turned(tuple) => {
+                let to = Tuple::read(&chosen.fill(tuple), variant.version).dst;
+                let hop = next_hop(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
+                let turned = matches!(expected, Expected::Turned(_)).then_some(Verdict::Turn);
+                let tags = self.tags.as_ref().unwrap_or(&sketch.tags);
+                (
+                    turned.unwrap_or(Verdict::Forward(card_of(hop.ifindex))),
+                    sent(between(tuple), hop.frame_start(), 14 + 4 * tags.len(), variant.version),
+                )
+            }
             Expected::Dropped(reason) if *reason == DropReason::TunnelUnserved => (Verdict::Drop(*reason), bare),
             Expected::Dropped(reason) => (Verdict::Drop(*reason), frame.to_vec()),
             Expected::Answered(_) => {
@@ -220,9 +231,9 @@ impl Packet {
             Expected::SentTunnelled(tunnel) => {
                 let mut wanted = in_tunnel(sketch, tunnel, variant);
                 let to = Tuple::read(&tunnel.tuple, variant.version).dst;
-                let start = hops::frame_start(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
-                wanted[..12].copy_from_slice(&start);
-                (Verdict::Forward(WAN), wanted)
+                let hop = next_hop(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
+                wanted[..12].copy_from_slice(&hop.frame_start());
+                (Verdict::Forward(card_of(hop.ifindex)), wanted)
             }
             Expected::TooBig(mtu) => {
                 let tuple = Tuple::read(&sketch.tuple, variant.version);
@@ -345,11 +356,8 @@ impl Packet {
 }
 
 /// The frame as it leaves for its next hop.
-fn sent(mut frame: Vec<u8>, tuple: &str, version: Version) -> Result<Vec<u8>> {
-    let to = Tuple::read(tuple, version).dst;
-    let start = hops::frame_start(to).with_context(|| format!("nobody knows the next hop to {to}"))?;
+fn sent(mut frame: Vec<u8>, start: [u8; 12], ip: usize, version: Version) -> Vec<u8> {
     frame[..12].copy_from_slice(&start);
-    let ip = 14;
     match version {
         Version::V4 => {
             frame[ip + 8] -= 1;
@@ -360,7 +368,7 @@ fn sent(mut frame: Vec<u8>, tuple: &str, version: Version) -> Result<Vec<u8>> {
         }
         Version::V6 => frame[ip + 7] -= 1,
     }
-    Ok(frame)
+    frame
 }
 
 /// The frame in a tunnel that is for its flow.
