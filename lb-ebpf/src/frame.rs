@@ -217,7 +217,8 @@ impl Packet for XdpFrame<'_> {
 
     #[inline(always)]
     fn linear_len(&self) -> usize {
-        self.end() - self.start()
+        // Hidden from the compiler, which would do arithmetic with the end alone.
+        black_box(self.end() - self.data()).wrapping_sub(self.tags_len)
     }
 
     #[inline(always)]
@@ -272,14 +273,18 @@ impl Packet for XdpFrame<'_> {
         0
     }
 
+    // The addresses in front are written anew afterwards, and the EtherType.
     #[inline(always)]
-    fn wrap(&mut self, _len: usize) -> bool {
-        false
+    fn wrap(&mut self, len: usize) -> bool {
+        self.grow(len as i32)
     }
 
     #[inline(always)]
-    fn unwrap(&mut self, _len: usize) -> bool {
-        false
+    fn unwrap(&mut self, len: usize) -> bool {
+        let Some(&link) = self.front::<[[u8; 2]; 7]>(0) else {
+            return false;
+        };
+        self.grow(-(len as i32)) && self.put_front(0, &link)
     }
 
     // XDP answers nothing: packets that need an answer go up untouched.

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Fit, Found, Hook, Opened, Opens, Step, Taken, Verdict, Ways, choose, claim, clamp,
-        crc32c_of_change, echo, enter_tunnel, error, find, find_at, fit, open, open_pair, place, refuse, reset, retag,
-        step, stray, take_out, too_big, translate,
+        Chosen, Claim, Errors, Fit, Found, Hook, Opened, Opens, Step, Tagged, Taken, Verdict, Ways, choose, claim,
+        clamp, come_out, crc32c_of_change, echo, enter_tunnel, error, find, find_at, fit, go, open, open_pair, place,
+        refuse, reset, retag, step, stray, take_out, too_big, translate,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, Scope, Tags, V4, V6},
 };
@@ -472,7 +472,7 @@ errors!(
 );
 
 macro_rules! ways {
-    ($family:ty, $find:ident, $step:ident) => {
+    ($family:ty, $find:ident, $step:ident, $come_out:ident, $goes:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $find(context: OfXdp, tags: u32) -> u32 {
@@ -490,10 +490,38 @@ macro_rules! ways {
             step::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)) as u32
         }
 
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $come_out(context: OfXdp) -> u64 {
+            let ifindex = ifindex_of_xdp(context);
+            let kernel = Kernel { ifindex, context };
+            come_out::<$family, _, _>(&mut XdpFrame::new(&XdpContext::new(context)), &kernel).code()
+        }
+
+        // Not global, as those of tc.
+        #[inline(never)]
+        fn $goes(context: OfXdp, tags: Tags) -> u64 {
+            let ifindex = ifindex_of_xdp(context);
+            let context_of = XdpContext::new(context);
+            let mut packet = XdpFrame::new(&context_of);
+            packet.begin_at(tags.octets());
+            go::<$family, _, _>(&mut packet, &Kernel { ifindex, context }, tags).code()
+        }
+
         impl Ways<$family> for Kernel<OfXdp> {
             #[inline(always)]
             fn find(&self, tags: Tags) -> Found {
                 Found::from_code($find(self.context, tags.0))
+            }
+
+            #[inline(always)]
+            fn go<P: Tagged>(&self, _packet: &mut P, tags: Tags) -> Verdict {
+                Verdict::from_code($goes(self.context, tags))
+            }
+
+            #[inline(always)]
+            fn come_out<P: Tagged>(&self, _packet: &mut P) -> Verdict {
+                Verdict::from_code($come_out(self.context))
             }
 
             #[inline(always)]
@@ -509,8 +537,8 @@ macro_rules! ways {
     };
 }
 
-ways!(V4, lb_find4, lb_step4);
-ways!(V6, lb_find6, lb_step6);
+ways!(V4, lb_find4, lb_step4, lb_come_out4, goes4);
+ways!(V6, lb_find6, lb_step6, lb_come_out6, goes6);
 
 /// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
 macro_rules! outlined {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lb_common::layout::{
-    Counter::{FlowsCreated, FlowsMasqueraded, FlowsReselected, FlowsTunnelled},
+    Counter::{FlowsCreated, FlowsMasqueraded, FlowsReselected, FlowsTunnelled, WaysFound, WaysLeft},
     DropReason,
     limits::PATH_MTU_NS,
 };
@@ -308,5 +308,92 @@ fn without_a_route_to_the_node_a_new_flow_is_masqueraded_and_an_open_one_waits()
         .ingress(udp("outside:40000 > node:30080"))
         .becomes("outside:40000 > far:8080")
         .counting(&[FlowsCreated, FlowsMasqueraded])
+        .run();
+}
+
+/// The same on an outward device, where XDP may send.
+fn outward() -> Row {
+    direct().outward()
+}
+
+#[test]
+fn xdp_sends_in_tunnels_and_opens_connections() {
+    for kind in [ipip("node > peer"), gue("node > peer")] {
+        let row = if kind.gue { outward().gue() } else { outward() };
+        row.xdp(tcp("outside:40000 > node:30080").syn())
+            .gets_sent_in(kind.clone())
+            .counting(&[FlowsCreated, FlowsTunnelled, WaysFound])
+            .leaving(&["outside:40000 > node:30080 => far:8080 > peer:30080 | in tunnels seen"])
+            .leaving_ways(&[])
+            .xdp(tcp("outside:40000 > node:30080").sized(1000))
+            .gets_sent_in(kind.clone())
+            .counting(&[WaysFound])
+            .xdp(tcp("outside:40000 > node:30080").sized(1000))
+            .gets_sent_in(kind.clone())
+            .xdp(tcp("outside:40000 > node:30080").fin())
+            .gets_sent_in(kind.clone())
+            .counting(&[WaysFound])
+            .ingress(tcp("outside:40000 > node:30080"))
+            .enters(kind)
+            .run();
+    }
+}
+
+#[test]
+fn xdp_leaves_new_flows_of_datagrams_to_tc_and_sends_what_follows() {
+    outward()
+        .xdp(udp("outside:40000 > node:30080"))
+        .stays_untouched()
+        .ingress(udp("outside:40000 > node:30080"))
+        .enters(ipip("node > peer"))
+        .counting(&[FlowsCreated, FlowsTunnelled])
+        .xdp(udp("outside:40000 > node:30080").sized(1000))
+        .gets_sent_in(ipip("node > peer"))
+        .counting(&[WaysFound])
+        .xdp(udp("outside:40000 > node:30080").sized(1000))
+        .gets_sent_in(ipip("node > peer"))
+        .given(service("web").node_port(30080).to(&["pod:8080 local"]).dsr())
+        .stop_serving("far:8080")
+        .xdp(udp("outside:40000 > node:30080").sized(1000))
+        .becomes("outside:40000 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, FlowsReselected])
+        .run();
+}
+
+#[test]
+fn xdp_leaves_to_tc_what_does_not_fit_or_is_for_another_card() {
+    let open = || {
+        outward()
+            .xdp(tcp("outside:40000 > node:30080").syn())
+            .gets_sent_in(ipip("node > peer"))
+            .counting(&[FlowsCreated, FlowsTunnelled, WaysFound])
+    };
+    open()
+        .path_mtu("peer", 600)
+        .xdp(tcp("outside:40000 > node:30080").sized(700))
+        .passes()
+        .counting(&[WaysFound])
+        .xdp(tcp("outside:40000 > node:30080").sized(400))
+        .gets_sent_in(ipip("node > peer"))
+        .run();
+    open()
+        .xdp(tcp("outside:40000 > node:30080").framed_to([2, 0, 0, 0, 0, 9]))
+        .passes()
+        .counting(&[WaysFound])
+        .run();
+}
+
+#[test]
+fn without_a_way_to_the_node_the_stack_has_the_packets() {
+    let web = service("web").node_port(30080).to(&["far:8080 on peer2"]).dsr();
+    row()
+        .outward()
+        .node()
+        .host_address("node")
+        .peer("peer2")
+        .given(web)
+        .xdp(tcp("outside:40000 > node:30080").syn())
+        .passes()
+        .counting(&[WaysLeft])
         .run();
 }

@@ -273,3 +273,67 @@ fn options_that_make_no_sense_are_left_alone() {
         opened().egress(answer).becomes("vip:80 > outside:40000").run();
     }
 }
+
+/// A flow that tc has opened.
+fn opened(tunnel: &Tunnel) -> Row {
+    here()
+        .outward()
+        .ingress(any("outside:40000 > vip:80").syn().inside(tunnel.clone()))
+        .becomes("outside:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+}
+
+#[test]
+fn xdp_takes_out_what_belongs_to_a_flow() {
+    for tunnel in [from_peer(), gue("peer > node")] {
+        let packet = || any("outside:40000 > vip:80").sized(1000).inside(tunnel.clone());
+        opened(&tunnel)
+            .xdp(packet())
+            .becomes("outside:40000 > pod:8080")
+            .xdp(packet())
+            .becomes("outside:40000 > pod:8080")
+            .leaving_ways(&["outside:40000 > vip:80 => outside:40000 > pod:8080 | here"])
+            // And without a tunnel.
+            .xdp(any("outside:40000 > vip:80").sized(1000))
+            .becomes("outside:40000 > pod:8080")
+            .run();
+    }
+}
+
+#[test]
+fn xdp_leaves_the_rest_of_tunnels_to_tc() {
+    let cases = [
+        // It opens a flow; of a flow that nobody knows; a part of a datagram; with congestion on the way.
+        tcp("outside:40001 > vip:80").syn().inside(from_peer()),
+        tcp("outside:40001 > vip:80").inside(from_peer()),
+        tcp("outside:40000 > vip:80").fragment(7, 0, 24).inside(from_peer()),
+        tcp("outside:40000 > vip:80")
+            .congestion(1)
+            .inside(from_peer().congested()),
+        icmp("world > vip", 3, 4).inside(from_peer()),
+        // A CNI's.
+        tcp("outside:40000 > pod:8080").inside(from_peer()),
+    ];
+    for sketch in cases {
+        let opens = tcp("outside:40000 > vip:80").syn().inside(from_peer());
+        here()
+            .outward()
+            .ingress(opens)
+            .becomes("outside:40000 > pod:8080")
+            .counting(&[FlowsCreated])
+            .xdp(sketch)
+            .stays_untouched()
+            .run();
+    }
+    here()
+        .outward()
+        .xdp(any("outside:40000 > vip:80").inside(ipip("stranger > node")))
+        .passes()
+        .counting(&[TunnelStrangers])
+        .run();
+    here()
+        .outward()
+        .xdp(other("outside > vip", 41).inside(from_peer()))
+        .gets_dropped(DropReason::TunnelNested)
+        .run();
+}

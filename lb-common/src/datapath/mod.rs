@@ -50,6 +50,7 @@ pub use tunnel::{
     GUE_PORT, TunnelFamily,
     receive::{Taken, take_out},
     send::{Fit, fit},
+    xdp::come_out,
 };
-pub use way::{ForwardFamily, Found, Step, Ways, find, find_at, step, xdp};
+pub use way::{ForwardFamily, Found, Step, Ways, find, find_at, go, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

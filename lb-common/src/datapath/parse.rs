@@ -167,7 +167,11 @@ impl ParseFamily for V4 {
         let fragment = u16::from_be_bytes(ip.fragment);
         let (offset, more) = (fragment & 0x1fff, fragment & 0x2000 != 0);
         let id = u32::from(u16::from_ne_bytes(ip.id));
-        let datagram = (offset != 0 || more).then_some((id, offset == 0));
+        let datagram = Datagram {
+            id,
+            is_part: offset != 0 || more,
+            is_first: offset == 0,
+        };
         let l4 = Layer4 {
             at: at + ihl,
             len: total_len - ihl,
@@ -205,7 +209,11 @@ impl ParseFamily for V6 {
             return None;
         }
         let mut next = ip.next[0];
-        let mut datagram = None;
+        let mut datagram = Datagram {
+            id: 0,
+            is_part: false,
+            is_first: true,
+        };
         for _ in 0..EXTENSIONS_MAX {
             match next {
                 // Hop-by-hop options, routing, destination options: length in units of 8 octets without the first.
@@ -221,8 +229,12 @@ impl ParseFamily for V6 {
                     at += size_of::<Ipv6Fragment>();
                     // An "atomic" fragment (RFC 6946) is a whole datagram.
                     if offset & 0xfff9 != 0 {
-                        datagram = Some((u32::from_ne_bytes(fragment.id), offset & 0xfff8 == 0));
-                        if offset & 0xfff8 != 0 {
+                        datagram = Datagram {
+                            id: u32::from_ne_bytes(fragment.id),
+                            is_part: true,
+                            is_first: offset & 0xfff8 == 0,
+                        };
+                        if !datagram.is_first {
                             break;
                         }
                     }
@@ -245,6 +257,15 @@ impl ParseFamily for V6 {
 struct Layer4 {
     at: usize,
     len: usize,
+}
+
+/// What a packet says of the datagram of which it may be a part. No option: of what is not there the compiler makes what was never
+/// written, which the kernel refuses to read.
+#[derive(Clone, Copy)]
+struct Datagram {
+    id: u32,
+    is_part: bool,
+    is_first: bool,
 }
 
 /// The ports of a datagram whose first fragment was translated. A function of its own in the kernel, whose stack holds
@@ -312,7 +333,7 @@ fn first_chunk<P: Packet>(packet: &P, at: usize) -> TcpSeen {
     }
 }
 
-/// Reads addresses, ports and flags. `datagram` is identification and "is the first" for a fragment.
+/// Reads addresses, ports and flags.
 #[inline(always)]
 fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     packet: &P,
@@ -320,7 +341,7 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     proto: Proto,
     stage: Stage,
     l4: Layer4,
-    datagram: Option<(u32, bool)>,
+    datagram: Datagram,
 ) -> Option<Parsed<F::Addr>> {
     if !has_ports(proto) {
         return None;
@@ -328,10 +349,10 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
     // Straight from the packet into the key: the kernel's stack has no room for another copy.
     let (src, dst) = F::addresses(packet)?;
     let mut key = FlowKey::new(src, Port::default(), dst, Port::default(), proto).at(stage);
-    let has_l4 = !matches!(datagram, Some((_, false)));
+    let has_l4 = datagram.is_first;
     let mut tcp = TcpSeen(0);
-    if let Some((id, false)) = datagram {
-        let ports = recall::<F, T>(tables, &key, id)?;
+    if !has_l4 {
+        let ports = recall::<F, T>(tables, &key, datagram.id)?;
         key.sport = ports.sport;
         key.dport = ports.dport;
     } else {
@@ -358,6 +379,6 @@ fn transport<F: ParseFamily, P: Packet, T: Tables<F>>(
         l4_len: l4.len,
         tcp,
         has_l4,
-        fragment: datagram.map(|(id, _)| id),
+        fragment: datagram.is_part.then_some(datagram.id),
     })
 }

@@ -26,6 +26,12 @@ use super::{
     },
     rewrite::apply,
     tagged::{Tagged, readdress, tags_of},
+    tunnel::{
+        self,
+        receive::may_be,
+        send::go as go_in_tunnel,
+        xdp::{come_out, enter, find_tunnel},
+    },
     world::{Tables, World},
 };
 use crate::layout::{
@@ -107,6 +113,18 @@ impl Step {
 pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
     /// See [`find`], for a frame with these tags: in the world of the device that [`find_at`] says.
     fn find(&self, tags: Tags) -> Found;
+
+    /// See [`go`].
+    #[inline(always)]
+    fn go<P: Tagged>(&self, packet: &mut P, tags: Tags) -> Verdict {
+        go::<F, P, Self>(packet, self, tags)
+    }
+
+    /// See [`come_out`].
+    #[inline(always)]
+    fn come_out<P: Tagged>(&self, packet: &mut P) -> Verdict {
+        come_out::<F, P, Self>(packet, self)
+    }
 
     /// See [`step`].
     #[inline(always)]
@@ -193,14 +211,27 @@ pub fn xdp<P: Tagged, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verd
         return Verdict::Pass;
     };
     match network_in_place(packet) {
-        Network::V4 => go::<V4, P, W>(packet, world, tags),
-        Network::V6 => go::<V6, P, W>(packet, world, tags),
+        Network::V4 => arrive_in_driver::<V4, P, W>(packet, world, tags),
+        Network::V6 => arrive_in_driver::<V6, P, W>(packet, world, tags),
         Network::Other => Verdict::Pass,
     }
 }
 
 #[inline(always)]
-fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
+fn arrive_in_driver<F: PathFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
+    if !may_be::<F, P>(packet) {
+        return world.go(packet, tags);
+    }
+    if tags == Tags::NONE {
+        world.come_out(packet)
+    } else {
+        Verdict::Pass
+    }
+}
+
+/// The XDP datapath of a family, without tunnels: offsets count from behind the tags.
+#[inline(always)]
+pub fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
     let Some(parsed) = F::parse(packet, world, Stage::ARRIVES) else {
         return Verdict::Pass;
     };
@@ -236,7 +267,7 @@ fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, worl
 
 /// Puts the way of a packet onto the desk, if there is one and it still holds.
 #[inline(always)]
-fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
+pub(super) fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
     world: &W,
     parsed: &Parsed<F::Addr>,
     tags: Tags,
@@ -265,11 +296,14 @@ fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
 
 /// Does what a way says. Nothing if the packet was changed in part only.
 #[inline(always)]
-fn act<F: PathFamily + ForwardFamily, P: Tagged>(
+pub(super) fn act<F: PathFamily + ForwardFamily, P: Tagged>(
     packet: &mut P,
     parsed: &Parsed<F::Addr>,
     way: &Way<F::Addr>,
 ) -> Option<Verdict> {
+    if way.flags.has(WayFlags::TUNNELS) {
+        return enter::<F, P>(packet, parsed, way);
+    }
     let forwards = way.flags.has(WayFlags::FORWARDS);
     // A jumbo frame may lie in several buffers, which not all drivers send.
     let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
@@ -298,7 +332,7 @@ fn act<F: PathFamily + ForwardFamily, P: Tagged>(
 
 /// Whether a frame is addressed to this link address, and not to all or to somebody else's.
 #[inline(always)]
-fn is_for<P: Tagged>(packet: &P, own: &[u32; 2]) -> bool {
+pub(super) fn is_for<P: Tagged>(packet: &P, own: &[u32; 2]) -> bool {
     packet.front::<Ethernet>(0).is_some_and(|ethernet| {
         let [a, b, c, d, e, f] = ethernet.dst;
         u32::from_ne_bytes([a, b, c, d]) == own[0] && u32::from_ne_bytes([e, f, 0, 0]) == own[1]
@@ -344,6 +378,19 @@ pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
         Arrived::Once => {
             allow::<F, W>(world, WayFlags::TRANSLATES);
             return Found::Way;
+        }
+        Arrived::Tunnel => {
+            is_sent = find_tunnel::<F, W>(world);
+            world.count(if is_sent { Counter::WaysFound } else { Counter::WaysLeft });
+            if !is_sent && !is_open {
+                return Found::None;
+            }
+            if !is_sent {
+                forget::<F, W>(world);
+            }
+            if !is_open {
+                return opened_in_tunnel::<F, W>(world);
+            }
         }
         Arrived::Goes | Arrived::AsItCame => match leave::<F, W>(world, arrived) {
             Some(goes) => is_sent = goes && send::<F, W>(world),
@@ -410,6 +457,8 @@ enum Arrived {
     Once,
     /// It is translated, and goes on.
     Goes,
+    /// It goes on in a tunnel, to the node that is the desk's `rewrite.dst`.
+    Tunnel,
     /// Nothing is done here.
     AsItCame,
 }
@@ -424,6 +473,8 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
             return Ok(Arrived::Stack);
         }
         Step::Reset => return Err(Found::None),
+        // What comes out of a tunnel is given to an endpoint by tc.
+        Step::Unknown | Step::Left if is_tunnelled::<F, W>(world) => return Err(Found::None),
         Step::Unknown | Step::Left => {
             let chosen = world.choose(Hook::Xdp);
             if chosen == Chosen::NotOurs {
@@ -434,6 +485,9 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
                 Some(desk) => may_open(desk.old.proto, desk.opening.tcp),
                 None => false,
             };
+            if chosen == Chosen::Tunnelled && may && tunnel::xdp::may_open::<F, W>(world) {
+                return Ok(Arrived::Tunnel);
+            }
             if matches!(chosen, Chosen::Stray | Chosen::Tunnelled) || chosen == Chosen::Direct && !may {
                 return Err(Found::None);
             }
@@ -458,13 +512,41 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
     let Some(flags) = take_rewrite::<F, W>(world, false) else {
         return Err(Found::None);
     };
-    Ok(if flags.any(FlowFlags::HOST_CLIENT.with(FlowFlags::TUNNELS)) {
+    if flags.has(FlowFlags::TUNNELS) {
+        return Ok(Arrived::Tunnel);
+    }
+    Ok(if flags.has(FlowFlags::HOST_CLIENT) {
         Arrived::Stack
     } else if flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY) {
         Arrived::Here
     } else {
         Arrived::Goes
     })
+}
+
+#[inline(always)]
+fn is_tunnelled<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
+    world.desk().is_none_or(|desk| desk.opening.tunnelled != Tunnelled::NOT)
+}
+
+/// The desk's way leads nowhere: the stack has its packets.
+#[inline(always)]
+fn forget<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
+    if let Some(mut desk) = world.desk() {
+        desk.way.forget();
+    }
+}
+
+/// Opens the flow whose tunnel was found.
+#[inline(always)]
+fn opened_in_tunnel<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
+    if let Some(mut desk) = world.desk() {
+        go_in_tunnel(&mut *desk);
+    }
+    match world.open(Hook::Xdp, Chosen::Tunnelled) {
+        Opened::Drop(reason) => Found::Drop(reason),
+        _ => Found::Way,
+    }
 }
 
 /// The step where it leaves. Whether XDP may send it; nothing if it is not ours.

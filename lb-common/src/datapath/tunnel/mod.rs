@@ -7,16 +7,18 @@
 //! (draft-ietf-intarea-gue-09 §4: IP directly in UDP; its version is in the first four bits)
 //! ```
 //!
-//! Both are of one family inside and outside. [`send`] puts packets in, [`receive`] takes them out, [`mss`] tells clients of TCP
+//! Both are of one family inside and outside. [`send`] puts packets in, [`receive`] takes them out, [`xdp`] does
+//! both for flows that are known, [`mss`] tells clients of TCP
 //! how much fits. A packet is put into a tunnel once at most, so that none goes round.
 
 pub(super) mod mss;
 pub(super) mod receive;
 pub(super) mod send;
+pub(super) mod xdp;
 
 use super::{
     checksum,
-    header::{IcmpHead, Ipv4, Ipv6, Udp},
+    header::{Ethernet, IcmpHead, Ipv4, Ipv6, Udp},
     packet::Packet,
     reject::{store_words, word},
 };
@@ -30,6 +32,8 @@ const TTL: u8 = 64;
 
 /// What each family's tunnels look like.
 pub trait TunnelFamily: Family {
+    /// Its EtherType.
+    const ETHERTYPE: [u8; 2];
     /// Number of this family as a protocol inside IP.
     const INSIDE: Proto;
     /// Length of an IP header without options.
@@ -49,6 +53,8 @@ pub trait TunnelFamily: Family {
     fn may_be_cut<P: Packet>(packet: &P) -> bool;
     /// The header's first four octets, of which a tunnel's packet takes over service class and congestion bits (RFC 6040 §4.1).
     fn first_word<P: Packet>(packet: &P) -> Option<[u8; 4]>;
+    /// Whether the packet has met congestion.
+    fn is_congested<P: Packet>(packet: &P) -> bool;
     /// Marks the packet at `inside` if the one around it was marked by a router that is congested (RFC 6040 §4.2). False if that
     /// can't be, as the sender has said that it doesn't understand it.
     fn take_congestion<P: Packet>(packet: &mut P, inside: usize) -> bool;
@@ -64,8 +70,11 @@ pub trait TunnelFamily: Family {
 
 /// Congestion experienced, as the two lower bits of the service class (RFC 3168 §5).
 const CONGESTED: u8 = 3;
+/// The same where IPv6 has them.
+const MARK: u8 = CONGESTED << 4;
 
 impl TunnelFamily for V4 {
+    const ETHERTYPE: [u8; 2] = Ethernet::IPV4;
     const INSIDE: Proto = Proto(4);
     const HEADER_LEN: usize = size_of::<Ipv4>();
     const MTU_MIN: u32 = 576;
@@ -110,11 +119,15 @@ impl TunnelFamily for V4 {
     }
 
     #[inline(always)]
+    fn is_congested<P: Packet>(packet: &P) -> bool {
+        packet
+            .header::<Ipv4>(P::LINK_LEN)
+            .is_some_and(|ip| ip.tos[0] & CONGESTED == CONGESTED)
+    }
+
+    #[inline(always)]
     fn take_congestion<P: Packet>(packet: &mut P, inside: usize) -> bool {
-        let Some(outer) = packet.header::<Ipv4>(P::LINK_LEN) else {
-            return false;
-        };
-        if outer.tos[0] & CONGESTED != CONGESTED {
+        if !Self::is_congested(packet) {
             return true;
         }
         let Some(ip) = packet.header_mut::<Ipv4>(inside) else {
@@ -152,6 +165,7 @@ impl TunnelFamily for V4 {
 }
 
 impl TunnelFamily for V6 {
+    const ETHERTYPE: [u8; 2] = Ethernet::IPV6;
     const INSIDE: Proto = Proto(41);
     const HEADER_LEN: usize = size_of::<Ipv6>();
     const MTU_MIN: u32 = 1280;
@@ -189,12 +203,15 @@ impl TunnelFamily for V6 {
     }
 
     #[inline(always)]
+    fn is_congested<P: Packet>(packet: &P) -> bool {
+        packet
+            .header::<Ipv6>(P::LINK_LEN)
+            .is_some_and(|ip| ip.version_class_flow[1] & MARK == MARK)
+    }
+
+    #[inline(always)]
     fn take_congestion<P: Packet>(packet: &mut P, inside: usize) -> bool {
-        const MARK: u8 = CONGESTED << 4;
-        let Some(outer) = packet.header::<Ipv6>(P::LINK_LEN) else {
-            return false;
-        };
-        if outer.version_class_flow[1] & MARK != MARK {
+        if !Self::is_congested(packet) {
             return true;
         }
         let Some(ip) = packet.header_mut::<Ipv6>(inside) else {
@@ -245,11 +262,18 @@ pub(super) fn wrap<F: TunnelFamily, P: Packet>(packet: &mut P, outer: &Rewrite<F
     let (Some(inner), Some(len)) = (F::first_word(packet), F::ip_len(packet, P::LINK_LEN)) else {
         return false;
     };
-    let added = overhead::<F>(outer.dport);
-    if !packet.wrap(added) {
-        return false;
-    }
-    if added == F::HEADER_LEN {
+    packet.wrap(overhead::<F>(outer.dport)) && write_headers::<F, P>(packet, outer, inner, len)
+}
+
+/// Writes the headers in front of a packet of this length that begins so.
+#[inline(always)]
+fn write_headers<F: TunnelFamily, P: Packet>(
+    packet: &mut P,
+    outer: &Rewrite<F::Addr>,
+    inner: [u8; 4],
+    len: usize,
+) -> bool {
+    if overhead::<F>(outer.dport) == F::HEADER_LEN {
         return F::write_outer(packet, outer, inner, len, F::INSIDE);
     }
     let len = len + size_of::<Udp>();

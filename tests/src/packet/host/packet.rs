@@ -134,7 +134,11 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
     }
 
     fn wrap(&mut self, len: usize) -> bool {
-        if self.carrier != Carrier::Xdp && !self.writable(LINK) {
+        // XDP has to write the link header anew.
+        if self.carrier == Carrier::Xdp {
+            return self.grow(len as i32);
+        }
+        if !self.writable(LINK) {
             return false;
         }
         self.octets.splice(LINK..LINK, std::iter::repeat_n(0xa5, len));
@@ -143,7 +147,7 @@ impl<const LINK: usize> Packet for HostPacket<LINK> {
     }
 
     fn unwrap(&mut self, len: usize) -> bool {
-        if self.carrier != Carrier::Xdp && !self.writable(LINK + len) || LINK + len > self.octets.len() {
+        if LINK + len > self.octets.len() || self.carrier != Carrier::Xdp && !self.writable(LINK + len) {
             return false;
         }
         self.octets.drain(LINK..LINK + len);
