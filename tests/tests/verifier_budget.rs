@@ -8,11 +8,11 @@ use lb_userspace::kernel::{Datapath, LoadOptions};
 /// A flow is opened in two families, each with session affinity, source ranges and masquerade, which the verifier walks in
 /// all combinations: 165 000 to 211 000 for tc, 92 000 for XDP.
 const BUDGETS: &[(&str, u32)] = &[
-    ("lb_tc_ingress", 250_000),
-    ("lb_tc_egress", 250_000),
-    ("lb_tc_l3_in", 250_000),
-    ("lb_tc_l3_out", 250_000),
-    ("lb_xdp", 250_000),
+    ("lb_tc_ingress", 300_000),
+    ("lb_tc_egress", 300_000),
+    ("lb_tc_l3_in", 300_000),
+    ("lb_tc_l3_out", 300_000),
+    ("lb_xdp", 300_000),
 ];
 
 #[test]

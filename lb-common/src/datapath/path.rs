@@ -400,34 +400,26 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
                 None => Followed::Unknown,
             }
         }
-        Followed::Rewrite(flags, rewrite) => {
-            const ANSWER: FlowFlags = FlowFlags::TUNNELLED.with(FlowFlags::REPLY);
-            let accepts = flags.has(ANSWER) && parsed.tcp.has(TcpSeen::SYN.with(TcpSeen::ACK));
-            if accepts && parsed.key.proto == Proto::TCP && !world.clamp(packet, parsed.l4) {
-                return drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed);
-            }
-            Followed::Rewrite(flags, rewrite)
-        }
         other => other,
     };
-    match followed {
-        Followed::Rewrite(flags, rewrite) => finish::<F, P, W>(packet, world, &parsed, &rewrite, done(flags)),
-        Followed::Alone => Verdict::Pass,
+    let (rewrite, flags, done) = match followed {
+        Followed::Rewrite(flags, rewrite) => (rewrite, flags, done(flags)),
+        Followed::Alone => return Verdict::Pass,
         Followed::Reset => {
             let verdict = drop_packet::<F, W>(world, &parsed, DropReason::EndpointRemoved);
             // A reset is not answered by a reset (RFC 9293 §3.5.2).
-            if parsed.has_l4 && !parsed.tcp.has(TcpSeen::RST) {
+            return if parsed.has_l4 && !parsed.tcp.has(TcpSeen::RST) {
                 Verdict::Reset
             } else {
                 verdict
-            }
+            };
         }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
         Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => {
             if !is_unallocated::<F, W>(world, &parsed.key.dst) || world.address(&parsed.key.dst).is_some() {
                 return Verdict::Pass;
             }
-            drop_packet::<F, W>(world, &parsed, DropReason::UnknownAddress)
+            return drop_packet::<F, W>(world, &parsed, DropReason::UnknownAddress);
         }
         unknown => {
             if let Some(mut desk) = world.desk() {
@@ -463,9 +455,17 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
             let Some(rewrite) = world.desk().map(|desk| desk.rewrite) else {
                 return Verdict::Pass;
             };
-            finish::<F, P, W>(packet, world, &parsed, &rewrite, done)
+            (rewrite, FlowFlags::default(), done)
         }
+    };
+    const ANSWER: FlowFlags = FlowFlags::TUNNELLED.with(FlowFlags::REPLY);
+    const ACCEPTS: TcpSeen = TcpSeen::SYN.with(TcpSeen::ACK);
+    let verdict = finish::<F, P, W>(packet, world, &parsed, &rewrite, done);
+    let is_answer = flags.has(ANSWER) && parsed.tcp.has(ACCEPTS) && parsed.key.proto == Proto::TCP;
+    if is_answer && !world.clamp(packet, parsed.l4) {
+        return drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed);
     }
+    verdict
 }
 
 /// A packet of a flow that goes in a tunnel. Nothing if it is to be opened anew, without one.
