@@ -6,13 +6,13 @@ use lb_userspace::kernel::{Datapath, LoadOptions};
 /// Program, verified instructions at most. The kernel refuses at 1 000 000.
 ///
 /// A flow is opened in two families, each with session affinity, source ranges and masquerade, which the verifier walks in
-/// all combinations: 165 000 to 211 000 for tc, 92 000 for XDP.
+/// all combinations: 247 000 to 272 000 for tc, of which choosing takes 65 000; 200 000 for XDP.
 const BUDGETS: &[(&str, u32)] = &[
     ("lb_tc_ingress", 300_000),
     ("lb_tc_egress", 300_000),
     ("lb_tc_l3_in", 300_000),
     ("lb_tc_l3_out", 300_000),
-    ("lb_xdp", 300_000),
+    ("lb_xdp", 250_000),
 ];
 
 #[test]
