@@ -9,6 +9,7 @@ mod devices;
 mod events;
 mod node;
 mod observe;
+mod peers;
 mod routes;
 mod state;
 mod sysctl;
@@ -17,6 +18,7 @@ mod xdp;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,7 +31,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-pub use node::{NodeOptions, device_records, host_addresses, node_record};
+pub use node::{NodeOptions, TunnelKind, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
@@ -45,7 +47,7 @@ use crate::{
         self, SourceStatus,
         devices::{Devices, Listing},
     },
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats, VlanTable},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, Stats, VlanTable},
 };
 
 use observe::{Observer, Servers};
@@ -107,6 +109,8 @@ struct Agent {
     /// What the two tables hold.
     record4: Node<Ip4>,
     record6: Node<Ip6>,
+    peers4: PeerTable<V4>,
+    peers6: PeerTable<V6>,
     device_table: DeviceTable,
     vlan_table: VlanTable,
     routes: RoutesTable,
@@ -119,6 +123,8 @@ struct Agent {
     /// When XDP was last attached to any.
     xdp_attached_at: Option<Instant>,
     removed: RemovedEndpoints,
+    /// Some Service asks for what other nodes are needed for.
+    wants_other_nodes: watch::Sender<bool>,
     observer: Observer,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
@@ -152,8 +158,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         }
         Origin::Kubernetes(kubeconfig) => {
             let node_name = agent.options.node_name.clone();
+            let wants_others = agent.wants_other_nodes.subscribe();
             tokio::spawn(async move {
-                source::kubernetes::run(kubeconfig, node_name, change_sender, status_sender)
+                source::kubernetes::run(kubeconfig, node_name, wants_others, change_sender, status_sender)
                     .await
                     .map_err(anyhow::Error::from)
             })
@@ -265,6 +272,8 @@ impl Agent {
         let flows6 = FlowTable::<V6>::open(take(names::CT6_FLOWS)?)?;
         let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
+        let peers4 = PeerTable::open(take(names::LB4_PEERS)?)?;
+        let peers6 = PeerTable::open(take(names::LB6_PEERS)?)?;
         let device_table = DeviceTable::open(names::DEVICES, take(names::DEVICES)?)?;
         let vlan_table = VlanTable::open(names::VLANS, take(names::VLANS)?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
@@ -279,9 +288,14 @@ impl Agent {
         let node = NodeView {
             bind_address: options.node.bind_address,
             resets_removed: options.node.resets_removed,
+            dsr_protocols: options.node.dsr_protocols.clone(),
             ..NodeView::named(&options.node_name)
         };
-        let reconciler = Reconciler::adopt(node, v4, v6, true)?;
+        let mut reconciler = Reconciler::adopt(node, v4, v6, true)?;
+        if matches!(options.origin, Origin::Manifests(_)) {
+            // Until files say otherwise there are none; they are told before anything is planned.
+            reconciler.apply([Change::OtherNodes(Arc::default())]);
+        }
         let (fill4, fill6) = reconciler.fill();
         info!(
             adopted = adopting,
@@ -318,6 +332,8 @@ impl Agent {
             node6,
             record4: Node::default(),
             record6: Node::default(),
+            peers4,
+            peers6,
             device_table,
             vlan_table,
             routes,
@@ -326,6 +342,7 @@ impl Agent {
             devices: Devices::new(),
             xdp_attached_at: None,
             removed: RemovedEndpoints::default(),
+            wants_other_nodes: watch::channel(false).0,
             observer,
             state,
             state_is_old: true,
@@ -337,16 +354,22 @@ impl Agent {
     fn apply(&mut self, batch: &mut Vec<Change>) {
         let count = batch.len();
         let was_ready = self.reconciler.is_ready();
-        let about_node = batch
-            .iter()
-            .any(|change| matches!(change, Change::Node(_) | Change::ServiceCidrs(_)));
+        let about_node = batch.iter().any(|change| {
+            matches!(
+                change,
+                Change::Node(_) | Change::OtherNodes(_) | Change::ServiceCidrs(_)
+            )
+        });
         let store = self.reconciler.store();
         let zone_before = store.node().zone.clone();
         let touched = self.observer.changes_come(store, batch, was_ready);
         let began = Instant::now();
         let planned = self.reconciler.apply(batch.drain(..));
         let took = began.elapsed();
-        if about_node {
+        let asks_for_dsr = self.reconciler.store().asks_for_dsr();
+        self.wants_other_nodes
+            .send_if_modified(|wants| asks_for_dsr && !std::mem::replace(wants, true));
+        if about_node || self.reconciler.is_ready() != was_ready {
             self.follow_node();
         }
         if self.reconciler.is_ready() {

@@ -12,10 +12,10 @@ use lb_common::layout::{
 };
 use tracing::{error, info};
 
-use super::{Agent, xdp::xdp_flags};
+use super::{Agent, peers::peers, xdp::xdp_flags};
 use crate::{
     kernel::XdpMode,
-    model::{Cidr, Family, NodeView},
+    model::{Cidr, Family, NodeView, Protocol},
     plan::{Detector, NodePortAddresses},
     source::devices::{
         Device, Devices, node_addresses,
@@ -37,6 +37,20 @@ pub struct NodeOptions {
     pub node_ports: NodePortAddresses,
     /// TCP clients are told by a reset when their endpoint is gone for good.
     pub resets_removed: bool,
+    /// Protocols of which endpoints answer clients outside directly, where the Service doesn't say it itself.
+    pub dsr_protocols: Box<[Protocol]>,
+    /// How packets get to the node of such an endpoint.
+    pub tunnel: TunnelKind,
+}
+
+/// How packets get to an endpoint's node that is to answer directly. Every node takes both kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TunnelKind {
+    /// IP in IP (RFC 2003, RFC 2473): 20 octets more over IPv4, 40 over IPv6
+    #[default]
+    Ipip,
+    /// IP in UDP, port 6080 (GUE variant 1): 28 octets more over IPv4, 48 over IPv6; network cards spread it over their queues
+    Gue,
 }
 
 impl Agent {
@@ -72,6 +86,12 @@ impl Agent {
             note(self.routes.advance().map(|()| true));
         }
         note(self.reconciler.set_host_addresses(&host4, &host6));
+        // Before the first sync an earlier agent's list is better than part of one.
+        let store = self.reconciler.store();
+        if let Some(others) = store.other_nodes().filter(|_| store.is_synced()) {
+            note(self.peers4.put_all(&peers::<V4>(others, &node, &devices)));
+            note(self.peers6.put_all(&peers::<V6>(others, &node, &devices)));
+        }
         problems.extend(self.routes_problem.clone());
         for family in Family::BOTH {
             let known = ranges.iter().filter(|range| range.family() == family).count();
@@ -139,6 +159,9 @@ pub fn node_record<F: TableFamily>(
     if options.masquerade_all {
         flags = flags.with(NodeFlags::MASQUERADE_ALL);
     }
+    if options.tunnel == TunnelKind::Gue {
+        flags = flags.with(NodeFlags::GUE);
+    }
     let mut services = [Range::default(); SERVICE_RANGES];
     let known = service_cidrs.iter().copied().filter_map(node_range::<F>);
     for (place, range) in services.iter_mut().zip(known) {
@@ -149,7 +172,7 @@ pub fn node_record<F: TableFamily>(
         services,
         address: address.unwrap_or_default(),
         flags,
-        own: Default::default(),
+        own: node.tunnel_address(family).and_then(F::from_ip).unwrap_or_default(),
         rest: Default::default(),
         fill: Default::default(),
     }

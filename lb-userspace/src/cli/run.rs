@@ -13,9 +13,9 @@ use lb_common::layout::limits::{FLOWS_DEFAULT, FLOWS_MIN};
 
 use super::Place;
 use crate::{
-    agent::{AgentOptions, NodeOptions, ObserveOptions, Origin, run as run_agent},
+    agent::{AgentOptions, NodeOptions, ObserveOptions, Origin, TunnelKind, run as run_agent},
     kernel::XdpPolicy,
-    model::Cidr,
+    model::{Cidr, Protocol},
     plan::{Detector, NodePortAddresses},
 };
 
@@ -89,6 +89,31 @@ struct NodeArgs {
     /// sluice.io/reset-removed says otherwise
     #[arg(long)]
     reset_removed: bool,
+    /// Protocols of which an endpoint's node answers clients outside directly (direct server return), unless the Service's
+    /// annotation sluice.io/forwarding says otherwise
+    #[arg(long, value_name = "PROTOCOL", value_enum, value_delimiter = ',')]
+    dsr: Vec<DsrProtocol>,
+    /// How packets get to the node that answers directly
+    #[arg(long, value_enum, default_value_t)]
+    tunnel: TunnelKind,
+}
+
+/// A protocol of which clients may be answered directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DsrProtocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl From<DsrProtocol> for Protocol {
+    fn from(protocol: DsrProtocol) -> Self {
+        match protocol {
+            DsrProtocol::Tcp => Self::Tcp,
+            DsrProtocol::Udp => Self::Udp,
+            DsrProtocol::Sctp => Self::Sctp,
+        }
+    }
 }
 
 /// How pods are told from others.
@@ -128,6 +153,8 @@ impl NodeArgs {
             masquerade_all: self.masquerade_all,
             node_ports: self.nodeport_addresses,
             resets_removed: self.reset_removed,
+            dsr_protocols: self.dsr.into_iter().map(Into::into).collect(),
+            tunnel: self.tunnel,
         })
     }
 }

@@ -163,7 +163,7 @@ impl Recorder {
                     self.endpoint_changes.inc();
                     self.endpoint_changes_pending.inc();
                 }
-                Change::Node(_) | Change::ServiceCidrs(_) | Change::Synced(_) => {}
+                Change::Node(_) | Change::OtherNodes(_) | Change::ServiceCidrs(_) | Change::Synced(_) => {}
             }
             for family in change.families() {
                 self.last_queued.get_or_create(&(*family).into()).set(unix(now));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Cidr, EndpointSlice, Family, NodeFacts, Service, ServiceKey, SliceKey};
+use super::{Cidr, EndpointSlice, Family, NodeFacts, OtherNodes, Service, ServiceKey, SliceKey};
 
 /// One change of the world, in the order in which a source saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Change {
     SliceDelete(SliceKey),
     /// The own Node object is now so; `None` if it is gone.
     Node(Option<NodeFacts>),
+    /// All other Nodes, together: half of a list would be a smaller cluster than there is.
+    OtherNodes(Arc<OtherNodes>),
     /// All ranges from which ClusterIPs are given out: the union of all ServiceCIDR objects, sorted, each once.
     ServiceCidrs(Box<[Cidr]>),
     /// Everything of this kind that existed at the start has been told.

@@ -25,8 +25,10 @@ pub use change::{Change, SyncedKind};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointSlice, SlicePort};
 pub use key::{ServiceKey, SliceKey};
 pub use merge::PortEndpoint;
-pub use node::{NodeFacts, NodeView};
+pub use node::{NodeFacts, NodeView, OtherNodes, reachable};
 pub use problem::{ObjectRef, Problem, Severity};
 pub use protocol::{Family, Protocol};
-pub use service::{Algorithm, Exclusion, OptOut, Service, ServicePort, ServiceType, TrafficPolicy, Weights};
+pub use service::{
+    Algorithm, Exclusion, Forwarding, OptOut, Service, ServicePort, ServiceType, TrafficPolicy, Weights,
+};
 pub use store::{Dirty, Store};

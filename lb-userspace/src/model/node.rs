@@ -1,13 +1,30 @@
-//! What the agent knows of the node it runs on.
+//! What the agent knows of the node it runs on, and where the others are.
 //!
 //! Here: the name and zone that decide which endpoints are local and which topology hints count (§3.1), and what the Node
 //! object says besides: addresses, pod ranges, whether the node is on its way out. Not here: how it is read
 //! (`source::convert`), the devices and addresses that the host really has (`source::devices`). Called by `store`, which
 //! keeps it, by `plan` and by `health`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Cidr, Family};
+use super::{Cidr, Family, Protocol};
+
+/// The Nodes but the own one, by name, with what their objects say in `status.addresses`: each address once, InternalIPs in
+/// their order, then ExternalIPs.
+pub type OtherNodes = BTreeMap<Box<str>, Box<[IpAddr]>>;
+
+/// The addresses among these at which another node can be reached. Any Node object may say anything.
+pub fn reachable(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let may_be_sent_to = |address: &IpAddr| {
+        let is_of_one_link = match address {
+            IpAddr::V4(address) => address.is_broadcast(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_of_one_link)
+    };
+    addresses.iter().copied().filter(may_be_sent_to)
+}
 
 /// What the own Node object says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +76,8 @@ pub struct NodeView {
     pub bind_address: Option<IpAddr>,
     /// `--reset-removed`: what holds for Services that don't say it themselves.
     pub resets_removed: bool,
+    /// `--dsr`: the protocols of which endpoints answer clients outside directly, where the Service doesn't say it itself.
+    pub dsr_protocols: Box<[Protocol]>,
 }
 
 impl NodeView {
@@ -100,5 +119,12 @@ impl NodeView {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),
         })
+    }
+
+    /// The address by which other nodes know this one: what its object says, else as it was told, else as its devices say.
+    pub fn tunnel_address(&self, family: Family) -> Option<IpAddr> {
+        let facts = self.facts.as_ref();
+        let known = facts.and_then(|facts| reachable(&facts.addresses).find(|address| Family::of(*address) == family));
+        known.or_else(|| self.address(family))
     }
 }

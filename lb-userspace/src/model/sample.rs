@@ -40,6 +40,7 @@ pub(crate) fn service(name: &str) -> Service {
         resets_removed: None,
         algorithm: None,
         weights: None,
+        forwarding: None,
         opt_out: OptOut::default(),
     }
 }

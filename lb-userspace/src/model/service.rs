@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Cidr, Endpoint, Family, Protocol, ServiceKey};
+use super::{Cidr, Endpoint, Family, NodeView, Protocol, ServiceKey};
 
 /// An immutable Service. `targetPort`, `selector`, `loadBalancerIP` and the like are left out: a proxy never reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,19 @@ pub struct Service {
     pub algorithm: Option<Algorithm>,
     /// Annotation `sluice.io/weights`: of endpoints that get more than one share where a Maglev table decides.
     pub weights: Option<Box<Weights>>,
+    /// Annotation `sluice.io/forwarding`: how clients outside reach an endpoint on another node. Without it `--dsr` says.
+    pub forwarding: Option<Forwarding>,
     /// Labels that hand the Service to somebody else.
     pub opt_out: OptOut,
+}
+
+/// How a client outside reaches an endpoint on another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Through the node that it dialled, both ways, with an address of that node.
+    Snat,
+    /// Its packets go to the endpoint's node in a tunnel, and that node answers it directly (direct server return).
+    Dsr,
 }
 
 /// How a client's endpoint is chosen.
@@ -185,6 +196,17 @@ impl Service {
         port.node_port.is_some()
             || self.load_balancer_vips.iter().any(of_family)
             || self.external_ips.iter().any(of_family)
+    }
+
+    /// Should nodes answer clients of this port directly? Where `externalTrafficPolicy: Local` is in force they do so anyway.
+    pub fn asks_for_dsr(&self, port: &ServicePort, family: Family, node: &NodeView) -> bool {
+        let asks = match self.forwarding {
+            Some(forwarding) => forwarding == Forwarding::Dsr,
+            None => node.dsr_protocols.contains(&port.protocol),
+        };
+        asks && !self.external_is_local()
+            && self.cluster_ip(family).is_some()
+            && self.externally_accessible(port, family)
     }
 
     /// Is `internalTrafficPolicy: Local` in force?

@@ -3,13 +3,14 @@
 //! Here: the fold, which also says which Services may need a new plan. Pure and synchronous. Not here: policies and
 //! tables (`plan`), waiting for sources (`source`). Called by the agent's main loop and, read-only, by `plan`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::merge::{PortEndpoint, endpoints_of_port};
 use super::{
-    Change, Cidr, EndpointSlice, Family, NodeFacts, NodeView, Protocol, Service, ServiceKey, SliceKey, SyncedKind,
+    Change, Cidr, EndpointSlice, Family, NodeFacts, NodeView, OtherNodes, Protocol, Service, ServiceKey, SliceKey,
+    SyncedKind,
 };
 
 /// The Services whose plan may have changed, sorted, each once.
@@ -65,10 +66,14 @@ struct Entry {
 #[derive(Debug)]
 pub struct Store {
     node: NodeView,
+    /// Nothing while unknown.
+    other_nodes: Option<Arc<OtherNodes>>,
     service_cidrs: Box<[Cidr]>,
     entries: BTreeMap<ServiceKey, Entry>,
     /// Which Service each slice in force belongs to: a slice may change its label.
     owners: HashMap<SliceKey, ServiceKey>,
+    /// Services that are served and ask for direct answers: other nodes concern nobody else.
+    asking_for_dsr: BTreeSet<ServiceKey>,
     services_synced: bool,
     slices_synced: bool,
 }
@@ -78,9 +83,11 @@ impl Store {
     pub fn new(node: NodeView) -> Self {
         Self {
             node,
+            other_nodes: None,
             service_cidrs: Box::default(),
             entries: BTreeMap::new(),
             owners: HashMap::new(),
+            asking_for_dsr: BTreeSet::new(),
             services_synced: false,
             slices_synced: false,
         }
@@ -98,6 +105,7 @@ impl Store {
             Change::SliceApply(slice) => self.apply_slice(slice),
             Change::SliceDelete(key) => self.delete_slice(&key),
             Change::Node(facts) => self.apply_node(facts),
+            Change::OtherNodes(nodes) => self.apply_other_nodes(nodes),
             Change::ServiceCidrs(ranges) => {
                 self.service_cidrs = ranges;
                 Dirty::default()
@@ -121,6 +129,16 @@ impl Store {
     /// The own node.
     pub fn node(&self) -> &NodeView {
         &self.node
+    }
+
+    /// All other Nodes; nothing while they are unknown.
+    pub fn other_nodes(&self) -> Option<&OtherNodes> {
+        self.other_nodes.as_deref()
+    }
+
+    /// Does any Service ask for direct answers?
+    pub fn asks_for_dsr(&self) -> bool {
+        !self.asking_for_dsr.is_empty()
     }
 
     /// The ranges from which ClusterIPs are given out; empty while unknown.
@@ -168,6 +186,11 @@ impl Store {
             return Dirty::default();
         }
         let served_now = service.exclusion().is_none();
+        if served_now && asks_for_dsr(&service, &self.node) {
+            self.asking_for_dsr.insert(key.clone());
+        } else {
+            self.asking_for_dsr.remove(&key);
+        }
         let served_before = entry
             .service
             .replace(service)
@@ -184,6 +207,7 @@ impl Store {
             return Dirty::default();
         };
         let served_before = entry.service.take().is_some_and(|before| before.exclusion().is_none());
+        self.asking_for_dsr.remove(key);
         self.forget_if_empty(key);
         if served_before {
             only(key.clone())
@@ -224,7 +248,7 @@ impl Store {
         self.dirty_if_served(owner)
     }
 
-    /// Of all that the Node object says only the zone concerns plans.
+    /// Of all that the Node object says only the zone and the addresses concern plans.
     fn apply_node(&mut self, facts: Option<NodeFacts>) -> Dirty {
         let mut dirty = self.with_other_addresses(|node| node.facts = facts);
         if let Some(facts) = &self.node.facts
@@ -236,15 +260,42 @@ impl Store {
         dirty
     }
 
-    /// A change after which the node's addresses may be others: source ranges that have one have more than they say.
-    fn with_other_addresses(&mut self, change: impl FnOnce(&mut NodeView)) -> Dirty {
-        let before = Family::BOTH.map(|family| self.node.address(family));
-        change(&mut self.node);
-        if Family::BOTH.map(|family| self.node.address(family)) == before {
-            Dirty::default()
-        } else {
-            self.every_with_sources()
+    /// Concerns Services that ask for direct answers and have an endpoint on a node whose addresses are others now.
+    fn apply_other_nodes(&mut self, nodes: Arc<OtherNodes>) -> Dirty {
+        let Some(before) = self.other_nodes.replace(nodes.clone()) else {
+            return self.asking_for_dsr.iter().cloned().collect();
+        };
+        let names = before.keys().chain(nodes.keys());
+        let changed: HashSet<&str> = names
+            .filter(|name| before.get(*name) != nodes.get(*name))
+            .map(|name| &**name)
+            .collect();
+        if changed.is_empty() || !self.is_synced() {
+            return Dirty::default();
         }
+        let is_concerned = |key: &&ServiceKey| {
+            let endpoints = self.slices(key).iter().flat_map(|slice| &slice.endpoints);
+            let mut nodes = endpoints.filter_map(|endpoint| endpoint.node_name.as_deref());
+            nodes.any(|name| changed.contains(name))
+        };
+        self.asking_for_dsr.iter().filter(is_concerned).cloned().collect()
+    }
+
+    /// A change after which the node's addresses may be others: source ranges that have one have more than they say, and
+    /// without one there are no direct answers.
+    fn with_other_addresses(&mut self, change: impl FnOnce(&mut NodeView)) -> Dirty {
+        let addresses = |node: &NodeView| Family::BOTH.map(|family| node.address(family));
+        let tunnels = |node: &NodeView| Family::BOTH.map(|family| node.tunnel_address(family).is_some());
+        let before = (addresses(&self.node), tunnels(&self.node));
+        change(&mut self.node);
+        let mut dirty = Dirty::default();
+        if addresses(&self.node) != before.0 {
+            dirty.merge(self.every_with_sources());
+        }
+        if tunnels(&self.node) != before.1 {
+            dirty.merge(self.asking_for_dsr.iter().cloned().collect());
+        }
+        dirty
     }
 
     fn apply_synced(&mut self, kind: SyncedKind) -> Dirty {
@@ -293,6 +344,14 @@ impl Store {
             self.entries.remove(key);
         }
     }
+}
+
+fn asks_for_dsr(service: &Service, node: &NodeView) -> bool {
+    let mut ports = service.ports.iter();
+    ports.any(|port| {
+        let mut families = Family::BOTH.into_iter();
+        families.any(|family| service.asks_for_dsr(port, family, node))
+    })
 }
 
 fn only(key: ServiceKey) -> Dirty {

@@ -16,6 +16,8 @@ pub struct Policies {
     pub external_local: bool,
     /// Has the port an external address in this family?
     pub externally_accessible: bool,
+    /// Nodes answer clients outside directly: what comes in a tunnel gets an endpoint of this node.
+    pub dsr: bool,
 }
 
 impl Policies {
@@ -25,7 +27,7 @@ impl Policies {
     }
 
     fn uses_local(self) -> bool {
-        self.internal_local || (self.external_local && self.externally_accessible)
+        self.internal_local || self.dsr || (self.external_local && self.externally_accessible)
     }
 }
 

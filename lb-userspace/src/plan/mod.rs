@@ -7,6 +7,7 @@
 //! reconciler's business: a plan of one Service cannot see the other.
 
 pub mod categorise;
+mod dsr;
 mod node_ports;
 mod origin;
 mod service;
@@ -65,6 +66,9 @@ pub struct DesiredPort {
     pub internal_local: bool,
     /// Clients outside get endpoints of this node, and keep their address (`externalTrafficPolicy`).
     pub external_local: bool,
+    /// Endpoints answer clients outside directly, on whatever node they are: what another node sends here in a tunnel gets an
+    /// endpoint of this node.
+    pub dsr: bool,
     /// Clients of the ClusterIP are led by the Maglev tables of the lists, too.
     pub internal_maglev: bool,
     /// All endpoints that the port has and that are in neither list. Old flows of theirs go on (§5.1, §5.2).
@@ -134,6 +138,19 @@ pub struct Backend {
     pub state: BackendState,
     /// How many times its share it gets where a Maglev table decides, from 1 on.
     pub weight: u8,
+    /// Where tunnels to its node lead.
+    pub tunnel: Tunnel,
+}
+
+/// Where packets go in a tunnel whose endpoint is to answer directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tunnel {
+    /// Nowhere: nobody asks for it, the endpoint is on this node, or its node has no address of this family.
+    None,
+    /// To this address of its node.
+    To(IpAddr),
+    /// The other nodes are not known yet. What an earlier agent has found out holds until then.
+    Unknown,
 }
 
 /// In which state an endpoint is used.

@@ -8,7 +8,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::categorise::{Categories, Policies, categorise};
-use super::{Backend, BackendState, DesiredPort, Frontend, FrontendKind, NodeView, PortId, Scope, WhenEmpty};
+use super::dsr::{dsr_problems, tunnel};
+use super::{Backend, BackendState, DesiredPort, Frontend, FrontendKind, NodeView, PortId, Scope, Tunnel, WhenEmpty};
 use crate::model::{
     Algorithm, Cidr, Family, ObjectRef, PortEndpoint, Problem, Service, ServiceKey, ServicePort, Severity, Store,
 };
@@ -44,7 +45,9 @@ pub fn plan_problems(store: &Store, key: &ServiceKey) -> Vec<Problem> {
     let Some(service) = served(store, key) else {
         return Vec::new();
     };
-    let mut problems = ports_to_serve(service).skipped;
+    let Ports { served, skipped } = ports_to_serve(service);
+    let mut problems = skipped;
+    problems.extend(dsr_problems(store, service, &served));
     for slice in store.slices(key) {
         let Some(family) = slice.address_type.family() else {
             continue;
@@ -129,6 +132,7 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
         internal_local: service.internal_is_local(),
         external_local: service.external_is_local(),
         externally_accessible: service.externally_accessible(port, family),
+        dsr: service.asks_for_dsr(port, family, node),
     };
     let endpoints = store.endpoints(&service.key, &port.name, port.protocol, family);
     let categories = categorise(&endpoints, policies, node);
@@ -142,22 +146,31 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
         has.contains(&true)
     };
     let others = endpoints.iter().filter(|entry| !is_listed(entry));
-    let others = others.map(|entry| backend(entry, service, node)).collect();
+    let backend = |entry: &PortEndpoint<'_>| Backend {
+        tunnel: if policies.dsr {
+            tunnel(store, node, entry.endpoint, family)
+        } else {
+            Tunnel::None
+        },
+        ..backend(entry, service, node)
+    };
+    let others = others.map(backend).collect();
     let maglev = maglev(service.algorithm, policies);
     DesiredPort {
         frontends: frontends(service, port, family),
         cluster: categories.cluster.as_ref().map(|list| Scope {
-            backends: list.iter().map(|entry| backend(entry, service, node)).collect(),
+            backends: list.iter().map(backend).collect(),
             when_empty: WhenEmpty::Reject,
             maglev: maglev.cluster,
         }),
         local: categories.local.as_ref().map(|list| Scope {
-            backends: list.iter().map(|entry| backend(entry, service, node)).collect(),
+            backends: list.iter().map(backend).collect(),
             when_empty: when_none_is_local(&categories),
             maglev: maglev.local,
         }),
         internal_local: policies.internal_local,
         external_local: policies.external_local && policies.externally_accessible,
+        dsr: policies.dsr,
         internal_maglev: service.algorithm == Some(Algorithm::Maglev),
         others,
         affinity_timeout_s: service.affinity_timeout_s,
@@ -178,7 +191,7 @@ fn maglev(algorithm: Option<Algorithm>, policies: Policies) -> HasTable {
     let internal = algorithm == Some(Algorithm::Maglev);
     HasTable {
         cluster: external || internal && !policies.internal_local,
-        local: external && policies.external_local || internal && policies.internal_local,
+        local: external && (policies.external_local || policies.dsr) || internal && policies.internal_local,
     }
 }
 
@@ -261,10 +274,11 @@ fn backend(entry: &PortEndpoint<'_>, service: &Service, node: &NodeView) -> Back
             (false, false) => BackendState::NotServing,
         },
         weight: service.weights.as_ref().map_or(1, |weights| weights.of(endpoint)),
+        tunnel: Tunnel::None,
     }
 }
 
-fn warning(object: ObjectRef, field: String, reason: String) -> Problem {
+pub(super) fn warning(object: ObjectRef, field: String, reason: String) -> Problem {
     Problem {
         severity: Severity::Warning,
         object,

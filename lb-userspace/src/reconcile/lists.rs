@@ -13,7 +13,7 @@ use super::{
     shared::WantedTable,
 };
 use crate::{
-    plan::{BackendState, DesiredPort, Scope, WhenEmpty},
+    plan::{BackendState, DesiredPort, Scope, Tunnel, WhenEmpty},
     tables::{List, TableFamily, Tables},
 };
 
@@ -115,19 +115,22 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// asked for the others only.
     fn with_numbers(
         &self,
-        records: impl Iterator<Item = Backend<F::Addr>>,
+        records: impl Iterator<Item = (Backend<F::Addr>, Tunnel)>,
         now: &[u32],
     ) -> Vec<WantedBackend<F::Addr>> {
         let identity_of = |number: &u32| self.backends.get(*number).map(Used::identity);
         let mut now = now.iter().peekable();
-        let with_number = |record| {
+        let with_number = |(mut record, tunnel): (Backend<F::Addr>, Tunnel)| {
             let wanted = identity(&record);
             while now.next_if(|number| identity_of(number) < Some(wanted)).is_some() {}
             let same = now.next_if(|number| identity_of(number) == Some(wanted));
-            WantedBackend {
-                number: same.or_else(|| self.numbers_by_identity.get(&wanted)).copied(),
-                record,
+            let number = same.or_else(|| self.numbers_by_identity.get(&wanted)).copied();
+            if tunnel == Tunnel::Unknown
+                && let Some(used) = number.and_then(|number| self.backends.get(number))
+            {
+                record.node = used.wanted.node;
             }
+            WantedBackend { record, number }
         };
         records.map(with_number).collect()
     }
@@ -316,7 +319,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         number
     }
 
-    /// Writes changed flags of a backend in use; address and port stay. One that stops serving does so after a grace period.
+    /// Writes changed flags of a backend in use, and another address of its node; its own address and port stay. One that stops
+    /// serving does so after a grace period.
     fn refresh(&mut self, number: u32, record: &Backend<F::Addr>) {
         let Some(used) = self.backends.get_mut(number) else {
             return;
@@ -385,8 +389,8 @@ fn members<F: TableFamily>(backends: &[crate::plan::Backend]) -> Vec<Member<F::A
     backends.iter().filter_map(member).collect()
 }
 
-/// A backend as the kernel wants it; nothing if it is of the other family.
-fn record<F: TableFamily>(service: u32, backend: &crate::plan::Backend) -> Option<Backend<F::Addr>> {
+/// A backend as the kernel wants it, but for the address of a node that isn't known; nothing if it is of the other family.
+fn record<F: TableFamily>(service: u32, backend: &crate::plan::Backend) -> Option<(Backend<F::Addr>, Tunnel)> {
     let mut flags = BackendFlags::default();
     if backend.state != BackendState::NotServing {
         flags = flags.with(BackendFlags::ACTIVE);
@@ -397,11 +401,16 @@ fn record<F: TableFamily>(service: u32, backend: &crate::plan::Backend) -> Optio
     if backend.state == BackendState::Terminating {
         flags = flags.with(BackendFlags::TERMINATING);
     }
-    Some(Backend {
+    let node = match backend.tunnel {
+        Tunnel::To(node) => F::from_ip(node),
+        Tunnel::None | Tunnel::Unknown => None,
+    };
+    let record = Backend {
         address: F::from_ip(backend.address)?,
         port: Port::new(backend.port),
         flags,
         service,
-        node: Default::default(),
-    })
+        node: node.unwrap_or_default(),
+    };
+    Some((record, backend.tunnel))
 }

@@ -533,6 +533,9 @@ fn rules(desired: &DesiredPort) -> Rules {
     if desired.external_local {
         flags = flags.with(ServiceFlags::EXTERNAL_LOCAL);
     }
+    if desired.dsr {
+        flags = flags.with(ServiceFlags::DSR);
+    }
     if desired.internal_maglev {
         flags = flags.with(ServiceFlags::INTERNAL_MAGLEV);
     }

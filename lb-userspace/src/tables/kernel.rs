@@ -24,6 +24,8 @@ pub trait TableFamily:
     const SOURCES: &'static str;
     /// Name of the map with facts about the node.
     const NODE: &'static str;
+    /// Name of the map of other nodes.
+    const PEERS: &'static str;
     /// Name of the map of connections by service.
     const SERVICE_STATS: &'static str;
     /// Name of the map of connections by backend.
@@ -58,6 +60,7 @@ impl TableFamily for V4 {
     const ADDRESSES: &'static str = names::LB4_ADDRESSES;
     const SOURCES: &'static str = names::LB4_SOURCES;
     const NODE: &'static str = names::LB4_NODE;
+    const PEERS: &'static str = names::LB4_PEERS;
     const SERVICE_STATS: &'static str = names::LB4_SVC_STATS;
     const BACKEND_STATS: &'static str = names::LB4_BACK_STATS;
     const FRONTENDS: &'static str = names::LB4_FRONTENDS;
@@ -115,6 +118,7 @@ impl TableFamily for V6 {
     const ADDRESSES: &'static str = names::LB6_ADDRESSES;
     const SOURCES: &'static str = names::LB6_SOURCES;
     const NODE: &'static str = names::LB6_NODE;
+    const PEERS: &'static str = names::LB6_PEERS;
     const SERVICE_STATS: &'static str = names::LB6_SVC_STATS;
     const BACKEND_STATS: &'static str = names::LB6_BACK_STATS;
     const FRONTENDS: &'static str = names::LB6_FRONTENDS;

@@ -10,6 +10,7 @@ mod kernel;
 mod mapped;
 mod memory;
 mod node;
+mod peers;
 mod routes;
 mod stats;
 
@@ -22,6 +23,7 @@ pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{Counts, KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, Mirror, NodeTable, VlanTable, node_range};
+pub use peers::PeerTable;
 pub use routes::RoutesTable;
 pub use stats::{EventReader, Stats};
 
@@ -115,7 +117,8 @@ pub trait Tables<A: Address> {
     fn put_sets(&mut self, number: u32, sets: Sets);
     /// Writes one slot.
     fn put_slot(&mut self, place: u32, backend: u32);
-    /// Writes a backend record. Address, port and service of a record in use never change; its flags may.
+    /// Writes a backend record. Address, port and service of a record in use never change; its flags may, and the address of
+    /// its node.
     fn put_backend(&mut self, number: u32, backend: &Backend<A>);
     /// Forgets what was counted for a service number that is to be used anew.
     fn forget_service_counts(&mut self, number: u32);

@@ -48,6 +48,14 @@ impl<F: TableFamily> NodeTable<F> {
         })
     }
 
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn get(&self) -> Result<Node<F::Addr>, TableError> {
+        self.node.get(&0, 0).map_err(error("read the node record", F::NODE))
+    }
+
     /// Writes the record.
     ///
     /// # Errors

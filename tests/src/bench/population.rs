@@ -186,6 +186,7 @@ impl Population {
             resets_removed: None,
             algorithm: None,
             weights: None,
+            forwarding: None,
             opt_out: OptOut::default(),
         }
     }

@@ -185,6 +185,7 @@ fn service(text: &str) -> Service {
         resets_removed: None,
         algorithm: None,
         weights: None,
+        forwarding: None,
         opt_out: opt_out(&line),
     }
 }

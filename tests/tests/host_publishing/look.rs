@@ -127,6 +127,7 @@ impl Look {
             port: 8080,
             local: one.here,
             weight: self.weight(one.number),
+            tunnel: plan::Tunnel::None,
             state: if one.serves {
                 BackendState::Ready
             } else {
@@ -170,6 +171,7 @@ impl Look {
             frontends: self.frontends.iter().map(frontend).collect(),
             internal_local: self.internal_local,
             external_local: self.external_local && local.is_some(),
+            dsr: false,
             internal_maglev: self.algorithm == Some(Algorithm::Maglev),
             cluster,
             local,

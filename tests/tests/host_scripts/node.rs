@@ -59,6 +59,7 @@ pub(crate) struct World {
     services: BTreeMap<ServiceKey, Change>,
     slices: BTreeMap<SliceKey, Change>,
     node: Option<Change>,
+    other_nodes: Option<Change>,
     service_cidrs: Option<Change>,
 }
 
@@ -71,6 +72,7 @@ impl World {
                 Change::SliceApply(slice) => drop(self.slices.insert(slice.key.clone(), change.clone())),
                 Change::SliceDelete(key) => drop(self.slices.remove(key)),
                 Change::Node(_) => self.node = Some(change.clone()),
+                Change::OtherNodes(_) => self.other_nodes = Some(change.clone()),
                 Change::ServiceCidrs(_) => self.service_cidrs = Some(change.clone()),
                 Change::Synced(_) => {}
             }
@@ -78,7 +80,7 @@ impl World {
     }
 
     pub(crate) fn list(&self) -> Vec<Change> {
-        let cluster = self.node.iter().chain(&self.service_cidrs);
+        let cluster = self.node.iter().chain(&self.other_nodes).chain(&self.service_cidrs);
         let objects = cluster
             .chain(self.slices.values())
             .chain(self.services.values())

@@ -1,11 +1,13 @@
 //! What a change does to the model, and which Services it dirties.
 
+use std::sync::Arc;
+
 use rstest::rstest;
 
 use crate::model::sample::{NODE, apply_service, apply_slice, endpoints, ip, key, service, slice, synced_store};
 use crate::model::{
-    AddressType, Change, Cidr, Dirty, EndpointSlice, Family, NodeFacts, NodeView, OptOut, Service, ServiceType,
-    SliceKey, Store, SyncedKind,
+    AddressType, Change, Cidr, Dirty, EndpointSlice, Family, Forwarding, NodeFacts, NodeView, OptOut, Protocol,
+    Service, ServiceType, SliceKey, Store, SyncedKind, TrafficPolicy,
 };
 
 fn names(dirty: &Dirty) -> Vec<String> {
@@ -92,6 +94,105 @@ fn the_nodes_addresses_concern_services_with_source_ranges(#[case] change: Chang
     store.apply(apply_service(with(service("db"), headless)));
     assert_eq!(names(&store.apply(change.clone())), dirty);
     assert!(store.apply(change).is_empty(), "said before");
+}
+
+fn others(nodes: &[(&str, &str)]) -> Change {
+    let node = |(name, address): &(&str, &str)| ((*name).into(), [ip(address)].into());
+    Change::OtherNodes(Arc::new(nodes.iter().map(node).collect()))
+}
+
+/// Services on a node each: `web` asks for direct answers, `api` doesn't, `db` is not meant for clients outside.
+fn store_with_dsr() -> Store {
+    let mut store = synced_store();
+    store.apply(others(&[("n2", "192.0.2.2"), ("n3", "192.0.2.3")]));
+    for (name, address) in [("web", "10.0.0.1"), ("api", "10.0.0.2"), ("db", "10.0.0.3")] {
+        let mut made = service(name);
+        made.ports[0].node_port = (name != "db").then_some(30_080);
+        made.forwarding = (name != "api").then_some(Forwarding::Dsr);
+        store.apply(apply_service(made));
+        let mut endpoint = endpoints(address);
+        endpoint[0].node_name = Some("n2".into());
+        store.apply(apply_slice(slice(&format!("{name}-1"), name, &endpoint)));
+    }
+    store
+}
+
+#[rstest]
+#[case::said_before(&[("n2", "192.0.2.2"), ("n3", "192.0.2.3")], &[])]
+#[case::another_address(&[("n2", "192.0.2.22"), ("n3", "192.0.2.3")], &["web"])]
+#[case::gone(&[("n3", "192.0.2.3")], &["web"])]
+#[case::all_gone(&[], &["web"])]
+#[case::a_node_without_its_endpoints(&[("n2", "192.0.2.2"), ("n3", "192.0.2.33")], &[])]
+#[case::one_more(&[("n2", "192.0.2.2"), ("n3", "192.0.2.3"), ("n4", "192.0.2.4")], &[])]
+fn other_nodes_concern_services_that_ask_for_direct_answers(#[case] nodes: &[(&str, &str)], #[case] dirty: &[&str]) {
+    assert_eq!(names(&store_with_dsr().apply(others(nodes))), dirty);
+}
+
+#[test]
+fn direct_answers_need_an_own_address() {
+    let mut store = store_with_dsr();
+    let with = |address: &str| {
+        let addresses = [ip(address)].into();
+        Change::Node(Some(NodeFacts {
+            addresses,
+            ..NodeFacts::default()
+        }))
+    };
+    assert_eq!(names(&store.apply(with("192.0.2.1"))), ["web"]);
+    assert!(store.apply(with("192.0.2.11")).is_empty(), "it has one");
+    assert_eq!(names(&store.apply(with("2001:db8::1"))), ["web"]);
+}
+
+/// Nodes, told once, are for those Services, too, that ask later.
+#[rstest]
+#[case::unknown(None, &["web"])]
+#[case::known(Some(&[("n2", "192.0.2.2")][..]), &[])]
+fn the_first_list_of_others_concerns_all_who_ask(#[case] before: Option<&[(&str, &str)]>, #[case] dirty: &[&str]) {
+    let mut store = store_with_web();
+    if let Some(nodes) = before {
+        store.apply(others(nodes));
+    }
+    assert!(!store.asks_for_dsr());
+    store.apply(apply_service(with(service("web"), |s| {
+        (s.forwarding, s.ports[0].node_port) = (Some(Forwarding::Dsr), Some(30_080));
+    })));
+    assert!(store.asks_for_dsr());
+    assert_eq!(names(&store.apply(others(&[("n2", "192.0.2.2")]))), dirty);
+    store.apply(Change::ServiceDelete(key("web")));
+    assert!(!store.asks_for_dsr());
+}
+
+#[rstest]
+#[case::by_flag(None, "tcp", |_: &mut Service| {}, true)]
+#[case::of_another_protocol(None, "udp", |_: &mut Service| {}, false)]
+#[case::nobody_asks(None, "", |_: &mut Service| {}, false)]
+#[case::by_annotation(Some(Forwarding::Dsr), "", |_: &mut Service| {}, true)]
+#[case::not_by_annotation(Some(Forwarding::Snat), "tcp", |_: &mut Service| {}, false)]
+#[case::no_external_address(Some(Forwarding::Dsr), "", |web: &mut Service| web.ports[0].node_port = None, false)]
+#[case::local_answers_directly_anyway(
+    Some(Forwarding::Dsr), "", |web: &mut Service| {
+        (web.service_type, web.external_policy) = (ServiceType::NodePort, TrafficPolicy::Local);
+    }, false
+)]
+#[case::local_does_not_count(
+    Some(Forwarding::Dsr), "", |web: &mut Service| web.external_policy = TrafficPolicy::Local, true
+)]
+fn who_asks_for_direct_answers(
+    #[case] forwarding: Option<Forwarding>,
+    #[case] flag: &str,
+    #[case] change: fn(&mut Service),
+    #[case] expected: bool,
+) {
+    let protocol = Protocol::from_api(&flag.to_uppercase());
+    let node = NodeView {
+        dsr_protocols: protocol.into_iter().collect(),
+        ..NodeView::named(NODE)
+    };
+    let mut web = service("web");
+    (web.forwarding, web.ports[0].node_port) = (forwarding, Some(30_080));
+    change(&mut web);
+    assert_eq!(web.asks_for_dsr(&web.ports[0], Family::V4, &node), expected);
+    assert!(!web.asks_for_dsr(&web.ports[0], Family::V6, &node), "it has no IPv6");
 }
 
 #[test]

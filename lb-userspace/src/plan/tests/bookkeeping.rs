@@ -8,7 +8,7 @@ use crate::model::sample::{
     NODE, apply_service, apply_slice, endpoints, ip, key, port, service, slice, slice_port, synced_store,
 };
 use crate::model::{Change, Family, NodeView, Protocol, Service, ServiceType, Store, TrafficPolicy};
-use crate::plan::{Backend, BackendState, plan_problems, plan_service};
+use crate::plan::{Backend, BackendState, Tunnel, plan_problems, plan_service};
 use Protocol::{Sctp, Tcp, Udp};
 
 fn plans(store: &Store) -> Vec<String> {
@@ -246,6 +246,7 @@ fn backends_say_where_they_run_and_how_they_are() {
         local,
         state: BackendState::Terminating,
         weight: 1,
+        tunnel: Tunnel::None,
     };
     assert_eq!(internal(&planned).backends, [backend(1, true), backend(2, false)]);
     assert_eq!(planned.affinity_timeout_s, Some(10_800));

@@ -15,6 +15,7 @@ const PLAIN: Policies = Policies {
     internal_local: false,
     external_local: false,
     externally_accessible: false,
+    dsr: false,
 };
 /// iTP Local, ClusterIP only.
 const ITP_LOCAL: Policies = Policies {
@@ -38,6 +39,13 @@ const BOTH_LOCAL: Policies = Policies {
     internal_local: true,
     external_local: true,
     externally_accessible: true,
+    ..PLAIN
+};
+/// DSR with a NodePort.
+const DSR: Policies = Policies {
+    externally_accessible: true,
+    dsr: true,
+    ..PLAIN
 };
 /// eTP Local without any external address.
 const ETP_LOCAL_NOWHERE: Policies = Policies {
@@ -148,6 +156,14 @@ fn one_slice(lines: &str) -> [Arc<EndpointSlice>; 1] {
     "3",
     true
 )]
+#[case::dsr_has_a_list_of_this_node_beside_the_one_with_hints(
+    DSR,
+    "a",
+    "10.0.0.1 L zone=b; 10.0.0.2 R zone=a; 10.0.0.3 R zone=b",
+    "2",
+    "1",
+    true
+)]
 #[case::row_105_etp_local_without_external_address(
     ETP_LOCAL_NOWHERE,
     "-",
@@ -234,12 +250,12 @@ proptest! {
     #[test]
     fn promises_of_categorisation(
         lines in prop::collection::vec(any_line(), 0..12),
-        internal_local: bool, external_local: bool, externally_accessible: bool,
+        internal_local: bool, external_local: bool, externally_accessible: bool, dsr: bool,
         zone in "(-|a|b|c)",
     ) {
         let slices = one_slice(&lines.join(";"));
         let merged = endpoints_of_port(&slices, "http", Protocol::Tcp, Family::V4);
-        let policies = Policies { internal_local, external_local, externally_accessible };
+        let policies = Policies { internal_local, external_local, externally_accessible, dsr };
         let found = categorise(&merged, policies, &node(NODE, &zone));
         let usable = |entry: &PortEndpoint<'_>| {
             entry.endpoint.ready || (entry.endpoint.serving && entry.endpoint.terminating)

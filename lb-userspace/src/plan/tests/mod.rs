@@ -2,6 +2,7 @@
 
 mod bookkeeping;
 mod categorise;
+mod dsr;
 mod endpoints;
 mod frontends;
 mod maglev;

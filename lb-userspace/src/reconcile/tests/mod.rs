@@ -4,6 +4,7 @@
 mod addresses;
 mod adoption;
 mod affinity;
+mod dsr;
 mod lists;
 mod sources;
 mod tables;
@@ -151,6 +152,7 @@ fn backend(text: &str) -> Backend {
             _ => BackendState::Ready,
         },
         weight: 1,
+        tunnel: crate::plan::Tunnel::None,
     }
 }
 
@@ -175,6 +177,7 @@ fn desired(cluster: &str) -> DesiredPort {
         internal_local: false,
         external_local: false,
         internal_maglev: false,
+        dsr: false,
         others: Vec::new(),
         affinity_timeout_s: None,
         sources: None,

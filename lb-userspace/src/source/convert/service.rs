@@ -13,7 +13,8 @@ use super::node::range;
 use super::opt_out;
 use crate::model::address::parse_ip_leniently;
 use crate::model::{
-    Algorithm, Cidr, Family, ObjectRef, Problem, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy, Weights,
+    Algorithm, Cidr, Family, Forwarding, ObjectRef, Problem, Service, ServiceKey, ServicePort, ServiceType,
+    TrafficPolicy, Weights,
 };
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`, three hours.
@@ -47,6 +48,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
         resets_removed: resets_removed(object, &mut findings),
         algorithm: algorithm(object, &mut findings),
         weights: weights(object, &mut findings),
+        forwarding: forwarding(object, &mut findings),
         opt_out: opt_out(object.metadata.labels.as_ref()),
     };
     if service.exclusion().is_none() && service.wants_health_port() && service.health_check_node_port.is_none() {
@@ -62,6 +64,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
 const RESET_ANNOTATION: &str = "sluice.io/reset-removed";
 const ALGORITHM_ANNOTATION: &str = "sluice.io/algorithm";
 const WEIGHTS_ANNOTATION: &str = "sluice.io/weights";
+const FORWARDING_ANNOTATION: &str = "sluice.io/forwarding";
 
 fn annotation<'a>(object: &'a core_v1::Service, name: &str) -> Option<&'a str> {
     let annotations = object.metadata.annotations.as_ref()?;
@@ -91,6 +94,18 @@ fn algorithm(object: &core_v1::Service, findings: &mut Findings) -> Option<Algor
         other => {
             let reason = format_args!("\"{}\" is not known; write hash or maglev", clip(other));
             findings.warning(annotation_field(ALGORITHM_ANNOTATION), reason);
+            None
+        }
+    }
+}
+
+fn forwarding(object: &core_v1::Service, findings: &mut Findings) -> Option<Forwarding> {
+    match annotation(object, FORWARDING_ANNOTATION)? {
+        "snat" => Some(Forwarding::Snat),
+        "dsr" => Some(Forwarding::Dsr),
+        other => {
+            let reason = format_args!("\"{}\" is not known; write snat or dsr", clip(other));
+            findings.warning(annotation_field(FORWARDING_ANNOTATION), reason);
             None
         }
     }

@@ -4,7 +4,9 @@ use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::model::{Algorithm, EndpointSlice, NodeFacts, Problem, Service, ServiceKey, ServiceType, SliceKey};
+use crate::model::{
+    Algorithm, EndpointSlice, Forwarding, NodeFacts, Problem, Service, ServiceKey, ServiceType, SliceKey,
+};
 
 fn service(spec: &Value, ingress: &Value) -> (Service, Vec<Problem>) {
     let object = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
@@ -391,6 +393,16 @@ fn the_algorithm(#[case] text: &str, #[case] expected: Option<Algorithm>, #[case
     let (read, problems) = annotated("sluice.io/algorithm", text);
     assert_eq!(read.algorithm, expected);
     assert_eq!(problems, Vec::from_iter(problem));
+}
+
+#[rstest]
+#[case::snat("snat", Some(Forwarding::Snat), &[])]
+#[case::dsr("dsr", Some(Forwarding::Dsr), &[])]
+#[case::unknown("DSR", None, &["metadata.annotations[sluice.io/forwarding]: \"DSR\" is not known; write snat or dsr"])]
+fn the_forwarding(#[case] text: &str, #[case] expected: Option<Forwarding>, #[case] expected_problems: &[&str]) {
+    let (read, problems) = annotated("sluice.io/forwarding", text);
+    assert_eq!(read.forwarding, expected);
+    assert_eq!(problems, expected_problems);
 }
 
 #[rstest]

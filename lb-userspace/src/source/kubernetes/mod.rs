@@ -1,4 +1,5 @@
-//! A Kubernetes cluster as source: watches of Services, EndpointSlices, ServiceCIDRs and the own Node.
+//! A Kubernetes cluster as source: watches of Services, EndpointSlices, ServiceCIDRs and the own Node, and of the other Nodes
+//! once somebody needs them.
 //!
 //! The only file that says `kube`. Selectors are the server's business, as kube-proxy has it (behaviour reference §1.1):
 //! an object that gains an excluding label comes as deleted. Objects are converted as they come and not kept; managed
@@ -7,6 +8,7 @@
 //! has none or does not show them. Not here: what objects mean (`source::convert`), noticing what vanished (`relist`). [`run`] is called by the agent's main loop.
 
 mod complaints;
+mod others;
 mod relist;
 
 #[cfg(test)]
@@ -31,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::complaints::Complaints;
+use self::others::Others;
 use self::relist::{Relist, Seen, Told};
 use super::convert::{self, HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::problem::{Closed, SourceProblem, SourceStatus};
@@ -67,7 +70,8 @@ pub enum KubernetesError {
     Closed(#[from] Closed),
 }
 
-/// Watches a cluster and tells Services, EndpointSlices, ServiceCIDRs and the own Node as [`Change`]s, for ever.
+/// Watches a cluster and tells Services, EndpointSlices, ServiceCIDRs and the own Node as [`Change`]s, for ever; the other
+/// Nodes, too, from when `wants_others` has become true.
 ///
 /// Without a `kubeconfig` the pod's service account is used, or what `kubectl` would use. While the server cannot be
 /// reached, what was told stays in force, `status` says why, and attempts go on. It ends only when nobody receives changes
@@ -75,6 +79,7 @@ pub enum KubernetesError {
 pub async fn run(
     kubeconfig: Option<PathBuf>,
     node_name: String,
+    mut wants_others: watch::Receiver<bool>,
     changes: mpsc::Sender<Change>,
     status: watch::Sender<SourceStatus>,
 ) -> Result<(), KubernetesError> {
@@ -92,16 +97,20 @@ pub async fn run(
     let mut slices = pin!(watcher(Api::<ApiEndpointSlice>::all(client.clone()), of_slices).default_backoff());
     let mut node = pin!(watcher(Api::<ApiNode>::all(client.clone()), of_node).default_backoff());
     let all = watcher::Config::default();
+    let mut others = pin!(watcher(Api::<ApiNode>::all(client.clone()), all.clone()).default_backoff());
     let mut ranges = pin!(watcher(Api::<ApiServiceCidr>::all(client), all).default_backoff());
 
     let mut tidy = interval(TIDY_EVERY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut teller = Teller::new(changes, status);
+    let mut teller = Teller::new(&node_name, changes, status);
+    let mut asks_for_others = *wants_others.borrow_and_update();
     loop {
         tokio::select! {
             Some(event) = services.next() => teller.service_event(event).await?,
             Some(event) = slices.next() => teller.slice_event(event).await?,
             Some(event) = node.next() => teller.node_event(event).await?,
+            Some(event) = others.next(), if asks_for_others => teller.other_node_event(event).await?,
+            Ok(()) = wants_others.changed(), if !asks_for_others => asks_for_others = *wants_others.borrow_and_update(),
             Some(event) = ranges.next(), if teller.asks_for_ranges() => teller.service_cidr_event(event).await?,
             _ = tidy.tick() => teller.tidy(),
             () = teller.changes.closed() => return Err(Closed.into()),
@@ -145,6 +154,8 @@ struct Teller {
     nodes: Relist<Box<str>>,
     /// What was last told of the own Node.
     node: Option<NodeFacts>,
+    other_nodes: Relist<Box<str>>,
+    others: Others,
     ranges: Relist<Box<str>>,
     ranges_by_name: BTreeMap<Box<str>, Box<[Cidr]>>,
     /// The union that was last told.
@@ -154,7 +165,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn new(changes: mpsc::Sender<Change>, status: watch::Sender<SourceStatus>) -> Self {
+    fn new(node_name: &str, changes: mpsc::Sender<Change>, status: watch::Sender<SourceStatus>) -> Self {
         Self {
             changes,
             status,
@@ -164,6 +175,8 @@ impl Teller {
             slices: Relist::default(),
             nodes: Relist::default(),
             node: None,
+            other_nodes: Relist::default(),
+            others: Others::on_node(node_name),
             ranges: Relist::default(),
             ranges_by_name: BTreeMap::new(),
             ranges_told: Box::default(),
@@ -252,6 +265,35 @@ impl Teller {
             }
         }
         Ok(())
+    }
+
+    async fn other_node_event(&mut self, event: watcher::Result<Event<ApiNode>>) -> Result<(), Closed> {
+        let Some(event) = self.answer("the other Nodes", event) else {
+            return Ok(());
+        };
+        let Some(seen) = seen(event, name) else {
+            return Ok(());
+        };
+        for told in self.other_nodes.fold(seen) {
+            match told {
+                Told::Apply((name, object)) if self.others.is_other(&name) => {
+                    let (facts, problems) = convert::node(&name, &object);
+                    self.complain(ObjectRef::Node(name.clone()), problems);
+                    self.others.put(name, Some(facts.addresses));
+                }
+                Told::Delete(name) if self.others.is_other(&name) => {
+                    self.complain(ObjectRef::Node(name.clone()), vec![]);
+                    self.others.put(name, None);
+                }
+                _ => {}
+            }
+        }
+        // Half a list would be a smaller cluster than there is.
+        let news = self.other_nodes.is_synced().then(|| self.others.news()).flatten();
+        match news {
+            Some(change) => self.tell(change).await,
+            None => Ok(()),
+        }
     }
 
     async fn service_cidr_event(&mut self, event: watcher::Result<Event<ApiServiceCidr>>) -> Result<(), Closed> {

@@ -85,6 +85,7 @@ struct Lab {
     server: Arc<Server>,
     changes: mpsc::Receiver<Change>,
     status: watch::Receiver<SourceStatus>,
+    wants_others: watch::Sender<bool>,
     _kubeconfig: tempfile::NamedTempFile,
 }
 
@@ -117,9 +118,11 @@ impl Lab {
         std::fs::write(kubeconfig.path(), text.to_string()).unwrap();
         let (sender, changes) = mpsc::channel(64);
         let (status_sender, status) = watch::channel(SourceStatus::default());
+        let (wants_others, wanted) = watch::channel(false);
         tokio::spawn(run(
             Some(kubeconfig.path().to_owned()),
             "n1".to_owned(),
+            wanted,
             sender,
             status_sender,
         ));
@@ -127,6 +130,7 @@ impl Lab {
             server,
             changes,
             status,
+            wants_others,
             _kubeconfig: kubeconfig,
         }
     }
@@ -153,6 +157,10 @@ impl Lab {
                     )
                 }
                 Change::Node(None) => "no node".to_owned(),
+                Change::OtherNodes(nodes) => {
+                    let names: Vec<_> = nodes.keys().map(|name| &**name).collect();
+                    format!("others {}", names.join(" "))
+                }
                 Change::ServiceCidrs(ranges) => {
                     let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
                     format!("ranges {}", ranges.join(" "))
@@ -197,6 +205,22 @@ fn slice(name: &str, addresses: &Value) -> Value {
 
 fn node(zone: &str) -> Value {
     json!({"metadata": {"name": "n1", "resourceVersion": "2", "labels": {"topology.kubernetes.io/zone": zone}}})
+}
+
+#[tokio::test]
+async fn other_nodes_are_watched_once_somebody_asks_for_them() {
+    let node = |name: &str| json!({"metadata": {"name": name, "resourceVersion": "2"}});
+    let mut lab = Lab::start(|server| server.set(NODES, &json!([node("n1")]))).await;
+    lab.next(3).await;
+    lab.watched(NODES).await;
+    let of_all = |query: &String| query.starts_with(NODES) && !query.contains("fieldSelector");
+    assert!(
+        !lab.server.queries.lock().unwrap().iter().any(of_all),
+        "nobody has asked"
+    );
+    lab.server.set(NODES, &json!([node("n1"), node("n2"), node("n3")]));
+    lab.wants_others.send(true).unwrap();
+    assert_eq!(lab.next(1).await, ["others n2 n3"], "together, without the own one");
 }
 
 fn service_cidr(name: &str, ranges: &Value) -> Value {
@@ -371,9 +395,16 @@ async fn a_bad_endpoint_is_reported_and_costs_only_itself() {
 async fn a_kubeconfig_that_is_not_there_is_named() {
     let (sender, _changes) = mpsc::channel(1);
     let (status, _) = watch::channel(SourceStatus::default());
-    let error = run(Some("/nowhere/kubeconfig".into()), "n1".to_owned(), sender, status)
-        .await
-        .unwrap_err();
+    let (_, wanted) = watch::channel(false);
+    let error = run(
+        Some("/nowhere/kubeconfig".into()),
+        "n1".to_owned(),
+        wanted,
+        sender,
+        status,
+    )
+    .await
+    .unwrap_err();
     assert!(
         error
             .to_string()
@@ -398,6 +429,7 @@ async fn tls_is_built_in() {
     let task = tokio::spawn(run(
         Some(kubeconfig.path().to_owned()),
         "n1".to_owned(),
+        watch::channel(false).1,
         sender,
         status_sender,
     ));

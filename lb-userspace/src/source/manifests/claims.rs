@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::decode::{Declared, FileObject};
 use super::limits::MAX_FILE_PROBLEMS;
-use crate::model::{Change, Cidr, ObjectRef, Problem, Severity};
+use crate::model::{Change, Cidr, ObjectRef, OtherNodes, Problem, Severity};
 use crate::source::convert::union;
 use crate::source::problem::{FilePlace, SourceProblem};
 
@@ -37,8 +37,10 @@ pub(super) struct Claims {
     /// Sorted by file name: the first one wins.
     by_object: BTreeMap<ObjectRef, Vec<Claim>>,
     by_file: HashMap<Arc<Path>, Vec<ObjectRef>>,
-    /// The Node that is told of; others are only kept.
+    /// The Node of which everything is told; of others, their addresses.
     own_node: Box<str>,
+    /// The others that were last told.
+    others_told: Arc<OtherNodes>,
     /// The union of all ServiceCIDRs that was last told.
     ranges_told: Box<[Cidr]>,
 }
@@ -81,12 +83,32 @@ impl Claims {
             }
         });
         let mut changes: Vec<Change> = changed.collect();
+        let others = self.other_nodes();
+        if others != *self.others_told {
+            self.others_told = Arc::new(others);
+            changes.push(Change::OtherNodes(self.others_told.clone()));
+        }
         let ranges = self.ranges();
         if ranges != self.ranges_told {
             self.ranges_told.clone_from(&ranges);
             changes.push(Change::ServiceCidrs(ranges));
         }
         in_safe_order(changes)
+    }
+
+    /// The addresses of all Nodes that are declared, but for the own one.
+    fn other_nodes(&self) -> OtherNodes {
+        let nodes = ObjectRef::Node(Box::default())..ObjectRef::ServiceCidr(Box::default());
+        let mut others = OtherNodes::new();
+        for (object, claims) in self.by_object.range(nodes) {
+            if let (ObjectRef::Node(name), Some(claim)) = (object, claims.first())
+                && let Declared::Node(facts) = &claim.declared
+                && *name != self.own_node
+            {
+                others.insert(name.clone(), facts.addresses.clone());
+            }
+        }
+        others
     }
 
     /// The union of all ServiceCIDRs that are declared.
@@ -215,7 +237,7 @@ impl Claims {
 /// between, a Service never looks empty.
 fn in_safe_order(mut changes: Vec<Change>) -> Vec<Change> {
     changes.sort_by_key(|change| match change {
-        Change::Node(_) | Change::ServiceCidrs(_) => 0,
+        Change::Node(_) | Change::OtherNodes(_) | Change::ServiceCidrs(_) => 0,
         Change::SliceApply(_) => 1,
         Change::ServiceApply(_) => 2,
         Change::ServiceDelete(_) => 3,

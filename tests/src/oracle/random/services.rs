@@ -179,6 +179,7 @@ fn service(tape: &mut Tape<'_>, casts: &[Cast; 2], number: usize, claims: &Claim
         resets_removed: None,
         algorithm: None,
         weights: None,
+        forwarding: None,
         opt_out: OptOut::default(),
     };
     let only = tape.pick(&[None, None, None, None, Some(Family::V4), Some(Family::V6)]);

@@ -151,21 +151,42 @@ fn endpoints_come_before_their_service_and_go_after_it() {
 }
 
 #[test]
-fn only_the_own_node_is_told() {
+fn of_other_nodes_only_addresses_are_told() {
     let mut claims = Claims::on_node("n1");
-    let both = format!(
-        "{}---\n{}---\n{}",
+    let at = |name: &str, address: &str| {
+        let addresses = format!("status: {{addresses: [{{type: InternalIP, address: {address}}}]}}");
+        node(name, "b").replace("}}}\n", &format!("}}}}, {addresses}}}\n"))
+    };
+    let all = [
         service("web", "10.96.0.1"),
         node("n1", "a"),
-        node("n2", "b")
+        at("n2", "192.0.2.2"),
+        node("n3", "b"),
+    ]
+    .join("---\n");
+    let changes = update(&mut claims, &[("a.yaml", Some(&all))]);
+    assert_eq!(
+        words(&changes),
+        ["node a", "others n2[192.0.2.2],n3[]", "+default/web"],
+        "the place comes first"
     );
-    let changes = update(&mut claims, &[("a.yaml", Some(&both))]);
-    assert_eq!(words(&changes), ["node a", "+default/web"], "the place comes first");
-    let text = format!("{}---\n{}", node("n1", "a"), node("n2", "c"));
+    let text = [
+        node("n1", "a"),
+        at("n2", "192.0.2.2").replace(": b}", ": c}"),
+        node("n3", "c"),
+    ]
+    .join("---\n");
     assert_eq!(
         words(&update(&mut claims, &[("a.yaml", Some(&text))])),
         ["-default/web"]
     );
+    let text = [node("n1", "a"), at("n2", "192.0.2.4")].join("---\n");
+    assert_eq!(
+        words(&update(&mut claims, &[("a.yaml", Some(&text))])),
+        ["others n2[192.0.2.4]"]
+    );
+    let text = node("n1", "a");
+    assert_eq!(words(&update(&mut claims, &[("a.yaml", Some(&text))])), ["others "]);
     let broken = "{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: x}}\n";
     assert_eq!(
         words(&update(&mut claims, &[("a.yaml", Some(broken))])),

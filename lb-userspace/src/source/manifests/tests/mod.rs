@@ -46,6 +46,10 @@ fn words(changes: &[crate::model::Change]) -> Vec<String> {
         Change::SliceDelete(key) => format!("~-{key}"),
         Change::Node(Some(facts)) => format!("node {}", facts.zone.as_deref().unwrap_or("without zone")),
         Change::Node(None) => "no node".to_owned(),
+        Change::OtherNodes(nodes) => {
+            let nodes: Vec<_> = nodes.iter().map(|(name, at)| format!("{name}{at:?}")).collect();
+            format!("others {}", nodes.join(","))
+        }
         Change::ServiceCidrs(ranges) => {
             let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
             format!("ranges {}", ranges.join(","))
