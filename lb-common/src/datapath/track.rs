@@ -15,6 +15,8 @@ use crate::layout::{
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// See [`is_over`].
+const TUNNELLED_FIN_NS: u64 = 120 * SECOND_NS;
 
 /// How long a flow may be silent before it is over, from the TCP flags seen of both sides.
 ///
@@ -22,7 +24,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// |---|---|---|
 /// | embryonic (no answer yet) | 60 s | SYN retransmissions end about then (tcp_syn_retries 6: 127 s at most, each renews it) |
 /// | established | 24 h | kube-proxy's default `tcpEstablishedTimeout` |
-/// | one side has sent FIN | 1 h | kube-proxy's default `tcpCloseWaitTimeout` |
+/// | one side has sent FIN | 1 h | kube-proxy's default `tcpCloseWaitTimeout`; what goes on in a tunnel: see [`is_over`] |
 /// | both have sent FIN, or one RST | 10 s | late segments and retransmitted FINs |
 /// | UDP without an answer | 30 s | netfilter's default `nf_conntrack_udp_timeout` |
 /// | UDP with answers | 120 s | netfilter's default `nf_conntrack_udp_timeout_stream` |
@@ -60,8 +62,22 @@ pub fn idle_limit_ns(proto: Proto, own: TcpSeen, peer: Option<TcpSeen>, answered
 /// Whether a flow is over, from one of its entries and, if there is one, its counterpart.
 ///
 /// An entry whose own direction carried nothing yet has no TCP flags and the time at which it was made.
+///
+/// Of a flow that goes on in a tunnel ([`FlowFlags::TUNNELS`]) only the client's packets come by, and there is no counterpart. It
+/// counts as answered when the client has acknowledged something; without TCP, always. The client's FIN is as a rule the last
+/// that is seen of it, and nothing tells whether the server has sent its own: such a flow is over after 120 s, netfilter's default
+/// `nf_conntrack_tcp_timeout_fin_wait`. While a half-closed connection carries data, the client's acknowledgements renew it.
 #[must_use]
 pub fn is_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, peer: Option<&Flow<A>>, now_ns: u64) -> bool {
+    if flow.flags.has(FlowFlags::TUNNELS) {
+        let is_tcp = key.proto == Proto::TCP;
+        let limit_ns = if is_tcp && flow.tcp.has(TcpSeen::FIN) && !flow.tcp.has(TcpSeen::RST) {
+            TUNNELLED_FIN_NS
+        } else {
+            idle_limit_ns(key.proto, flow.tcp, None, !is_tcp || flow.tcp.has(TcpSeen::ACK))
+        };
+        return now_ns.saturating_sub(flow.seen_ns) > limit_ns;
+    }
     let last_ns = peer.map_or(flow.seen_ns, |peer| peer.seen_ns.max(flow.seen_ns));
     let reply = if flow.flags.has(FlowFlags::REPLY) {
         Some(flow)

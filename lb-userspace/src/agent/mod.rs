@@ -452,8 +452,9 @@ impl Agent {
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.observer
-            .snapshot(&self.reconciler, [self.flows4.capacity, self.flows6.capacity])
+        let flow_places = [self.flows4.capacity, self.flows6.capacity];
+        let peers = [self.peers4.len(), self.peers6.len()];
+        self.observer.snapshot(&self.reconciler, flow_places, peers)
     }
 
     fn note_source(&mut self, status: &SourceStatus) {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::layout::{Counter, DropReason, limits};
+use lb_common::layout::{Counter, DropReason, V4, V6, limits};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -193,7 +193,7 @@ impl Observer {
     }
 
     /// What is, for somebody who scrapes.
-    pub(super) fn snapshot(&self, reconciler: &KernelReconciler, flow_places: [u32; 2]) -> Snapshot {
+    pub(super) fn snapshot(&self, reconciler: &KernelReconciler, flow_places: [u32; 2], peers: [usize; 2]) -> Snapshot {
         let mut snapshot = Snapshot {
             no_local_endpoints: no_local_endpoints(reconciler.store()),
             ..Snapshot::default()
@@ -216,6 +216,14 @@ impl Observer {
         let (fill4, fill6) = reconciler.fill();
         tables(v4, fill4, swept4, places4, &mut snapshot.tables);
         tables(v6, fill6, swept6, places6, &mut snapshot.tables);
+        for (table, used) in [(V4::PEERS, peers[0]), (V6::PEERS, peers[1])] {
+            let places = limits::PEERS_MAX.into();
+            snapshot.tables.push(TableReading {
+                table,
+                used: used as u64,
+                places,
+            });
+        }
         read(v4, &swept4.flows, &mut snapshot);
         read(v6, &swept6.flows, &mut snapshot);
         for (family, swept) in [(Family::V4, swept4), (Family::V6, swept6)] {

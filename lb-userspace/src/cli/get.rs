@@ -51,6 +51,8 @@ struct FrontendRow {
     affinity_s: u32,
     /// Whether a Maglev table says who gets which backend.
     by_table: bool,
+    /// Whether clients outside are answered directly by the node that their endpoint is on.
+    dsr: bool,
     /// Connections of the Service port that were given a backend, by all of its frontends.
     connections: u64,
     /// Packets of new connections of the Service port that were refused or dropped.
@@ -65,6 +67,8 @@ struct BackendRow {
     backend: String,
     number: u32,
     local: bool,
+    /// The address of its node, to which tunnels lead; none if nobody is to be answered directly from there.
+    node: Option<String>,
     /// `ready`, `terminating` (its flows go on) or `not serving` (its TCP connections go on).
     state: &'static str,
     service: String,
@@ -104,7 +108,11 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
                         row.kind.to_owned(),
                         row.frontend.clone(),
                         row.protocol.clone(),
-                        row.policy.to_owned(),
+                        if row.dsr {
+                            format!("{}, DSR", row.policy)
+                        } else {
+                            row.policy.to_owned()
+                        },
                         row.connections.to_string(),
                         row.refused.to_string(),
                         backends,
@@ -125,7 +133,11 @@ pub(super) fn get(place: &Place, args: &GetArgs) -> Result<()> {
                         row.service.clone(),
                         row.backend.clone(),
                         row.number.to_string(),
-                        if row.local { "this node" } else { "elsewhere" }.to_owned(),
+                        match (row.local, &row.node) {
+                            (true, _) => "this node".to_owned(),
+                            (false, Some(node)) => format!("node {node}"),
+                            (false, None) => "elsewhere".to_owned(),
+                        },
                         row.state.to_owned(),
                     ]
                 },
@@ -223,6 +235,7 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             affinity_s: service.rules.affinity_s,
             by_table: scope.has_table()
                 && (word.is_external() || service.rules.flags.has(ServiceFlags::INTERNAL_MAGLEV)),
+            dsr: word.is_external() && service.rules.flags.has(ServiceFlags::DSR),
             connections: counts.get(&word.number()).map_or(0, |stats| stats.opened),
             refused: counts.get(&word.number()).map_or(0, |stats| stats.refused),
             action,
@@ -246,6 +259,7 @@ fn backends<F: TableFamily>(place: &Place) -> Result<Vec<BackendRow>> {
             backend: socket::<F>(backend.address, backend.port.get()),
             number,
             local: backend.flags.has(BackendFlags::LOCAL),
+            node: backend.node.is_some().then(|| F::to_ip(backend.node).to_string()),
             state: if !backend.flags.has(BackendFlags::ACTIVE) {
                 "not serving"
             } else if backend.flags.has(BackendFlags::TERMINATING) {
@@ -269,8 +283,13 @@ fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {
         if flow.flags.has(FlowFlags::REPLY) || flow.flags.has(FlowFlags::MASQUERADE) {
             return;
         }
-        let reply = table.get(&key.of_counterpart(flow));
-        let answered = reply.as_ref().is_some_and(|reply| reply.flags.has(FlowFlags::SEEN));
+        let tunnels = flow.flags.has(FlowFlags::TUNNELS);
+        let reply = (!tunnels).then(|| table.get(&key.of_counterpart(flow))).flatten();
+        let answered = if tunnels {
+            key.proto != Proto::TCP || flow.tcp.has(TcpSeen::ACK)
+        } else {
+            reply.as_ref().is_some_and(|reply| reply.flags.has(FlowFlags::SEEN))
+        };
         let seen = flow.tcp.with(reply.as_ref().map(|reply| reply.tcp).unwrap_or_default());
         let state = if key.proto == Proto::TCP && seen.any(TcpSeen::FIN.with(TcpSeen::RST)) {
             "closing"
@@ -285,7 +304,12 @@ fn flows<F: TableFamily>(place: &Place) -> Result<Vec<FlowRow>> {
             protocol: key.proto.to_string(),
             client: socket::<F>(key.src, key.sport.get()),
             frontend: socket::<F>(key.dst, key.dport.get()),
-            backend: socket::<F>(flow.dst, flow.dport.get()),
+            // Which of the Service's endpoints there it is, that node has chosen.
+            backend: if tunnels {
+                format!("node {}", F::to_ip(flow.dst))
+            } else {
+                socket::<F>(flow.dst, flow.dport.get())
+            },
             state,
             idle_s: now.saturating_sub(last) / 1_000_000_000,
         });

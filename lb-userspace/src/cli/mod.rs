@@ -3,6 +3,7 @@
 mod cleanup;
 mod devices;
 mod doctor;
+mod dsr;
 mod get;
 mod open;
 mod run;

@@ -1,11 +1,12 @@
 //! Opening the pinned tables to read from them.
 
 use anyhow::{Result, bail};
+use lb_common::layout::Node;
 
 use super::Place;
 use crate::{
     kernel::{Pins, open_pinned_map},
-    tables::{FlowTable, KernelTables, Stats, TableFamily},
+    tables::{FlowTable, KernelTables, NodeTable, PeerTable, Stats, TableFamily},
 };
 
 impl Place {
@@ -31,6 +32,14 @@ impl Place {
 
     pub(super) fn flows<F: TableFamily>(&self) -> Result<FlowTable<F>> {
         FlowTable::open(open_pinned_map(&self.existing_pins()?.maps(), F::FLOWS)?)
+    }
+
+    pub(super) fn node<F: TableFamily>(&self) -> Result<Node<F::Addr>> {
+        Ok(NodeTable::<F>::open(open_pinned_map(&self.existing_pins()?.maps(), F::NODE)?)?.get()?)
+    }
+
+    pub(super) fn peers<F: TableFamily>(&self) -> Result<PeerTable<F>> {
+        PeerTable::open(open_pinned_map(&self.existing_pins()?.maps(), F::PEERS)?)
     }
 
     pub(super) fn stats(&self) -> Result<Stats> {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{
     Output, Place,
     devices::{self, Cards},
+    dsr::Dsr,
     text::print_table,
 };
 use crate::{
@@ -38,16 +39,18 @@ struct Status {
     agent: Option<State>,
     /// Rings and queues of outward devices.
     cards: Option<Cards>,
+    /// Direct server return.
+    dsr: Option<Dsr>,
     tables: Vec<TableFill>,
     drops: Vec<Count>,
     counters: Vec<Count>,
 }
 
 #[derive(Debug, Serialize)]
-struct TableFill {
-    table: &'static str,
-    used: u64,
-    places: u64,
+pub(super) struct TableFill {
+    pub(super) table: &'static str,
+    pub(super) used: u64,
+    pub(super) places: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +93,7 @@ fn gather(place: &Place) -> Result<Status> {
         healthy: false,
         agent,
         cards,
+        dsr: None,
         tables: Vec::new(),
         drops: Vec::new(),
         counters: Vec::new(),
@@ -97,6 +101,9 @@ fn gather(place: &Place) -> Result<Status> {
     if datapath_pinned {
         fill::<V4>(place, &mut status.tables)?;
         fill::<V6>(place, &mut status.tables)?;
+        let dsr = Dsr::of(place)?;
+        status.tables.extend(dsr.fill());
+        status.dsr = Some(dsr);
         let stats = place.stats()?;
         for reason in DropReason::ALL {
             let (value, meaning, remedy) = (stats.drops(reason)?, reason.meaning(), reason.remedy());
@@ -180,6 +187,9 @@ fn print(place: &Place, status: &Status) {
             "none"
         }
     );
+    if let Some(text) = status.dsr.as_ref().and_then(Dsr::text) {
+        println!("{text}");
+    }
     match &status.agent {
         Some(agent) if status.agent_running => {
             println!(

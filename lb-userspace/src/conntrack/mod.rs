@@ -92,7 +92,8 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     swept.source_ports_max = source_ports.into_values().max().unwrap_or(0);
     for (key, flow) in candidates {
         let other_key = key.of_counterpart(&flow);
-        let other = table.get(&other_key);
+        let has_other = !flow.flags.has(FlowFlags::TUNNELS);
+        let other = has_other.then(|| table.get(&other_key)).flatten();
         if !is_over(&key, &flow, other.as_ref(), now_ns) {
             continue;
         }
@@ -117,6 +118,9 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
 /// Whether an entry is worth a look at its counterpart: by itself it would be over. Spares the look for the many
 /// flows that live.
 fn may_be_over<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, now_ns: u64) -> bool {
+    if flow.flags.has(FlowFlags::TUNNELS) {
+        return is_over(key, flow, None, now_ns);
+    }
     let answered = if flow.flags.has(FlowFlags::REPLY) {
         flow.flags.has(FlowFlags::SEEN)
     } else {
@@ -185,6 +189,29 @@ mod tests {
         assert!(is_over(&key.reversed(), &reply, Some(&forward), at(limit_s) + 1));
         // One of the two entries brings the sweep to look.
         assert!(may_be_over(&key, &forward, at(limit_s) + 1) || may_be_over(&key, &reply, at(limit_s) + 1));
+    }
+
+    /// Only the client's packets come by. What the bogus entry at the counterpart's place says doesn't matter.
+    #[rstest]
+    #[case::syn(Proto::TCP, SYN, 60)]
+    #[case::established(Proto::TCP, SYN | ACK, 24 * 3600)]
+    #[case::found_without_its_syn(Proto::TCP, ACK, 24 * 3600)]
+    #[case::client_has_closed(Proto::TCP, SYN | ACK | FIN, 120)]
+    #[case::client_has_reset(Proto::TCP, SYN | ACK | RST, 10)]
+    #[case::client_has_closed_and_reset(Proto::TCP, SYN | ACK | FIN | RST, 10)]
+    #[case::datagrams(Proto::UDP, 0, 120)]
+    #[case::sctp(Proto::SCTP, 0, 210)]
+    #[case::sctp_aborted(Proto::SCTP, RST, 10)]
+    fn a_flow_in_a_tunnel_has_one_entry(#[case] proto: Proto, #[case] tcp: u8, #[case] limit_s: u64) {
+        let (key, flow) = entry(proto, FlowFlags::SEEN.with(FlowFlags::TUNNELS), tcp);
+        let (_, mut stranger) = entry(proto, FlowFlags::REPLY, 0);
+        stranger.seen_ns += 500 * S;
+        let at = |idle_s: u64| flow.seen_ns + idle_s * S;
+        for other in [None, Some(&stranger)] {
+            assert!(!is_over(&key, &flow, other, at(limit_s)));
+            assert!(is_over(&key, &flow, other, at(limit_s) + 1));
+        }
+        assert!(!may_be_over(&key, &flow, at(limit_s)) && may_be_over(&key, &flow, at(limit_s) + 1));
     }
 
     #[test]

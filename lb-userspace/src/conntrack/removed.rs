@@ -5,15 +5,14 @@
 
 use std::{
     collections::HashSet,
-    hash::Hash,
     time::{Duration, Instant},
 };
 
-use lb_common::layout::{FlowFlags, FlowKey, Ip4, Ip6, Proto, V4, V6};
+use lb_common::layout::{Address, Flow, FlowFlags, FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
 use tracing::{error, info};
 
 use crate::{
-    reconcile::{Gone, Reconciler},
+    reconcile::{Gone, Publisher, Reconciler},
     tables::{FlowTable, TableFamily, Tables},
 };
 
@@ -45,12 +44,8 @@ impl RemovedEndpoints {
     ) {
         let v4 = overdue(&mut self.v4);
         let v6 = overdue(&mut self.v6);
-        mark(flows4, v4, |gone| {
-            reconciler.v4().has_backend(gone.service, gone.address, gone.port)
-        });
-        mark(flows6, v6, |gone| {
-            reconciler.v6().has_backend(gone.service, gone.address, gone.port)
-        });
+        mark(flows4, &v4, reconciler.v4());
+        mark(flows6, &v6, reconciler.v6());
     }
 }
 
@@ -60,22 +55,22 @@ fn overdue<A: Copy>(missing: &mut Vec<(Instant, Gone<A>)>) -> Vec<Gone<A>> {
     over.into_iter().map(|(_, gone)| gone).collect()
 }
 
-fn mark<F: TableFamily>(table: &mut FlowTable<F>, gone: Vec<Gone<F::Addr>>, is_back: impl Fn(&Gone<F::Addr>) -> bool)
-where
-    F::Addr: Hash,
-{
-    let gone: HashSet<_> = gone
-        .into_iter()
-        .filter(|gone| !is_back(gone))
-        .map(|gone| (gone.service, gone.address, gone.port))
-        .collect();
-    if gone.is_empty() {
+fn mark<F: TableFamily, T: Tables<F::Addr>>(
+    table: &mut FlowTable<F>,
+    missing: &[Gone<F::Addr>],
+    publisher: &Publisher<F, T>,
+) {
+    let gone = GoneForGood::of(missing, |gone| {
+        publisher.has_backend(gone.service, gone.address, gone.port)
+    });
+    if gone.endpoints.is_empty() {
         return;
     }
+    let nodes = publisher.nodes(&gone.services);
     let mut keys: Vec<FlowKey<F::Addr>> = Vec::new();
     let read = table.for_each(|key, flow| {
-        let towards_backend = !flow.flags.has(FlowFlags::REPLY) && !flow.flags.has(FlowFlags::MASQUERADE);
-        if key.proto == Proto::TCP && towards_backend && gone.contains(&(flow.service, flow.dst, flow.dport)) {
+        let has_endpoint = || publisher.has_backend(flow.service, flow.src, flow.sport);
+        if gone.concerns(key, flow, &nodes, has_endpoint) {
             keys.push(*key);
         }
     });
@@ -88,10 +83,105 @@ where
     }
     match read {
         Ok(()) => info!(
-            endpoints = gone.len(),
+            endpoints = gone.endpoints.len(),
             connections = marked,
             "endpoints are gone: their clients get a reset"
         ),
         Err(error) => error!(%error, "connections to endpoints that are gone could not be found"),
+    }
+}
+
+/// Endpoints that have not come back, and the service numbers that had them.
+struct GoneForGood<A> {
+    endpoints: HashSet<(u32, A, Port)>,
+    services: HashSet<u32>,
+}
+
+impl<A: Address> GoneForGood<A> {
+    fn of(missing: &[Gone<A>], is_back: impl Fn(&Gone<A>) -> bool) -> Self {
+        let gone = missing.iter().filter(|gone| !is_back(gone));
+        let endpoints: HashSet<_> = gone.map(|gone| (gone.service, gone.address, gone.port)).collect();
+        let services = endpoints.iter().map(|(service, ..)| *service).collect();
+        Self { endpoints, services }
+    }
+
+    /// Whether a flow's client is to be told. What went on in a tunnel to another node was for any endpoint there: that node tells
+    /// its client, unless the Service has none left on it. `nodes` are those that still have one, by service number.
+    fn concerns(
+        &self,
+        key: &FlowKey<A>,
+        flow: &Flow<A>,
+        nodes: &HashSet<(u32, A)>,
+        has_endpoint: impl FnOnce() -> bool,
+    ) -> bool {
+        if key.proto != Proto::TCP || flow.flags.has(FlowFlags::REPLY) || flow.flags.has(FlowFlags::MASQUERADE) {
+            return false;
+        }
+        if flow.flags.has(FlowFlags::TUNNELS) {
+            return self.services.contains(&flow.service)
+                && !nodes.contains(&(flow.service, flow.dst))
+                && !has_endpoint();
+        }
+        self.endpoints.contains(&(flow.service, flow.dst, flow.dport))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Of service 1 the endpoint 10.0.0.1 on node 192.0.2.1 is gone; 10.0.0.2 on node 192.0.2.2 is there, as is all of service 2.
+    #[rstest]
+    #[case::to_the_endpoint(1, "10.0.0.1:80", None, true)]
+    #[case::to_another_endpoint(1, "10.0.0.2:80", None, false)]
+    #[case::to_another_port(1, "10.0.0.1:81", None, false)]
+    #[case::of_another_service(2, "10.0.0.1:80", None, false)]
+    #[case::to_its_node_in_a_tunnel(1, "10.0.0.1:80", Some("192.0.2.1"), true)]
+    #[case::chosen_for_an_endpoint_before(1, "10.0.0.9:80", Some("192.0.2.1"), true)]
+    #[case::to_a_node_that_has_one(1, "10.0.0.1:80", Some("192.0.2.2"), false)]
+    #[case::its_endpoint_is_there_and_its_node_unknown(1, "10.0.0.2:80", Some("192.0.2.9"), false)]
+    #[case::in_a_tunnel_of_another_service(2, "10.0.0.1:80", Some("192.0.2.1"), false)]
+    fn who_is_told(#[case] service: u32, #[case] endpoint: &str, #[case] node: Option<&str>, #[case] expected: bool) {
+        let ip4 = |text: &str| Ip4::from(text.parse::<std::net::Ipv4Addr>().expect("an address"));
+        let split = |text: &str| {
+            let (address, port) = text.split_once(':').expect("a port");
+            (ip4(address), Port::new(port.parse().expect("a port")))
+        };
+        let (address, port) = split("10.0.0.1:80");
+        let missing = [Gone {
+            service: 1,
+            address,
+            port,
+        }];
+        let gone = GoneForGood::of(&missing, |_| false);
+        let nodes = HashSet::from([(1, ip4("192.0.2.2")), (2, ip4("192.0.2.1"))]);
+        let key = FlowKey::new(
+            ip4("198.51.100.9"),
+            Port::new(1234),
+            ip4("192.0.2.80"),
+            Port::new(80),
+            Proto::TCP,
+        );
+        let (address, port) = split(endpoint);
+        let mut flow = Flow {
+            service,
+            dst: address,
+            dport: port,
+            ..Flow::default()
+        };
+        if let Some(node) = node {
+            flow.flags = FlowFlags::TUNNELS;
+            (flow.dst, flow.dport, flow.src, flow.sport) = (ip4(node), Port::default(), address, port);
+        }
+        let is_there = (service, endpoint) == (1, "10.0.0.2:80");
+        assert_eq!(gone.concerns(&key, &flow, &nodes, || is_there), expected);
+        flow.flags = flow.flags.with(FlowFlags::REPLY);
+        assert!(
+            !gone.concerns(&key, &flow, &nodes, || is_there),
+            "of the opposite direction"
+        );
+        assert!(GoneForGood::of(&missing, |_| true).endpoints.is_empty(), "it is back");
     }
 }

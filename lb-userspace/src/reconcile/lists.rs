@@ -5,7 +5,9 @@
 //!                                                                serving, old ranges, old tables, old backends
 //! ```
 
-use lb_common::layout::{Backend, BackendFlags, Port, Scope as ScopeWord, TableHeader};
+use std::collections::HashSet;
+
+use lb_common::layout::{Address as _, Backend, BackendFlags, Port, Scope as ScopeWord, TableHeader};
 
 use super::{
     maglev::Member,
@@ -369,6 +371,16 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         number
             .and_then(|number| self.backends.get(*number))
             .is_some_and(|used| used.uses > 0)
+    }
+}
+
+impl<F: TableFamily, T> Publisher<F, T> {
+    /// The nodes to which tunnels of these services lead, by service number.
+    #[must_use]
+    pub fn nodes(&self, services: &HashSet<u32>) -> HashSet<(u32, F::Addr)> {
+        let used = self.backends.values().filter(|used| used.uses > 0);
+        let of_them = used.filter(|used| services.contains(&used.record.service) && used.record.node.is_some());
+        of_them.map(|used| (used.record.service, used.record.node)).collect()
     }
 }
 
