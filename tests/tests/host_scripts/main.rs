@@ -72,6 +72,7 @@ fn every_script_holds(
         "algorithm",
         "cluster_ip_changed",
         "conditions",
+        "direct",
         "dual_stack",
         "external_addresses",
         "external_local",

@@ -312,6 +312,7 @@ fn port<F: TableFamily>(tables: &MemoryTables<F::Addr>, number: u32) -> String {
     for (flag, word) in [
         (ServiceFlags::INTERNAL_LOCAL, "internalTrafficPolicy: Local"),
         (ServiceFlags::EXTERNAL_LOCAL, "externalTrafficPolicy: Local"),
+        (ServiceFlags::DSR, "clients outside are answered directly"),
         (ServiceFlags::INTERNAL_MAGLEV, "Maglev tables for the ClusterIP, too"),
     ] {
         if service.rules.flags.has(flag) {
@@ -398,6 +399,9 @@ fn backend_text<F: TableFamily>(backend: &Backend<F::Addr>) -> String {
     }
     if !backend.flags.has(BackendFlags::ACTIVE) {
         text.push_str(" not serving");
+    }
+    if backend.node.is_some() {
+        write!(text, " on node {}", F::to_ip(backend.node)).expect("a String takes everything");
     }
     text
 }
