@@ -33,6 +33,7 @@ impl Cluster {
         for service in services {
             manifests.apply(service)?;
         }
+        manifests.apply_nodes(lab.nodes())?;
         // All at the same time: a start is mostly waiting for the kernel.
         let start = |node| Agent::start_on(&lab, node, options);
         let mut agent = start(lab.node())?;

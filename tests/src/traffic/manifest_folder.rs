@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::manifests::{Service, render};
+use super::manifests::{Service, node, render};
+use crate::lab::Host;
 
 /// A folder of manifests that an agent watches.
 #[derive(Clone, Debug)]
@@ -39,6 +40,12 @@ impl ManifestFolder {
     /// Writes a Service as `<name>.yaml`, in place of what was there.
     pub fn apply(&self, service: &Service) -> Result<()> {
         self.write(&format!("{}.yaml", service.name), &service.to_yaml())
+    }
+
+    /// Writes the Node objects of these nodes as `nodes.yaml`.
+    pub fn apply_nodes<'a>(&self, nodes: impl IntoIterator<Item = &'a Host>) -> Result<()> {
+        let documents: Vec<Value> = nodes.into_iter().map(node).collect();
+        self.write("nodes.yaml", &render(&documents))
     }
 
     /// Replaces a file in one step.

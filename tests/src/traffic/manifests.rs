@@ -233,6 +233,14 @@ impl Service {
     }
 }
 
+/// The Node object of a node.
+pub(super) fn node(host: &Host) -> Value {
+    let addresses = host
+        .addresses()
+        .map(|address| json!({"type": "InternalIP", "address": address}));
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name}, "status": {"addresses": addresses}})
+}
+
 /// Several documents as one file.
 pub(super) fn render(documents: &[Value]) -> String {
     let texts = documents

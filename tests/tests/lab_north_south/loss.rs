@@ -55,7 +55,7 @@ pub(crate) fn of_a_node(cluster: &Cluster) -> Vec<String> {
 fn lose(cluster: &Cluster, pod: &Host) {
     ip(node(&cluster.lab, LOST_NODE), "link set eth0 down");
     let gone = pod.addresses();
-    for file in ["cluster.yaml", "local.yaml", "shaken.yaml"] {
+    for file in ["cluster.yaml", "local.yaml", "shaken.yaml", "direct.yaml"] {
         let edited = cluster
             .manifests
             .keep_endpoints(file, |address| !gone.contains(&address));

@@ -5,10 +5,12 @@
 //!
 //! All stories of a cluster are told in one test, since its five agents take their time to start.
 
+mod direct;
 mod loss;
 mod narrow;
 mod scene;
 mod snat;
+mod switch;
 mod ways;
 mod wire;
 
@@ -23,6 +25,8 @@ const SNAT: (&str, Story) = ("snat", snat::answers_by_any_node);
 const WIRE: (&str, Story) = ("wire", wire::addresses_ports_and_checksums);
 const WAYS: (&str, Story) = ("ways", ways::lost_and_back);
 const NARROW: (&str, Story) = ("narrow", narrow::nothing_is_lost);
+const DIRECT: (&str, Story) = ("direct", direct::answers_pass_by_the_balancer);
+const SWITCH: (&str, Story) = ("switch", switch::between_balancers);
 /// Who has sent what the stories before saw.
 const BY_XDP: (&str, Story) = ("by xdp", scene::xdp_has_sent);
 const BY_TC: (&str, Story) = ("by tc", scene::xdp_has_sent_nothing);
@@ -31,12 +35,12 @@ const LOSS: (&str, Story) = ("loss", loss::of_a_node);
 
 #[rstest]
 #[case::tc_as_from_a_network_card(
-    Lab::north_south().complete_checksums(), XdpMode::Off, &[SNAT, WIRE, WAYS, NARROW, BY_TC, LOSS]
+    Lab::north_south().complete_checksums(), XdpMode::Off, &[SNAT, WIRE, DIRECT, SWITCH, WAYS, NARROW, BY_TC, LOSS]
 )]
 #[case::xdp_as_from_a_network_card(
-    Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, WAYS, NARROW, BY_XDP, LOSS]
+    Lab::north_south().complete_checksums(), XdpMode::Native, &[SNAT, WIRE, DIRECT, SWITCH, WAYS, NARROW, BY_XDP, LOSS]
 )]
-#[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, NARROW, BY_TC])]
+#[case::xdp_as_between_containers(Lab::north_south(), XdpMode::Native, &[SNAT, DIRECT, NARROW, BY_TC])]
 #[case::xdp_with_arp_and_nd(
     Lab::north_south().complete_checksums().learn_neighbours(), XdpMode::Native, &[SNAT, WAYS, BY_XDP]
 )]

@@ -42,6 +42,8 @@ enum Where {
     AtTheBalancer,
     /// A router between it and the node: here, the other balancer.
     OnTheWay,
+    /// The router by which the client's packets come, too.
+    AtTheGateway,
 }
 
 pub(crate) fn nothing_is_lost(cluster: &Cluster) -> Vec<String> {
@@ -52,14 +54,15 @@ pub(crate) fn nothing_is_lost(cluster: &Cluster) -> Vec<String> {
     let router = lab.router().expect("there is one");
     ip(router, "link set lan0 mtu 1501");
     ip(router, "link set lan0 mtu 1500");
-    // The balancer is not to be told of the shorter way past the other node.
-    for device in ["all", "eth0"] {
-        let setting = format!("/proc/sys/net/ipv4/conf/{device}/send_redirects");
-        let set = node(lab, OTHER_NODE).run(|| std::fs::write(&setting, "0"));
-        set.expect("it can be set");
+    // The balancer is not to be told of the shorter way past whoever stands in it.
+    for (host, device) in [(node(lab, OTHER_NODE), "eth0"), (router, "lan0")] {
+        for device in ["all", device] {
+            let setting = format!("/proc/sys/net/ipv4/conf/{device}/send_redirects");
+            host.run(|| std::fs::write(&setting, "0")).expect("it can be set");
+        }
     }
     set_cable(lab, MTU);
-    for place in [Where::AtTheBalancer, Where::OnTheWay] {
+    for place in [Where::AtTheBalancer, Where::OnTheWay, Where::AtTheGateway] {
         for v6 in [false, true] {
             lead(lab, place, v6);
             for frontend in Frontend::ALL {
@@ -112,6 +115,17 @@ fn lead(lab: &Lab, place: Where, v6: bool) {
         Where::OnTheWay => {
             ip(lab.node(), &format!("route replace {pods} via {other} dev eth0"));
             ip(node(lab, OTHER_NODE), &narrow);
+        }
+        Where::AtTheGateway => {
+            let router = lab.router().expect("there is one");
+            ip(
+                lab.node(),
+                &format!(
+                    "route replace {pods} via {} dev eth0",
+                    plan::of_family(plan::ROUTER_V4, plan::ROUTER_V6, v6)
+                ),
+            );
+            ip(router, &narrow.replace("eth0", "lan0"));
         }
     }
 }

@@ -58,6 +58,10 @@ pub(crate) const LOCAL: u16 = 82;
 pub(crate) const STEADY: u16 = 83;
 pub(crate) const SHAKEN: u16 = 84;
 pub(crate) const NARROW: u16 = 85;
+/// All pods, whose answers go past the balancer.
+pub(crate) const DIRECT: u16 = 86;
+/// How that is told.
+const FORWARDING: (&str, &str) = ("sluice.io/forwarding", "dsr");
 /// The node of the last three: one that stays as it is, one to which the way is lost, one with a narrow cable.
 pub(crate) const STEADY_NODE: u8 = 3;
 pub(crate) const SHAKEN_NODE: u8 = 4;
@@ -71,6 +75,7 @@ pub(crate) fn start(builder: LabBuilder, xdp: XdpMode) -> Cluster {
         service("local", LOCAL, "Local", lab.backends()),
         service("steady", STEADY, "Cluster", [pod_of(&lab, STEADY_NODE)]),
         service("shaken", SHAKEN, "Cluster", [pod_of(&lab, SHAKEN_NODE)]),
+        service("direct", DIRECT, "Cluster", lab.backends()).annotated(FORWARDING.0, FORWARDING.1),
         service("narrow", NARROW, "Cluster", [pod_of(&lab, NARROW_NODE)]),
     ];
     let pods = [plan::ALL_PODS_V4, plan::ALL_PODS_V6].join(",");
