@@ -9,7 +9,7 @@ use tests::traffic::{
     Cluster, Entry, LongLived, LongLivedPlan, LongLivedReport, Over, UdpPlan, UdpReport, UdpSessions,
 };
 
-use crate::scene::{CHANGE_MAX, CLUSTER, COMBINATIONS, PATIENCE, ip, node, pod_of, vip};
+use crate::scene::{CHANGE_MAX, CLUSTER, COMBINATIONS, DIRECT, PATIENCE, ip, node, pod_of, vip};
 
 const LOST_NODE: u8 = 4;
 /// Connections, and as many sessions: of three pods, one has none of them once in 10^10 times.
@@ -25,7 +25,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 pub(crate) fn of_a_node(cluster: &Cluster) -> Vec<String> {
     let lab = &cluster.lab;
-    let [tcp, udp] = Over::BOTH.map(|over| [false, true].map(|v6| vip(CLUSTER, lab, over, v6)));
+    // Of each family, through the balancer and past it.
+    let places = [(CLUSTER, false), (CLUSTER, true), (DIRECT, false), (DIRECT, true)];
+    let [tcp, udp] = Over::BOTH.map(|over| places.map(|(service, v6)| vip(service, lab, over, v6)));
     let plan = LongLivedPlan {
         connections: usize::from(MANY),
         patience: PATIENCE,
@@ -76,8 +78,11 @@ fn lose(cluster: &Cluster, pod: &Host) {
 fn new_connections(cluster: &Cluster, lost: &Host) -> Vec<String> {
     let lab = &cluster.lab;
     let mut wrong = Vec::new();
-    for (over, v6) in COMBINATIONS {
-        let target = vip(CLUSTER, lab, over, v6);
+    for (service, (over, v6)) in [CLUSTER, DIRECT]
+        .into_iter()
+        .flat_map(|service| COMBINATIONS.map(|one| (service, one)))
+    {
+        let target = vip(service, lab, over, v6);
         let ask = |_| over.ask(target, PATIENCE).map(|answer| answer.backend);
         let answered = lab
             .client()

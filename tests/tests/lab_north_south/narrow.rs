@@ -1,15 +1,17 @@
 //! A cable with room for 1400 octets to one of the nodes with pods: large transfers and datagrams arrive whole, both ways, because
 //! whoever sends too much is told so, through the translation.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tests::lab::{Host, Lab, plan};
 use tests::traffic::{Cluster, Over};
 
-use crate::scene::{Frontend, NARROW, NARROW_NODE, ip, node, pod_of};
+use crate::scene::{DIRECT_NARROW, Frontend, NARROW, NARROW_NODE, ip, node, pod_of};
 
 const MTU: u32 = 1400;
+/// What a tunnel takes of it at most: headers of IPv6 and UDP.
+const TUNNEL_MAX: u32 = 48;
 /// The balancer that the router does not lead to.
 const OTHER_NODE: u8 = 2;
 
@@ -46,8 +48,32 @@ enum Where {
     AtTheGateway,
 }
 
+/// What is led through the narrow cable: packets to the pods, or tunnels to their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Pods,
+    Tunnels,
+}
+
+impl What {
+    /// The Service whose pod is behind it.
+    const fn service(self) -> u16 {
+        match self {
+            Self::Pods => NARROW,
+            Self::Tunnels => DIRECT_NARROW,
+        }
+    }
+}
+
 pub(crate) fn nothing_is_lost(cluster: &Cluster) -> Vec<String> {
-    let lab = &cluster.lab;
+    play(&cluster.lab, What::Pods)
+}
+
+pub(crate) fn nothing_is_lost_in_tunnels(cluster: &Cluster) -> Vec<String> {
+    play(&cluster.lab, What::Tunnels)
+}
+
+fn play(lab: &Lab, what: What) -> Vec<String> {
     let mut wrong = Vec::new();
     // A switch says nothing about what doesn't fit, and drops it: who sends into it has to know. But the router's own device would
     // take the least of its ports' sizes, unless it was told one (told what it has already, it doesn't listen).
@@ -64,9 +90,9 @@ pub(crate) fn nothing_is_lost(cluster: &Cluster) -> Vec<String> {
     set_cable(lab, MTU);
     for place in [Where::AtTheBalancer, Where::OnTheWay, Where::AtTheGateway] {
         for v6 in [false, true] {
-            lead(lab, place, v6);
+            lead(lab, what, place, v6);
             for frontend in Frontend::ALL {
-                let target = |over| frontend.of(NARROW, lab.node(), over, v6);
+                let target = |over| frontend.of(what.service(), lab.node(), over, v6);
                 for &(over, octets) in ROWS {
                     if let Err(error) = lab.client().run(|| exchanges(target(over), over, octets)) {
                         wrong.push(format!(
@@ -75,13 +101,26 @@ pub(crate) fn nothing_is_lost(cluster: &Cluster) -> Vec<String> {
                         ));
                     }
                 }
-                if !knows(lab.client(), target(Over::Udp)) {
+                if let Err(error) = lab.client().run(|| grows(target(Over::Udp))) {
                     wrong.push(format!(
-                        "{place:?}: the client was not told of {MTU} octets to {}",
+                        "{place:?}: {}, a session that grows: {error}",
+                        target(Over::Udp)
+                    ));
+                }
+                let told = told(lab.client(), target(Over::Udp));
+                let is_right = match what {
+                    What::Pods => told == Some(MTU),
+                    // Less is what a tunnel leaves.
+                    What::Tunnels => told.is_some_and(|told| (MTU - TUNNEL_MAX..=MTU).contains(&told)),
+                };
+                if !is_right {
+                    wrong.push(format!(
+                        "{place:?}: the client was told of {told:?} octets to {}, not of {MTU}",
                         target(Over::Udp)
                     ));
                 }
             }
+            lead_back(lab, what, v6);
             forget(lab, v6);
         }
     }
@@ -96,20 +135,18 @@ fn set_cable(lab: &Lab, mtu: u32) {
     ip(node(lab, NARROW_NODE), &format!("link set eth0 mtu {mtu}"));
 }
 
-/// Leads the balancer to the node's pods.
-fn lead(lab: &Lab, place: Where, v6: bool) {
-    let (pods, [own, other]) = if v6 {
-        (
-            plan::pods_v6(NARROW_NODE),
-            [NARROW_NODE, OTHER_NODE].map(|node| plan::node_v6(node).to_string()),
-        )
-    } else {
-        (
-            plan::pods_v4(NARROW_NODE),
-            [NARROW_NODE, OTHER_NODE].map(|node| plan::node_v4(node).to_string()),
-        )
+/// Leads the balancer to the node's pods, or to the node.
+fn lead(lab: &Lab, what: What, place: Where, v6: bool) {
+    let pods = destination(what, v6);
+    let [own, other] = [NARROW_NODE, OTHER_NODE].map(|node| {
+        let address = plan::of_family(plan::node_v4(node), plan::node_v6(node), v6);
+        address.to_string()
+    });
+    let via = match what {
+        What::Pods => format!("via {own} "),
+        What::Tunnels => String::new(),
     };
-    let narrow = format!("route replace {pods} via {own} dev eth0 mtu lock {MTU}");
+    let narrow = format!("route replace {pods} {via}dev eth0 mtu lock {MTU}");
     match place {
         Where::AtTheBalancer => ip(lab.node(), &narrow),
         Where::OnTheWay => {
@@ -127,6 +164,30 @@ fn lead(lab: &Lab, place: Where, v6: bool) {
             );
             ip(router, &narrow.replace("eth0", "lan0"));
         }
+    }
+}
+
+/// The packets that are led.
+fn destination(what: What, v6: bool) -> String {
+    match (what, v6) {
+        (What::Pods, false) => plan::pods_v4(NARROW_NODE),
+        (What::Pods, true) => plan::pods_v6(NARROW_NODE),
+        (What::Tunnels, false) => format!("{}/32", plan::node_v4(NARROW_NODE)),
+        (What::Tunnels, true) => format!("{}/128", plan::node_v6(NARROW_NODE)),
+    }
+}
+
+/// Takes the routes to a node away that nothing else needs.
+fn lead_back(lab: &Lab, what: What, v6: bool) {
+    if what == What::Tunnels {
+        let route = destination(what, v6);
+        for host in [lab.node(), node(lab, OTHER_NODE)] {
+            let mut ip = host.command("ip");
+            // On one of them there may be none.
+            let _ = ip.args(["route", "del", &route, "dev", "eth0"]).output();
+        }
+        let router = lab.router().expect("there is one");
+        ip(router, &format!("route replace {route} dev lan0"));
     }
 }
 
@@ -158,13 +219,40 @@ fn exchanges(target: SocketAddr, over: Over, octets: usize) -> std::io::Result<(
     Ok(())
 }
 
-/// Whether a host knows how narrow it is on the way to an address.
-fn knows(host: &Host, target: SocketAddr) -> bool {
+/// A session whose first datagrams are small, then too large: those that come after are not lost.
+fn grows(target: SocketAddr) -> std::io::Result<()> {
+    let any: SocketAddr = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+        .parse()
+        .expect("an address");
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(target)?;
+    for octets in [16, 1_300, 1_372, 1_472] {
+        let mut lost = 0;
+        loop {
+            socket.set_read_timeout(Some(if lost < LOST_MAX { LOST_AFTER } else { PATIENCE }))?;
+            let asked = socket
+                .send(&vec![b'x'; octets])
+                .and_then(|_| socket.recv(&mut [0; 2048]));
+            match asked {
+                Ok(count) if count > octets => break,
+                Ok(_) => {}
+                Err(_) if lost < LOST_MAX => lost += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The largest packet to an address that a host was told of.
+fn told(host: &Host, target: SocketAddr) -> Option<u32> {
     let mut ip = host.command("ip");
     let said = ip
         .args(["route", "get", &target.ip().to_string()])
         .output()
         .expect("ip runs")
         .stdout;
-    String::from_utf8_lossy(&said).contains(&format!("mtu {MTU}"))
+    let said = String::from_utf8_lossy(&said);
+    let (_, behind) = said.split_once("mtu ")?;
+    behind.split_whitespace().next()?.parse().ok()
 }

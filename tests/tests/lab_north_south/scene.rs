@@ -60,28 +60,52 @@ pub(crate) const SHAKEN: u16 = 84;
 pub(crate) const NARROW: u16 = 85;
 /// All pods, whose answers go past the balancer.
 pub(crate) const DIRECT: u16 = 86;
+/// The same, of the pod on the node with a narrow cable.
+pub(crate) const DIRECT_NARROW: u16 = 87;
 /// How that is told.
 const FORWARDING: (&str, &str) = ("sluice.io/forwarding", "dsr");
+/// How many ports ask for it: two Services with two ports in two families. (That of the policy Local doesn't need to.)
+pub(crate) const DIRECT_PORTS: u64 = 8;
 /// The node of the last three: one that stays as it is, one to which the way is lost, one with a narrow cable.
 pub(crate) const STEADY_NODE: u8 = 3;
 pub(crate) const SHAKEN_NODE: u8 = 4;
 pub(crate) const NARROW_NODE: u8 = 5;
 
+/// How packets get to the node that answers, as the agents are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tunnel {
+    Ipip,
+    Gue,
+}
+
+impl Tunnel {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
+        }
+    }
+}
+
 /// A lab with servers everywhere and an agent on each node.
-pub(crate) fn start(builder: LabBuilder, xdp: XdpMode) -> Cluster {
+pub(crate) fn start(builder: LabBuilder, xdp: XdpMode, tunnel: Tunnel) -> Cluster {
     let lab = builder.build().expect("the lab can be built: this needs root");
     let services = [
         service("cluster", CLUSTER, "Cluster", lab.backends()),
-        service("local", LOCAL, "Local", lab.backends()),
+        service("local", LOCAL, "Local", lab.backends()).annotated(FORWARDING.0, FORWARDING.1),
         service("steady", STEADY, "Cluster", [pod_of(&lab, STEADY_NODE)]),
         service("shaken", SHAKEN, "Cluster", [pod_of(&lab, SHAKEN_NODE)]),
         service("direct", DIRECT, "Cluster", lab.backends()).annotated(FORWARDING.0, FORWARDING.1),
+        service("direct-narrow", DIRECT_NARROW, "Cluster", [pod_of(&lab, NARROW_NODE)])
+            .annotated(FORWARDING.0, FORWARDING.1),
         service("narrow", NARROW, "Cluster", [pod_of(&lab, NARROW_NODE)]),
     ];
     let pods = [plan::ALL_PODS_V4, plan::ALL_PODS_V6].join(",");
     let options = AgentOptions {
         xdp,
-        extra: vec!["--cluster-cidr".to_owned(), pods],
+        extra: ["--cluster-cidr", &pods, "--tunnel", tunnel.word()]
+            .map(str::to_owned)
+            .into(),
         ..AgentOptions::default()
     };
     Cluster::start(lab, &services, &options).expect("servers and agents start")
