@@ -78,8 +78,6 @@ pub trait KernelFamily: Named {
     const WAYS: &'static str;
     /// Name of the map of datagrams in fragments.
     const FRAGMENTS: &'static str;
-    /// Name of the map of other nodes.
-    const PEERS: &'static str;
     /// Name of the map of session affinity.
     const AFFINITY: &'static str;
     /// The tables.
@@ -87,12 +85,11 @@ pub trait KernelFamily: Named {
 }
 
 macro_rules! kernel_family {
-    ($family:ty, $drawer:ident, $ways:ident, $fragments:ident, $affinity:ident, $peers:ident) => {
+    ($family:ty, $drawer:ident, $ways:ident, $fragments:ident, $affinity:ident) => {
         impl KernelFamily for $family {
             const WAYS: &'static str = names::$ways;
             const FRAGMENTS: &'static str = names::$fragments;
             const AFFINITY: &'static str = names::$affinity;
-            const PEERS: &'static str = names::$peers;
 
             fn drawer(world: &mut KernelWorld) -> &mut Drawer<Self> {
                 &mut world.$drawer
@@ -101,8 +98,8 @@ macro_rules! kernel_family {
     };
 }
 
-kernel_family!(V4, v4, CT4_WAYS, CT4_FRAGMENTS, CT4_AFFINITY, LB4_PEERS);
-kernel_family!(V6, v6, CT6_WAYS, CT6_FRAGMENTS, CT6_AFFINITY, LB6_PEERS);
+kernel_family!(V4, v4, CT4_WAYS, CT4_FRAGMENTS, CT4_AFFINITY);
+kernel_family!(V6, v6, CT6_WAYS, CT6_FRAGMENTS, CT6_AFFINITY);
 
 /// A table that evicts the oldest.
 fn lru<K: aya::Pod, V: aya::Pod>(datapath: &mut Datapath, name: &str) -> Result<HashMap<MapData, K, V>> {
