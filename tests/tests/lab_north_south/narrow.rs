@@ -135,59 +135,65 @@ fn set_cable(lab: &Lab, mtu: u32) {
     ip(node(lab, NARROW_NODE), &format!("link set eth0 mtu {mtu}"));
 }
 
-/// Leads the balancer to the node's pods, or to the node.
+/// Leads the balancer to the node's pods, and to the node itself, if that is where packets for them go. What doesn't fit into a
+/// tunnel then goes to the pods.
 fn lead(lab: &Lab, what: What, place: Where, v6: bool) {
-    let pods = destination(what, v6);
-    let [own, other] = [NARROW_NODE, OTHER_NODE].map(|node| {
-        let address = plan::of_family(plan::node_v4(node), plan::node_v6(node), v6);
-        address.to_string()
-    });
-    let via = match what {
-        What::Pods => format!("via {own} "),
-        What::Tunnels => String::new(),
-    };
-    let narrow = format!("route replace {pods} {via}dev eth0 mtu lock {MTU}");
-    match place {
-        Where::AtTheBalancer => ip(lab.node(), &narrow),
-        Where::OnTheWay => {
-            ip(lab.node(), &format!("route replace {pods} via {other} dev eth0"));
-            ip(node(lab, OTHER_NODE), &narrow);
+    let of = |node| plan::of_family(plan::node_v4(node), plan::node_v6(node), v6).to_string();
+    let (own, other) = (of(NARROW_NODE), of(OTHER_NODE));
+    let gateway = plan::of_family(plan::ROUTER_V4, plan::ROUTER_V6, v6);
+    let router = lab.router().expect("there is one");
+    for (to, via) in destinations(what, &own, v6) {
+        let narrow = |device: &str| format!("route replace {to} {via}dev {device} mtu lock {MTU}");
+        match place {
+            Where::AtTheBalancer => ip(lab.node(), &narrow("eth0")),
+            Where::OnTheWay => {
+                ip(lab.node(), &format!("route replace {to} via {other} dev eth0"));
+                ip(node(lab, OTHER_NODE), &narrow("eth0"));
+            }
+            Where::AtTheGateway => {
+                ip(lab.node(), &format!("route replace {to} via {gateway} dev eth0"));
+                ip(router, &narrow("lan0"));
+            }
         }
-        Where::AtTheGateway => {
-            let router = lab.router().expect("there is one");
-            ip(
-                lab.node(),
-                &format!(
-                    "route replace {pods} via {} dev eth0",
-                    plan::of_family(plan::ROUTER_V4, plan::ROUTER_V6, v6)
-                ),
-            );
-            ip(router, &narrow.replace("eth0", "lan0"));
-        }
-    }
-}
-
-/// The packets that are led.
-fn destination(what: What, v6: bool) -> String {
-    match (what, v6) {
-        (What::Pods, false) => plan::pods_v4(NARROW_NODE),
-        (What::Pods, true) => plan::pods_v6(NARROW_NODE),
-        (What::Tunnels, false) => format!("{}/32", plan::node_v4(NARROW_NODE)),
-        (What::Tunnels, true) => format!("{}/128", plan::node_v6(NARROW_NODE)),
     }
 }
 
 /// Takes the routes to a node away that nothing else needs.
 fn lead_back(lab: &Lab, what: What, v6: bool) {
-    if what == What::Tunnels {
-        let route = destination(what, v6);
-        for host in [lab.node(), node(lab, OTHER_NODE)] {
-            let mut ip = host.command("ip");
-            // On one of them there may be none.
-            let _ = ip.args(["route", "del", &route, "dev", "eth0"]).output();
-        }
-        let router = lab.router().expect("there is one");
-        ip(router, &format!("route replace {route} dev lan0"));
+    if what == What::Pods {
+        return;
+    }
+    let node_route = node_range(v6);
+    for host in [lab.node(), node(lab, OTHER_NODE)] {
+        // On one of them there may be none.
+        let mut ip = host.command("ip");
+        let _ = ip.args(["route", "del", &node_route, "dev", "eth0"]).output();
+    }
+    ip(
+        lab.router().expect("there is one"),
+        &format!("route replace {node_route} dev lan0"),
+    );
+}
+
+/// The routes that are changed, each with its gateway.
+fn destinations(what: What, own: &str, v6: bool) -> Vec<(String, String)> {
+    let pods = if v6 {
+        plan::pods_v6(NARROW_NODE)
+    } else {
+        plan::pods_v4(NARROW_NODE)
+    };
+    let pods = (pods, format!("via {own} "));
+    match what {
+        What::Pods => vec![pods],
+        What::Tunnels => vec![pods, (node_range(v6), String::new())],
+    }
+}
+
+fn node_range(v6: bool) -> String {
+    if v6 {
+        format!("{}/128", plan::node_v6(NARROW_NODE))
+    } else {
+        format!("{}/32", plan::node_v4(NARROW_NODE))
     }
 }
 

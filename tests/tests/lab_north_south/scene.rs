@@ -15,6 +15,9 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(150);
 /// How long an agent may take to bring a changed file into the tables.
 pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(2);
 
+/// How long five agents may take to start at the same time, on a machine that is busy.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+
 /// TCP and UDP, IPv4 and IPv6.
 pub(crate) const COMBINATIONS: [(Over, bool); 4] = [
     (Over::Tcp, false),
@@ -106,6 +109,7 @@ pub(crate) fn start(builder: LabBuilder, xdp: XdpMode, tunnel: Tunnel) -> Cluste
         extra: ["--cluster-cidr", &pods, "--tunnel", tunnel.word()]
             .map(str::to_owned)
             .into(),
+        ready_within: READY_WITHIN,
         ..AgentOptions::default()
     };
     Cluster::start(lab, &services, &options).expect("servers and agents start")
