@@ -31,7 +31,7 @@ fn a_router_on_the_way_to_the_backend_quotes_what_the_client_has_sent() {
     for (kind, code) in KINDS {
         flow()
             .egress(icmp("world > client", kind, code).quoting(any("client:40000 > pod:8080"), ALL))
-            .becomes("world > client")
+            .becomes("web > client")
             .quoting("client:40000 > web:80")
             .counting(&[ErrorsTranslated])
             .run();
@@ -52,7 +52,7 @@ fn a_backend_that_refuses_does_so_as_the_service() {
 fn the_node_itself_says_that_a_packet_is_too_big() {
     flow()
         .host_egress(error("node > client", any("client:40000 > pod:8080")))
-        .becomes("node > client")
+        .becomes("web > client")
         .quoting("client:40000 > web:80")
         .counting(&[ErrorsTranslated])
         .run();
@@ -105,7 +105,7 @@ fn as_little_as_the_ports_is_enough() {
         for octets in [4, 8, 16] {
             row.clone()
                 .egress(icmp("world > client", 3, 1).quoting(any("client:40000 > pod:8080"), header + octets))
-                .becomes("world > client")
+                .becomes("web > client")
                 .quoting("client:40000 > web:80")
                 .counting(&[ErrorsTranslated])
                 .run();

@@ -204,7 +204,7 @@ fn icmp_errors_about_a_masqueraded_flow_find_its_client_and_its_endpoint() {
                 .quoting("client:40000 > pod:8080")
                 .counting(&[ErrorsTranslated])
                 .egress(icmp("world > client", kind, code).quoting(udp("client:40000 > pod:8080"), quoted))
-                .becomes("world > client")
+                .becomes(&format!("{address} > client"))
                 .quoting(&format!("client:40000 > {frontend}"))
                 .counting(&[ErrorsTranslated])
                 // Somebody on the way to the client says so of an answer.
@@ -220,7 +220,7 @@ fn icmp_errors_about_a_masqueraded_flow_find_its_client_and_its_endpoint() {
                 .quoting("pod:8080 > client:40000")
                 .counting(&[ErrorsTranslated])
                 .egress(icmp("world > pod", kind, code).quoting(udp("pod:8080 > client:40000"), quoted))
-                .becomes("world > pod")
+                .becomes("node > pod")
                 .quoting("pod:8080 > node:40000")
                 .counting(&[ErrorsTranslated]);
             if v6 { row.v6() } else { row.v4() }.run();

@@ -228,15 +228,20 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
         // The other node translates it back; it goes there as its flow does.
         return Some(Verdict::Tunnel);
     }
-    // The peer itself says it, or somebody on the way.
+    // The peer itself says it, or somebody on the way. Where packets of the flow get another source, that goes for errors about them,
+    // too, whoever sends them, as it does in netfilter: a router that is on the client's side as well would drop what has its own
+    // address.
     let from_peer = outer.src == inner.src;
     let outer_delta = if from_peer {
         outer.src = rewrite.src;
         rewrite.address_delta
     } else {
-        let before = checksum::fold(sum_of(&outer.dst));
+        let before = checksum::fold(sum_of(&outer.src) + sum_of(&outer.dst));
+        if rewrite.src != inner.src && !flags.has(FlowFlags::HOST_CLIENT) {
+            outer.src = rewrite.src;
+        }
         forget();
-        checksum::difference(before.into(), sum_of(&rewrite.dst))
+        checksum::difference(before.into(), sum_of(&outer.src) + sum_of(&rewrite.dst))
     };
     forget();
     if !F::put_addresses(packet, P::LINK_LEN, &outer.src, &rewrite.dst, outer_delta)
