@@ -108,7 +108,7 @@ fn looked_at(lab: &Lab, frames: &[Vec<u8>], frontend: SocketAddr, over: Over, tu
             ));
         }
     }
-    let least = if over == Over::Tcp { 4 * TIMES } else { TIMES };
+    let least = if over == Over::Tcp { 2 * TIMES } else { TIMES };
     if requests.len() < least || inside.len() != requests.len() {
         wrong.push(format!(
             "{} packets of the client, {} in tunnels",
