@@ -10,8 +10,8 @@ use std::{
 };
 
 use lb_userspace::model::{
-    AddressType, Change, Cidr, Endpoint, EndpointSlice, Family, OptOut, Protocol, Service, ServiceKey, ServicePort,
-    ServiceType, SliceKey, SlicePort, SyncedKind, TrafficPolicy,
+    AddressType, Change, Cidr, Endpoint, EndpointSlice, Family, Forwarding, OptOut, Protocol, Service, ServiceKey,
+    ServicePort, ServiceType, SliceKey, SlicePort, SyncedKind, TrafficPolicy,
 };
 
 /// The node on which all endpoints are.
@@ -45,6 +45,11 @@ pub(super) fn load_balancer_ip(family: Family, service: u32) -> IpAddr {
 /// Address of an endpoint of a Service.
 pub(super) fn endpoint(family: Family, service: u32, endpoint: u32) -> IpAddr {
     address(family, 0x0ac8_0001, 0x200, service * ENDPOINTS + endpoint)
+}
+
+/// Address of the other node.
+pub(super) fn other_node(family: Family) -> IpAddr {
+    address(family, 0x0afb_0001, 0x251, 0)
 }
 
 /// Which Services there are: their number, their families and the protocols of their ports.
@@ -125,6 +130,8 @@ pub(super) enum Features {
     None,
     /// A load-balancer address, too, and all endpoints on another node.
     Elsewhere,
+    /// The same, and that node answers clients itself.
+    Direct,
     /// A NodePort and a load-balancer address, too, session affinity, source ranges, and clients that are masqueraded.
     All,
 }
@@ -134,7 +141,7 @@ impl Features {
     pub(super) fn dialled(self, family: Family, service: u32) -> IpAddr {
         match self {
             Self::None => cluster_ip(family, service),
-            Self::All | Self::Elsewhere => load_balancer_ip(family, service),
+            Self::All | Self::Elsewhere | Self::Direct => load_balancer_ip(family, service),
         }
     }
 }
@@ -186,14 +193,14 @@ impl Population {
             resets_removed: None,
             algorithm: None,
             weights: None,
-            forwarding: None,
+            forwarding: (self.features == Features::Direct).then_some(Forwarding::Dsr),
             opt_out: OptOut::default(),
         }
     }
 
     /// The slice of a Service in a family, with these of its endpoints.
     pub(super) fn slice(&self, family: Family, number: u32, endpoints: impl IntoIterator<Item = u32>) -> EndpointSlice {
-        let node = if self.features == Features::Elsewhere {
+        let node = if matches!(self.features, Features::Elsewhere | Features::Direct) {
             OTHER_NODE
         } else {
             NODE
@@ -229,14 +236,20 @@ impl Population {
 
     /// All that a source tells at its start.
     pub(super) fn first_lists(self) -> impl Iterator<Item = Change> {
-        (0..self.services)
-            .flat_map(move |number| {
-                let slice =
-                    move |family: &Family| Change::SliceApply(Arc::new(self.slice(*family, number, 0..ENDPOINTS)));
-                let service = Change::ServiceApply(Arc::new(self.service(number)));
-                std::iter::once(service).chain(self.families.iter().map(slice))
-            })
-            .chain([SyncedKind::Services, SyncedKind::EndpointSlices].map(Change::Synced))
+        let addresses = Family::BOTH.map(other_node);
+        let others = [(OTHER_NODE.into(), addresses.into())].into();
+        let direct = self.features == Features::Direct;
+        let others = direct.then(|| Change::OtherNodes(Arc::new(others)));
+        others.into_iter().chain(
+            (0..self.services)
+                .flat_map(move |number| {
+                    let slice =
+                        move |family: &Family| Change::SliceApply(Arc::new(self.slice(*family, number, 0..ENDPOINTS)));
+                    let service = Change::ServiceApply(Arc::new(self.service(number)));
+                    std::iter::once(service).chain(self.families.iter().map(slice))
+                })
+                .chain([SyncedKind::Services, SyncedKind::EndpointSlices].map(Change::Synced)),
+        )
     }
 
     /// A Service of TCP and its slices, with so many endpoints each, as YAML documents.

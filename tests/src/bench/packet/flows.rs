@@ -1,7 +1,7 @@
 //! Flows to measure with: opened by the datapath itself, visited in an order that no prefetcher knows.
 
 use anyhow::{Context as _, Result, ensure};
-use lb_common::layout::{Family, FlowKey, Port, Proto, Stage};
+use lb_common::layout::{Family, FlowFlags, FlowKey, Port, Proto, Stage};
 
 use super::{
     super::{
@@ -209,6 +209,35 @@ impl<F: BenchFamily> Flows<F> {
             replies.len() as u32,
         )?;
         self.fill_floor(rig, &opened, &replies)?;
+        self.open.extend(opened);
+        Ok(())
+    }
+
+    /// The same of flows that go to another node in a tunnel.
+    pub(super) fn open_tunnelled(&mut self, rig: &mut Rig, count: u32) -> Result<()> {
+        let opened = self.unused(count)?;
+        rig.put_tuples(tuples::<F>(&opened))?;
+        let (before, _) = rig.counted()?;
+        rig.run(Program::Forward, Callee::Ours, &self.frame(SYN), count)?;
+        let (after, _) = rig.counted()?;
+        let least = u64::from(count - count / 1_000 - 5);
+        check_counted(&before, &after, least..=count.into(), "opening flows")?;
+        let opened: Vec<_> = opened
+            .into_iter()
+            .filter(|key| {
+                F::flows(rig)
+                    .get(key)
+                    .is_some_and(|flow| flow.flags.has(FlowFlags::TUNNELS))
+            })
+            .collect();
+        ensure!(
+            opened.len() as u64 >= least,
+            "{} of {count} flows go in tunnels",
+            opened.len()
+        );
+        rig.put_tuples(tuples::<F>(&opened))?;
+        rig.run(Program::Forward, Callee::Ours, &self.frame(ACK), opened.len() as u32)?;
+        self.fill_floor(rig, &opened, &opened)?;
         self.open.extend(opened);
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{
     Extent, SERVICES_MAX, Table,
     family::BenchFamily,
     flows::{Flows, Leg},
-    rig::{Program, Rig},
+    rig::{Program, Rig, Tunnels},
 };
 
 /// A packet of an established flow costs at most this much of the floor's.
@@ -54,6 +54,33 @@ pub(super) fn rows(extent: &Extent, table: &mut Table) -> Result<()> {
         let name = format!("packet/{name}/services={many}-to-{few}");
         table.add(Figure::new(name, "ratio", ratio, first.noise().max(cost.noise())).at_most(SERVICES_MAX));
     }
+    Ok(())
+}
+
+/// Flows that go to another node in a tunnel, which answers.
+pub(super) fn tunnels(extent: &Extent, table: &mut Table) -> Result<()> {
+    for kind in Tunnels::ALL {
+        let population = Population {
+            services: extent.services[0],
+            families: &ModelFamily::BOTH,
+            protocols: &[Protocol::Tcp],
+            features: Features::Direct,
+        };
+        let mut rig = Rig::with_tunnels(extent.flows_max, population, kind)?;
+        tunnels_of::<V4>(&mut rig, extent, kind, table)?;
+        tunnels_of::<V6>(&mut rig, extent, kind, table)?;
+    }
+    Ok(())
+}
+
+fn tunnels_of<F: BenchFamily>(rig: &mut Rig, extent: &Extent, kind: Tunnels, table: &mut Table) -> Result<()> {
+    let mut flows = Flows::<F>::new(Proto::TCP, extent.services[0]).dialling(Features::Direct);
+    flows.open_tunnelled(rig, extent.flows_of_services)?;
+    let cost = flows.measure_leg(rig, extent, Leg::ForwardedRequest)?;
+    let name = format!("{}/{}/tcp/dsr-{kind}", Program::Forward, F::SHORT);
+    table.add_cost(&format!("{name}/request"), &cost, Some(FORWARDED_MAX));
+    let cost = flows.measure_new(rig, extent, Program::Forward)?;
+    table.add_cost(&format!("{name}/new"), &cost, Some(NEW_MAX));
     Ok(())
 }
 

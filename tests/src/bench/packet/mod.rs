@@ -91,6 +91,7 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
     with_everything(&extent, &mut table)?;
     full_table(&extent, &mut table)?;
     forward::rows(&extent, &mut table)?;
+    forward::tunnels(&extent, &mut table)?;
     Ok(table.0)
 }
 

@@ -14,22 +14,22 @@ use aya::{
 };
 use lb_common::{
     datapath::Hook,
-    layout::{Counter, Device, DeviceFlags, DropReason, Node, V4, V6, names},
+    layout::{Counter, Device, DeviceFlags, DropReason, Node, NodeFlags, V4, V6, names},
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     model::NodeView,
     reconcile::Reconciler,
-    tables::{DeviceTable, FlowTable, KernelTables, NodeTable, Stats},
+    tables::{DeviceTable, FlowTable, KernelTables, NodeTable, PeerTable, Stats},
 };
 
 use super::super::{
     object,
-    population::{NODE, Population},
+    population::{NODE, Population, other_node},
     samples::Samples,
     there,
 };
-use super::family::FRAME_TO;
+use super::family::{BenchFamily, FRAME_TO};
 use crate::packet::{hops::WAN, kernel::test_context};
 
 /// `Tuple` of the floor object: addresses and ports as words in the order of a packet.
@@ -127,6 +127,11 @@ pub(super) struct Rig {
 impl Rig {
     /// Loads both objects and fills the tables by the way that the agent takes.
     pub(super) fn new(flows_max: u32, population: Population) -> Result<Self> {
+        Self::with_tunnels(flows_max, population, Tunnels::Ipip)
+    }
+
+    /// The same with tunnels of this kind, where Services ask for them.
+    pub(super) fn with_tunnels(flows_max: u32, population: Population, tunnels: Tunnels) -> Result<Self> {
         let mut datapath = Datapath::load(&LoadOptions {
             maps: None,
             flows_max,
@@ -144,12 +149,18 @@ impl Rig {
         let mut node6 = NodeTable::<V6>::open(datapath.take_map(names::LB6_NODE)?)?;
         node4.put(Node {
             address: Ipv4Addr::new(192, 168, 9, 1).into(),
+            own: Ipv4Addr::new(192, 168, 9, 1).into(),
+            flags: tunnels.flags(),
             ..Node::default()
         })?;
         node6.put(Node {
             address: Ipv6Addr::new(0xfd00, 0x1929, 0, 0, 0, 0, 0, 1).into(),
+            own: Ipv6Addr::new(0xfd00, 0x1929, 0, 0, 0, 0, 0, 1).into(),
+            flags: tunnels.flags(),
             ..Node::default()
         })?;
+        put_peer::<V4>(&mut datapath)?;
+        put_peer::<V6>(&mut datapath)?;
         // Frames are addressed to this node, and others are reached by a device that takes them.
         let arrives = Device {
             link: Device::link_of(FRAME_TO),
@@ -232,7 +243,8 @@ impl Rig {
         callees
             .set(0, fd, 0)
             .with_context(|| format!("let {callee_name} be called"))?;
-        let mut out = vec![0; frame.len()];
+        // Room for the headers of a tunnel.
+        let mut out = vec![0; frame.len() + 48];
         let context = test_context(program.hook());
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -253,6 +265,40 @@ impl Rig {
         // The kernel's own figure, in whole nanoseconds: what it does around an XDP program's run would be seen in ours.
         Ok((result.duration.as_nanos() as f64, out))
     }
+}
+
+/// What tunnels to other nodes are of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tunnels {
+    Ipip,
+    Gue,
+}
+
+impl Tunnels {
+    pub(super) const ALL: [Self; 2] = [Self::Ipip, Self::Gue];
+
+    fn flags(self) -> NodeFlags {
+        match self {
+            Self::Ipip => NodeFlags::default(),
+            Self::Gue => NodeFlags::GUE,
+        }
+    }
+}
+
+impl fmt::Display for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
+        })
+    }
+}
+
+/// The other node is known.
+fn put_peer<F: BenchFamily>(datapath: &mut Datapath) -> Result<()> {
+    let address = F::address(other_node(F::MODEL)).context("an address of this family")?;
+    PeerTable::<F>::open(datapath.take_map(F::PEERS)?)?.put_all(&[address].into())?;
+    Ok(())
 }
 
 fn load_floor(flows_max: u32) -> Result<Ebpf> {
