@@ -31,7 +31,7 @@ use tracing::{debug, error, info, warn};
 
 pub use node::{NodeOptions, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
-pub use state::{DeviceState, State, state_file, unix_now_s};
+pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
 pub use sysctl::ChangedSetting;
 
 use crate::{
@@ -44,6 +44,7 @@ use crate::{
     source::{
         self, SourceStatus,
         devices::{Devices, Listing},
+        kubernetes::{Access, Patience},
     },
     tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats},
 };
@@ -55,8 +56,8 @@ use observe::{Observer, Servers};
 pub enum Origin {
     /// A directory of YAML or JSON.
     Manifests(PathBuf),
-    /// The Kubernetes API: a kubeconfig file, or what the pod's service account gives.
-    Kubernetes(Option<PathBuf>),
+    /// The Kubernetes API.
+    Kubernetes(Access),
 }
 
 /// What `sluice run` is told.
@@ -149,10 +150,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                     .map_err(Into::into)
             })
         }
-        Origin::Kubernetes(kubeconfig) => {
+        Origin::Kubernetes(access) => {
             let node_name = agent.options.node_name.clone();
             tokio::spawn(async move {
-                source::kubernetes::run(kubeconfig, node_name, change_sender, status_sender)
+                source::kubernetes::run(access, Patience::default(), node_name, change_sender, status_sender)
                     .await
                     .map_err(anyhow::Error::from)
             })
@@ -432,6 +433,7 @@ impl Agent {
 
     fn note_source(&mut self, status: &SourceStatus) {
         self.state.source = status.origin.to_string();
+        self.state.source_away_since_s = status.away_since.map_or(0, unix_s);
         self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
         self.state_is_old = true;
     }

@@ -17,6 +17,7 @@ use crate::{
     kernel::XdpPolicy,
     model::Cidr,
     plan::{Detector, NodePortAddresses},
+    source::kubernetes::Access,
 };
 
 /// Arguments of `sluice run`.
@@ -30,6 +31,12 @@ pub(super) struct RunArgs {
     /// How to reach Kubernetes; without it, by the pod's service account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Address of the API server, such as https://192.0.2.10:6443, in place of the configured one
+    ///
+    /// In a pod, that is the ClusterIP of the Service kubernetes: without kube-proxy nobody serves it until this agent has
+    /// begun, so the agent needs the server's own address.
+    #[arg(long, value_name = "URL", visible_alias = "master", env = "SLUICE_API_SERVER")]
+    api_server: Option<String>,
     /// Name of this node: endpoints with this nodeName are local [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
@@ -192,7 +199,10 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
             "--manifests {}: there is no such directory; make it, it may be empty",
             directory.display()
         ),
-        None => Origin::Kubernetes(args.kubeconfig),
+        None => Origin::Kubernetes(Access {
+            kubeconfig: args.kubeconfig,
+            api_server: args.api_server,
+        }),
     };
     let node_name = match args.node_name {
         Some(name) => name,
