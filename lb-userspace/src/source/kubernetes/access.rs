@@ -4,7 +4,7 @@
 //! nobody does before the agent has read what to serve. Not here: what is asked (`follow`).
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -64,16 +64,18 @@ impl Access {
             None => match (Config::incluster(), &url) {
                 (Ok(config), _) => config,
                 // No KUBERNETES_SERVICE_HOST, but the token may be there.
-                (Err(_), Some(url)) if std::path::Path::new(SERVICE_ACCOUNT).join("token").exists() => {
+                (Err(_), Some(url)) if Path::new(SERVICE_ACCOUNT).join("token").exists() => {
                     of_service_account(url.clone())
                 }
-                (Err(in_pod), _) => {
-                    Config::from_kubeconfig(&KubeConfigOptions::default())
-                        .await
-                        .map_err(|outside| {
-                            KubernetesError::NoConfig(format!("as a pod: {in_pod}; as a user: {outside}").into())
-                        })?
-                }
+                (Err(in_pod), url) => match (Config::from_kubeconfig(&KubeConfigOptions::default()).await, url) {
+                    (Ok(config), _) => config,
+                    // A server that asks for no credentials, such as kubectl proxy.
+                    (Err(_), Some(url)) => Config::new(url.clone()),
+                    (Err(outside), None) => {
+                        let reason = format!("as a pod: {in_pod}; as a user: {outside}");
+                        return Err(KubernetesError::NoConfig(reason.into()));
+                    }
+                },
             },
         };
         if let Some(url) = url {
