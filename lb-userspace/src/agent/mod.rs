@@ -32,7 +32,7 @@ use tracing::{debug, error, info, warn};
 pub use node::{NodeOptions, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
 pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
-pub use sysctl::ChangedSetting;
+pub use sysctl::{ChangedSetting, prepare_host};
 
 use crate::{
     conntrack::{RemovedEndpoints, now_ns, sweep},
@@ -444,6 +444,9 @@ impl Agent {
             return;
         }
         self.state.ready = self.reconciler.is_ready() && self.devices_followed;
+        if self.state.ready {
+            self.observer.programmed();
+        }
         self.state.services = self.reconciler.store().services().count();
         self.state.left_out = self.reconciler.left_out().map(ToString::to_string).collect();
         self.state.port_problems = self

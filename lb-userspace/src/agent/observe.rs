@@ -166,6 +166,11 @@ impl Observer {
         self.ports_seen = None;
     }
 
+    /// Everything that was there at the start is in force.
+    pub(super) fn programmed(&self) {
+        self.health.send_if_modified(crate::health::Health::programmed);
+    }
+
     /// Opens and closes health ports, if something has changed or it is time to try again.
     pub(super) async fn follow_ports(&mut self, store: &Store, devices: &Devices, node_ports: &NodePortAddresses) {
         if self.ports_seen.is_some_and(|seen| seen.elapsed() < PORTS_EVERY) {

@@ -6,6 +6,7 @@ mod devices;
 mod doctor;
 mod get;
 mod open;
+mod prepare;
 mod run;
 mod status;
 mod text;
@@ -72,6 +73,10 @@ enum Command {
     Status(status::StatusArgs),
     /// Show what is in the kernel's tables, with Service names
     Get(get::GetArgs),
+    /// Mount the BPF file system and set what processes on the host need, so that the agent needs fewer rights
+    ///
+    /// For an init container: the agent does it itself where it may. sluice cleanup puts the settings back.
+    Prepare,
     /// What this machine lacks, and what to do about it
     Doctor(doctor::DoctorArgs),
     /// End the datapath: detach all programs, remove all tables and the state
@@ -122,6 +127,7 @@ fn answer(words: Vec<OsString>) -> Result<ExitCode> {
         Command::Status(args) => status::status(&cli.place, &args),
         Command::Get(args) => get::get(&cli.place, &args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&cli.place, &args),
+        Command::Prepare => prepare::prepare(&cli.place).map(|()| ExitCode::SUCCESS),
         Command::Cleanup => cleanup::cleanup(&cli.place).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());

@@ -152,7 +152,7 @@ impl NodeArgs {
 /// Where the agent is asked how it goes; named as kube-proxy's flags.
 #[derive(Debug, Args)]
 struct ObserveArgs {
-    /// Where /healthz and /livez are answered, for load balancers and probes; nowhere if it is empty
+    /// Where /healthz, /livez and /readyz are answered, for load balancers and probes; nowhere if it is empty
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     healthz_bind_address: String,
     /// Where /metrics is answered, for Prometheus; nowhere if it is empty

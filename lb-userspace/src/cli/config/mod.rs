@@ -189,16 +189,13 @@ fn understand(text: &str) -> Result<Understood, String> {
         ("v1", "ConfigMap") => {
             let inner = tree.get("data").and_then(|data| match &data.value {
                 Value::Mapping(entries) => {
-                    let named = entries.iter().find(|(key, _)| **key == *"config.conf");
-                    named.or_else(|| {
-                        entries
-                            .iter()
-                            .find(|(_, text)| text.text().is_some_and(|text| text.contains("KubeProxyConfiguration")))
-                    })
+                    let is_one = |text: &str| text.contains("KubeProxyConfiguration") || text.contains(own::KIND);
+                    entries.iter().find(|(_, text)| text.text().is_some_and(is_one))
                 }
                 _ => None,
             });
-            let (key, inner) = inner.ok_or("this ConfigMap has no data that is a KubeProxyConfiguration")?;
+            let (key, inner) =
+                inner.ok_or("this ConfigMap has no data that is a configuration of kube-proxy or Sluice")?;
             let text = inner.text().ok_or_else(|| format!("data[{key}] is no text"))?;
             return understand(text).map_err(|reason| format!("data[{key}]: {reason}"));
         }

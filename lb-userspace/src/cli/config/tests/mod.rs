@@ -90,12 +90,32 @@ fn what_is_wrong_is_told_with_its_line(#[case] text: String, #[case] expected: &
     "this ConfigMap has no data that is"
 )]
 #[case::broken_inside(
-    "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: \"a: [\"",
+    "apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: \"kind: [KubeProxyConfiguration\"",
     "data[config.conf]: line "
 )]
 fn what_is_no_configuration_is_refused(#[case] text: &str, #[case] expected: &str) {
     let reason = understand(text).unwrap_err();
     assert!(reason.starts_with(expected), "{reason}");
+}
+
+/// What is deployed has to be understood by what is deployed.
+#[rstest]
+#[case::kustomize(include_str!("../../../../../deploy/kustomize/config.yaml"))]
+#[case::helm(rendered_config_map(include_str!("../../../../../tests/goldens/deploy/helm-all.yaml")))]
+fn what_is_deployed_is_good(#[case] text: &str) {
+    let understood = understand(text).unwrap();
+    assert_eq!(understood.wrong().next(), None);
+    assert!(
+        understood.settings.iter().any(|setting| setting.flag == "api-server"),
+        "{understood:?}"
+    );
+}
+
+fn rendered_config_map(golden: &str) -> &str {
+    golden
+        .split("---\n")
+        .find(|document| document.contains("kind: SluiceConfiguration"))
+        .unwrap()
 }
 
 /// The effective configuration of a command line, with this file.
