@@ -109,8 +109,8 @@ fn check_schema(documents: &[(String, Value)]) {
 
 #[rstest]
 #[case("kustomize", kustomize())]
-#[case("helm", helm(&[API_SERVER]).expect("it can be rendered"))]
-#[case("helm-all", helm(&ALL).expect("it can be rendered"))]
+#[case("helm", helm(&[API_SERVER]).unwrap())]
+#[case("helm-all", helm(&ALL).unwrap())]
 fn rendered_as_before_and_as_the_api_has_it(#[case] name: &str, #[case] rendered: String) {
     let documents = documents(&rendered);
     check_schema(&documents);
