@@ -433,6 +433,7 @@ impl Agent {
 
     fn note_source(&mut self, status: &SourceStatus) {
         self.state.source = status.origin.to_string();
+        self.observer.source_away(status.away_since);
         self.state.source_away_since_s = status.away_since.map_or(0, unix_s);
         self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
         self.state_is_old = true;
