@@ -137,10 +137,10 @@ fn answer(words: Vec<OsString>) -> Result<ExitCode> {
 }
 
 impl Cli {
-    /// Whether the arguments of `run` make sense together. Nothing is touched.
+    /// Whether the arguments of `run` make sense together, on whatever machine.
     fn check(&self) -> Result<()> {
         match &self.command {
-            Command::Run(args) => args.options(&self.place).map(drop),
+            Command::Run(args) => args.check(),
             _ => Ok(()),
         }
     }

@@ -202,19 +202,32 @@ enum LogFormat {
 }
 
 impl RunArgs {
-    /// What the agent is told. Nothing is touched.
-    pub(super) fn options(&self, place: &Place) -> Result<AgentOptions> {
+    /// Whether it makes sense, on whatever machine.
+    pub(super) fn check(&self) -> Result<()> {
         filter(&self.log)?;
+        self.access().check()?;
+        self.node.options()?;
+        self.observe.options()?;
+        Ok(())
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            kubeconfig: self.kubeconfig.clone(),
+            api_server: self.api_server.clone(),
+        }
+    }
+
+    /// What the agent is told. Nothing is touched.
+    fn options(&self, place: &Place) -> Result<AgentOptions> {
+        self.check()?;
         let origin = match &self.manifests {
             Some(directory) if directory.is_dir() => Origin::Manifests(directory.clone()),
             Some(directory) => bail!(
                 "--manifests {}: there is no such directory; make it, it may be empty",
                 directory.display()
             ),
-            None => Origin::Kubernetes(Access {
-                kubeconfig: self.kubeconfig.clone(),
-                api_server: self.api_server.clone(),
-            }),
+            None => Origin::Kubernetes(self.access()),
         };
         let node_name = match &self.node_name {
             Some(name) => name.clone(),

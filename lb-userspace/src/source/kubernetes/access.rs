@@ -42,6 +42,14 @@ pub(super) struct Connection {
 }
 
 impl Access {
+    /// Whether it is an address that is given.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn check(&self) -> Result<(), KubernetesError> {
+        self.api_server.as_deref().map_or(Ok(()), |text| parse(text).map(drop))
+    }
+
     /// Makes a client. Nothing is asked yet.
     pub(super) async fn connection(&self) -> Result<Connection, KubernetesError> {
         let config = self.config().await?;

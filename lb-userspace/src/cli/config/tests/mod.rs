@@ -64,6 +64,7 @@ fn own_format(fields: &str) -> String {
 #[case::a_number_out_of_range(own_format("flowsMax: 1"), &["3: flowsMax: invalid value '1'"])]
 #[case::a_switch_that_is_none(own_format("masqueradeAll: often"), &["3: masqueradeAll: true or false is expected"])]
 #[case::a_list_where_one_is_due(own_format("nodeName: [a, b]"), &["3: nodeName: a single value is expected"])]
+#[case::an_address_of_no_server(own_format("apiServer: 192.0.2.10:6443"), &["1: : cannot use the API server's address"])]
 #[case::everything_at_once(own_format("xdp: sometimes\nflowsMax: 1\nmetrics: off"), &["3: xdp: ", "4: flowsMax: ", "5: metrics: "])]
 fn what_is_wrong_is_told_with_its_line(#[case] text: String, #[case] expected: &[&str]) {
     let understood = understand(&text).unwrap();
