@@ -1,5 +1,6 @@
 //! Test support for Sluice: what the packet tables, labs, scripts, benches and the demo have in common.
 
+pub mod api_server;
 pub mod behaviour;
 pub mod bench;
 pub mod demo;

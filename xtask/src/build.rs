@@ -130,6 +130,38 @@ pub(crate) fn everything(session: &mut Session<'_>, programs: &[&str]) -> Result
     Ok(Built { agent, object })
 }
 
+/// The kernel programs, then an agent that needs nothing but a kernel: linked statically with the host's own C library, since that
+/// is there wherever the agent is built. (Names are resolved without the modules of a system: by /etc/hosts and DNS.)
+pub(crate) fn static_agent(session: &mut Session<'_>) -> Result<PathBuf> {
+    kernel_programs(session)?;
+    let repository = session.repository;
+    let host = host_triple()?;
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
+    let mut cargo = process::cargo(repository);
+    // With a target of its own, what runs while compiling is not linked so.
+    cargo
+        .args([
+            "build",
+            "--release",
+            "--package",
+            AGENT_PACKAGE,
+            "--bin",
+            AGENT,
+            "--target",
+            &host,
+        ])
+        .env(flags, "-C target-feature=+crt-static");
+    process::run(&mut cargo).context("the static agent does not compile; the compiler says why above")?;
+    Ok(repository.workspace()?.target_binary(&host, AGENT))
+}
+
+/// Which machine cargo compiles for.
+fn host_triple() -> Result<String> {
+    let said = process::capture(std::process::Command::new("rustc").arg("-vV"))?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! The verbs and their help texts, as a person reads them in `cargo xtask --help`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 /// Set up, build, try, test and check Sluice.
@@ -49,6 +51,12 @@ pub(crate) enum Verb {
     /// Ten minutes on the host and a million packets in the kernel, unless told. `cargo xtask test` has short versions.
     Fuzz(PassedOn),
 
+    /// Build a static agent and write it as an OCI image, without a container engine
+    ///
+    /// The archive is what `skopeo copy oci-archive:FILE …`, `podman load` and `docker load` take. Nothing but the program is in it,
+    /// and the same program always makes the same archive.
+    Image(ImageArgs),
+
     /// Check formatting, clippy (warnings are errors), lock files and the tree rules
     Lint,
 
@@ -64,6 +72,17 @@ pub(crate) struct PassedOn {
     /// Passed on as they are; `-- --help` shows what there is
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
     pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// Where the archive goes
+    #[arg(long, value_name = "FILE", default_value = "target/sluice.oci.tar")]
+    pub(crate) output: PathBuf,
+
+    /// The name under which it is loaded
+    #[arg(long, value_name = "NAME", default_value = concat!("sluice:", env!("CARGO_PKG_VERSION")))]
+    pub(crate) tag: String,
 }
 
 #[derive(Debug, Default, Args)]

@@ -5,6 +5,7 @@
 mod build;
 mod ci;
 mod cli;
+mod image;
 mod lab_program;
 mod lint;
 mod object;
@@ -50,6 +51,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Bench(passed_on) => lab_program::become_program(&mut session, "bench", &passed_on.args)?,
         Verb::Fuzz(passed_on) => lab_program::become_program(&mut session, "fuzz", &passed_on.args)?,
         Verb::Test(args) => return Ok(close(&test::run(&mut session, args)?)),
+        Verb::Image(args) => image::run(&mut session, args)?,
         Verb::Lint => lint::run(&mut session)?,
         Verb::Tidy => {
             tidy::run(&repository)?;

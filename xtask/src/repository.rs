@@ -100,6 +100,11 @@ impl Metadata {
         self.target_directory.join("release").join(name)
     }
 
+    /// A binary as `cargo build --release --target` leaves it.
+    pub(crate) fn target_binary(&self, target: &str, name: &str) -> PathBuf {
+        self.target_directory.join(target).join("release").join(name)
+    }
+
     /// Names of a package's targets of a kind (`bin`, `test`, `lib` …), sorted.
     pub(crate) fn targets(&self, package: &str, kind: &str) -> BTreeSet<&str> {
         let of_package = self.packages.iter().filter(|candidate| candidate.name == package);

@@ -33,8 +33,8 @@ use tracing::{debug, error, info, warn};
 
 pub use node::{NodeOptions, TunnelKind, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
-pub use state::{DeviceState, State, state_file, unix_now_s};
-pub use sysctl::ChangedSetting;
+pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
+pub use sysctl::{ChangedSetting, prepare_host};
 
 use crate::{
     conntrack::{RemovedEndpoints, now_ns, sweep},
@@ -46,6 +46,7 @@ use crate::{
     source::{
         self, SourceStatus,
         devices::{Devices, Listing},
+        kubernetes::{Access, Patience},
     },
     tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, Stats, VlanTable},
 };
@@ -57,8 +58,8 @@ use observe::{Observer, Servers};
 pub enum Origin {
     /// A directory of YAML or JSON.
     Manifests(PathBuf),
-    /// The Kubernetes API: a kubeconfig file, or what the pod's service account gives.
-    Kubernetes(Option<PathBuf>),
+    /// The Kubernetes API.
+    Kubernetes(Access),
 }
 
 /// What `sluice run` is told.
@@ -156,13 +157,20 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                     .map_err(Into::into)
             })
         }
-        Origin::Kubernetes(kubeconfig) => {
+        Origin::Kubernetes(access) => {
             let node_name = agent.options.node_name.clone();
             let wants_others = agent.wants_other_nodes.subscribe();
             tokio::spawn(async move {
-                source::kubernetes::run(kubeconfig, node_name, wants_others, change_sender, status_sender)
-                    .await
-                    .map_err(anyhow::Error::from)
+                source::kubernetes::run(
+                    access,
+                    Patience::default(),
+                    node_name,
+                    wants_others,
+                    change_sender,
+                    status_sender,
+                )
+                .await
+                .map_err(anyhow::Error::from)
             })
         }
     };
@@ -459,6 +467,8 @@ impl Agent {
 
     fn note_source(&mut self, status: &SourceStatus) {
         self.state.source = status.origin.to_string();
+        self.observer.source_away(status.away_since);
+        self.state.source_away_since_s = status.away_since.map_or(0, unix_s);
         self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
         self.state_is_old = true;
     }
@@ -469,6 +479,9 @@ impl Agent {
             return;
         }
         self.state.ready = self.reconciler.is_ready() && self.devices_followed;
+        if self.state.ready {
+            self.observer.programmed();
+        }
         self.state.services = self.reconciler.store().services().count();
         self.state.left_out = self.reconciler.left_out().map(ToString::to_string).collect();
         self.state.port_problems = self

@@ -166,6 +166,16 @@ impl Observer {
         self.ports_seen = None;
     }
 
+    /// Since when the source has not been heard of, if it should be.
+    pub(super) fn source_away(&mut self, since: Option<std::time::SystemTime>) {
+        self.recorder.source_away(since);
+    }
+
+    /// Everything that was there at the start is in force.
+    pub(super) fn programmed(&self) {
+        self.health.send_if_modified(crate::health::Health::programmed);
+    }
+
     /// Opens and closes health ports, if something has changed or it is time to try again.
     pub(super) async fn follow_ports(&mut self, store: &Store, devices: &Devices, node_ports: &NodePortAddresses) {
         if self.ports_seen.is_some_and(|seen| seen.elapsed() < PORTS_EVERY) {

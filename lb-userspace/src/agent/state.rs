@@ -32,6 +32,9 @@ pub struct State {
     pub services: usize,
     /// Where objects come from.
     pub source: String,
+    /// Unix time since when that has not been heard of, in seconds, while it should be; 0 if it has.
+    #[serde(default)]
+    pub source_away_since_s: u64,
     /// Complaints about objects and files.
     pub source_problems: Vec<String>,
     /// What of Services and slices is not served as written, with the reason.
@@ -96,9 +99,13 @@ pub struct DeviceState {
 /// Unix time in seconds.
 #[must_use]
 pub fn unix_now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    unix_s(SystemTime::now())
+}
+
+/// A time as Unix time in seconds.
+#[must_use]
+pub fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Path of the state file in a run folder.

@@ -8,13 +8,21 @@
 //! | `accept_local` → 1 | a host process that reaches a backend on the same host: both addresses are local |
 //! | `route_localnet` → 1 | replies to a process that dials a NodePort on 127.0.0.1; of `lo` only, which no packet from outside comes by (CVE-2020-8558 needs it on a device that leads somewhere) |
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use super::state::State;
+
 const LOOPBACK: &str = "lo";
-const LOOSE: &str = "2";
+/// What `lo` needs. The kernel takes the larger `rp_filter` of this and the value for all devices, which somebody may make strict
+/// at any time.
+const WANTED: [(&str, &str); 3] = [("rp_filter", "2"), ("accept_local", "1"), ("route_localnet", "1")];
 
 /// A setting that was changed, and what it was: `sluice cleanup` puts it back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,13 +51,43 @@ pub(super) fn prepare_device(device: &str) -> Vec<ChangedSetting> {
     if device != LOOPBACK {
         return Vec::new();
     }
-    // The kernel takes the larger of this and the value for all devices, which somebody may make strict at any time.
-    let loosened = set(device, "rp_filter", LOOSE);
-    let more = [("accept_local", "1"), ("route_localnet", "1")];
-    let more = more
+    let set = WANTED
         .into_iter()
         .filter_map(|(setting, value)| set(device, setting, value));
-    loosened.into_iter().chain(more).collect()
+    set.collect()
+}
+
+/// Makes this machine ready before any agent, with rights that an agent does not need afterwards. What was changed goes into the
+/// state, by which `sluice cleanup` puts it back.
+///
+/// # Errors
+/// If a setting can't be set, or the state can't be written.
+pub fn prepare_host(run_dir: &Path) -> Result<Vec<ChangedSetting>> {
+    let changed = prepare_device(LOOPBACK);
+    for (setting, value) in WANTED {
+        if get(LOOPBACK, setting).is_some_and(|now| now != value) {
+            bail!(
+                "net.ipv4.conf.{LOOPBACK}.{setting} can't be set to {value}: run it as root with a writable /proc/sys, in a pod \
+                 with securityContext.privileged"
+            );
+        }
+    }
+    let mut state = State::read(run_dir).ok().flatten().unwrap_or_default();
+    for setting in &changed {
+        if !state
+            .settings_changed
+            .iter()
+            .any(|earlier| earlier.file == setting.file)
+        {
+            state.settings_changed.push(setting.clone());
+        }
+    }
+    if !changed.is_empty() {
+        state
+            .write(run_dir)
+            .with_context(|| format!("write the state in {}", run_dir.display()))?;
+    }
+    Ok(changed)
 }
 
 fn path(device: &str, setting: &str) -> Option<PathBuf> {

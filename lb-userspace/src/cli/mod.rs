@@ -1,18 +1,21 @@
 //! The command line of `sluice`: what a person types, and which room answers.
 
 mod cleanup;
+mod config;
 mod devices;
 mod doctor;
 mod dsr;
 mod get;
 mod open;
+mod prepare;
 mod run;
 mod status;
 mod text;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use anyhow::{Context as _, Result};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 /// The L4 load balancer in the kernel: Kubernetes Services on eBPF, in place of kube-proxy.
 ///
@@ -65,10 +68,16 @@ pub enum Output {
 enum Command {
     /// Serve this node: load the datapath and keep its tables up to date
     Run(Box<run::RunArgs>),
+    /// Configuration files
+    Config(config::ConfigArgs),
     /// How it goes: agent, devices, tables, drops
     Status(status::StatusArgs),
     /// Show what is in the kernel's tables, with Service names
     Get(get::GetArgs),
+    /// Mount the BPF file system and set what processes on the host need, so that the agent needs fewer rights
+    ///
+    /// For an init container: the agent does it itself where it may. sluice cleanup puts the settings back.
+    Prepare,
     /// What this machine lacks, and what to do about it
     Doctor(doctor::DoctorArgs),
     /// End the datapath: detach all programs, remove all tables and the state
@@ -87,22 +96,55 @@ enum Command {
 /// Runs the command line. Errors go to standard error; the exit code is 1 for them and 2 for wrong arguments.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    answer(std::env::args_os().collect()).unwrap_or_else(|error| {
+        eprintln!("sluice: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn answer(words: Vec<OsString>) -> Result<ExitCode> {
+    let mut matches = Cli::command().get_matches_from(&words);
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Command::Run(args) = &cli.command {
+        let (file, prints) = (args.config.clone(), args.print_config);
+        let mut merged = None;
+        if let Some(file) = file {
+            let run = matches.subcommand_matches("run").context("the arguments of run")?;
+            let whole = config::merge(&file, words, run)?;
+            matches = Cli::command().get_matches_from(&whole.words);
+            cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+            merged = Some(whole);
+        }
+        if prints {
+            cli.check()?;
+            let run = matches.subcommand_matches("run").context("the arguments of run")?;
+            print!("{}", config::print(run, merged.as_ref()));
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    match cli.command {
         Command::Run(args) => run::run(&cli.place, *args).map(|()| ExitCode::SUCCESS),
+        Command::Config(args) => config::config(&args),
         Command::Status(args) => status::status(&cli.place, &args),
         Command::Get(args) => get::get(&cli.place, &args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&cli.place, &args),
+        Command::Prepare => prepare::prepare(&cli.place).map(|()| ExitCode::SUCCESS),
         Command::Cleanup => cleanup::cleanup(&cli.place).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("sluice: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
+}
+
+impl Cli {
+    /// Whether the arguments of `run` make sense together, on whatever machine.
+    fn check(&self) -> Result<()> {
+        match &self.command {
+            Command::Run(args) => args.check(),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

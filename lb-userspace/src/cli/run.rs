@@ -17,11 +17,20 @@ use crate::{
     kernel::XdpPolicy,
     model::{Cidr, Protocol},
     plan::{Detector, NodePortAddresses},
+    source::kubernetes::Access,
 };
 
 /// Arguments of `sluice run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
+    /// Take settings that neither flags nor environment variables give from a file
+    ///
+    /// A SluiceConfiguration, whose fields are these flags in camel case, or a KubeProxyConfiguration; see sluice config check.
+    #[arg(long, value_name = "FILE", env = "SLUICE_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// Print what all of this comes to, as a configuration file, and end
+    #[arg(long)]
+    pub(super) print_config: bool,
     /// Take Services and EndpointSlices from the YAML and JSON files of a directory, instead of from Kubernetes
     ///
     /// The directory is watched. A file that is broken is reported; what it said before stays in force.
@@ -30,6 +39,12 @@ pub(super) struct RunArgs {
     /// How to reach Kubernetes; without it, by the pod's service account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Address of the API server, such as https://192.0.2.10:6443, in place of the configured one
+    ///
+    /// In a pod, that is the ClusterIP of the Service kubernetes: without kube-proxy nobody serves it until this agent has
+    /// begun, so the agent needs the server's own address.
+    #[arg(long, value_name = "URL", visible_alias = "master", env = "SLUICE_API_SERVER")]
+    api_server: Option<String>,
     /// Name of this node: endpoints with this nodeName are local [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
@@ -69,14 +84,10 @@ struct NodeArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     cluster_cidr: Vec<String>,
     /// The bridge of this node's pods, for --detect-local-mode bridge-interface
-    #[arg(long, value_name = "DEVICE", required_if_eq("detect_local_mode", "bridge-interface"))]
+    #[arg(long, value_name = "DEVICE")]
     pod_bridge_interface: Option<String>,
     /// How names of this node's pod devices begin, for --detect-local-mode interface-name-prefix
-    #[arg(
-        long,
-        value_name = "PREFIX",
-        required_if_eq("detect_local_mode", "interface-name-prefix")
-    )]
+    #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
     /// Masquerade every connection to a ClusterIP
     #[arg(long)]
@@ -130,7 +141,11 @@ enum DetectLocalMode {
 }
 
 impl NodeArgs {
-    fn options(self) -> Result<NodeOptions> {
+    fn options(&self) -> Result<NodeOptions> {
+        let needed = |given: &Option<String>, flag: &str, mode: &str| {
+            let given = given.clone().filter(|text| !text.is_empty());
+            given.with_context(|| format!("--detect-local-mode {mode} needs {flag}"))
+        };
         let cidr = |text: &String| {
             Cidr::parse_leniently(text)
                 .with_context(|| format!("--cluster-cidr {text}: not a range of addresses such as 10.244.0.0/16"))
@@ -141,19 +156,21 @@ impl NodeArgs {
             }
             DetectLocalMode::NodeCidr => Detector::NodeCidr,
             DetectLocalMode::BridgeInterface => {
-                Detector::BridgeInterface(self.pod_bridge_interface.unwrap_or_default())
+                let device = needed(&self.pod_bridge_interface, "--pod-bridge-interface", "bridge-interface")?;
+                Detector::BridgeInterface(device)
             }
             DetectLocalMode::InterfaceNamePrefix => {
-                Detector::InterfaceNamePrefix(self.pod_interface_name_prefix.unwrap_or_default())
+                let (flag, mode) = ("--pod-interface-name-prefix", "interface-name-prefix");
+                Detector::InterfaceNamePrefix(needed(&self.pod_interface_name_prefix, flag, mode)?)
             }
         };
         Ok(NodeOptions {
             bind_address: self.bind_address,
             detector,
             masquerade_all: self.masquerade_all,
-            node_ports: self.nodeport_addresses,
+            node_ports: self.nodeport_addresses.clone(),
             resets_removed: self.reset_removed,
-            dsr_protocols: self.dsr.into_iter().map(Into::into).collect(),
+            dsr_protocols: self.dsr.iter().copied().map(Into::into).collect(),
             tunnel: self.tunnel,
         })
     }
@@ -162,7 +179,7 @@ impl NodeArgs {
 /// Where the agent is asked how it goes; named as kube-proxy's flags.
 #[derive(Debug, Args)]
 struct ObserveArgs {
-    /// Where /healthz and /livez are answered, for load balancers and probes; nowhere if it is empty
+    /// Where /healthz, /livez and /readyz are answered, for load balancers and probes; nowhere if it is empty
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     healthz_bind_address: String,
     /// Where /metrics is answered, for Prometheus; nowhere if it is empty
@@ -211,31 +228,55 @@ enum LogFormat {
     Json,
 }
 
+impl RunArgs {
+    /// Whether it makes sense, on whatever machine.
+    pub(super) fn check(&self) -> Result<()> {
+        filter(&self.log)?;
+        self.access().check()?;
+        self.node.options()?;
+        self.observe.options()?;
+        Ok(())
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            kubeconfig: self.kubeconfig.clone(),
+            api_server: self.api_server.clone(),
+        }
+    }
+
+    /// What the agent is told. Nothing is touched.
+    fn options(&self, place: &Place) -> Result<AgentOptions> {
+        self.check()?;
+        let origin = match &self.manifests {
+            Some(directory) if directory.is_dir() => Origin::Manifests(directory.clone()),
+            Some(directory) => bail!(
+                "--manifests {}: there is no such directory; make it, it may be empty",
+                directory.display()
+            ),
+            None => Origin::Kubernetes(self.access()),
+        };
+        let node_name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => host_name()?,
+        };
+        Ok(AgentOptions {
+            pins: place.pins(),
+            run_dir: place.run_dir.clone(),
+            node_name,
+            origin,
+            xdp: self.xdp,
+            outward_devices: BTreeSet::from_iter(self.outward_devices.iter().cloned()),
+            flows_max: self.flows_max,
+            node: self.node.options()?,
+            observe: self.observe.options()?,
+        })
+    }
+}
+
 pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
+    let options = args.options(place)?;
     start_logging(&args.log, args.log_format)?;
-    let origin = match args.manifests {
-        Some(directory) if directory.is_dir() => Origin::Manifests(directory),
-        Some(directory) => bail!(
-            "--manifests {}: there is no such directory; make it, it may be empty",
-            directory.display()
-        ),
-        None => Origin::Kubernetes(args.kubeconfig),
-    };
-    let node_name = match args.node_name {
-        Some(name) => name,
-        None => host_name()?,
-    };
-    let options = AgentOptions {
-        pins: place.pins(),
-        run_dir: place.run_dir.clone(),
-        node_name,
-        origin,
-        xdp: args.xdp,
-        outward_devices: BTreeSet::from_iter(args.outward_devices),
-        flows_max: args.flows_max,
-        node: args.node.options()?,
-        observe: args.observe.options()?,
-    };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -243,11 +284,14 @@ pub(super) fn run(place: &Place, args: RunArgs) -> Result<()> {
         .block_on(run_agent(options))
 }
 
-fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter}: not a filter; try info, debug or lb_userspace=debug"))?;
+fn filter(filter: &str) -> Result<tracing_subscriber::EnvFilter> {
+    tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter}: not a filter; try info, debug or lb_userspace=debug"))
+}
+
+fn start_logging(log: &str, format: LogFormat) -> Result<()> {
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(log)?)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines

@@ -217,6 +217,10 @@ fn print(place: &Place, status: &Status) {
             "source:    {}, {} Services, last change {last}",
             agent.source, agent.services
         );
+        if agent.source_away_since_s > 0 && status.agent_running {
+            let away_s = unix_now_s().saturating_sub(agent.source_away_since_s);
+            println!("  AWAY:    not heard of for {away_s} s; what it said before stays in force");
+        }
         print_problems("  object:  ", &agent.source_problems);
         print_problems("  skipped: ", &agent.left_out);
         print_problems("  PORT:    ", &agent.port_problems);

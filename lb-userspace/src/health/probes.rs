@@ -1,4 +1,4 @@
-//! The server of `/healthz` and `/livez`.
+//! The server of `/healthz`, `/livez` and `/readyz`.
 //!
 //! Here: paths, and counting answers. Not here: what is answered (`state`). Spawned by the agent.
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::state::{Health, Moment, Page};
 use crate::http::{Answer, KeepServing, ListenError};
 
-/// How often each page was answered with each code. Read by metrics.
+/// How often each page was answered with each code, of those that kube-proxy counts. Read by metrics.
 #[derive(Debug, Default)]
 pub struct ProbeCounts {
     healthz_ok: AtomicU64,
@@ -27,24 +27,28 @@ impl ProbeCounts {
 
     /// How often this page was answered with this code.
     pub fn get(&self, page: Page, code: u16) -> u64 {
-        self.counter(page, code).load(Ordering::Relaxed)
+        self.counter(page, code)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     fn count(&self, page: Page, code: u16) {
-        self.counter(page, code).fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = self.counter(page, code) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn counter(&self, page: Page, code: u16) -> &AtomicU64 {
+    fn counter(&self, page: Page, code: u16) -> Option<&AtomicU64> {
         match (page, code) {
-            (Page::Healthz, 200) => &self.healthz_ok,
-            (Page::Healthz, _) => &self.healthz_unavailable,
-            (Page::Livez, 200) => &self.livez_ok,
-            (Page::Livez, _) => &self.livez_unavailable,
+            (Page::Healthz, 200) => Some(&self.healthz_ok),
+            (Page::Healthz, _) => Some(&self.healthz_unavailable),
+            (Page::Livez, 200) => Some(&self.livez_ok),
+            (Page::Livez, _) => Some(&self.livez_unavailable),
+            (Page::Readyz, _) => None,
         }
     }
 }
 
-/// Serves `/healthz` and `/livez`, for ever. While the address cannot be listened on, `problem` says why.
+/// Serves `/healthz`, `/livez` and `/readyz`, for ever. While the address cannot be listened on, `problem` says why.
 ///
 /// # Errors
 /// If the address cannot be listened on and `hard_fail` asks to end then.
@@ -68,6 +72,7 @@ pub(super) fn respond(path: &str, health: &Health, counts: &ProbeCounts, now: Mo
     let page = match path {
         "/healthz" => Page::Healthz,
         "/livez" => Page::Livez,
+        "/readyz" => Page::Readyz,
         _ => return Answer::not_found(),
     };
     let answer = health.answer(page, now);

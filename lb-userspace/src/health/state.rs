@@ -48,6 +48,8 @@ pub enum Page {
     Healthz,
     /// `/livez`: does the proxy work?
     Livez,
+    /// `/readyz`: has everything been in the tables, and does the proxy work?
+    Readyz,
 }
 
 /// What is known of one family.
@@ -65,6 +67,7 @@ pub struct Health {
     timeout: Duration,
     unknown_node: UnknownNode,
     eligible: bool,
+    programmed: bool,
     families: BTreeMap<Family, FamilyHealth>,
 }
 
@@ -75,6 +78,7 @@ impl Health {
             timeout: sync_period * 2,
             unknown_node,
             eligible: unknown_node == UnknownNode::Eligible,
+            programmed: false,
             families: BTreeMap::new(),
         }
     }
@@ -92,6 +96,11 @@ impl Health {
             synced: Some(now.wall),
         };
         self.families.insert(family, known);
+    }
+
+    /// Everything that was there at the start is in the tables, and translates packets. Says whether that is new.
+    pub fn programmed(&mut self) -> bool {
+        !std::mem::replace(&mut self.programmed, true)
     }
 
     /// The own Node is now so.
@@ -118,6 +127,7 @@ impl Health {
         let ok = match page {
             Page::Healthz => healthy && self.eligible,
             Page::Livez => healthy,
+            Page::Readyz => healthy && self.programmed,
         };
         let newest = self.families.values().filter_map(|family| family.synced).max();
         let status = self.families.iter().map(|(family, known)| {

@@ -154,7 +154,11 @@ impl Pins {
         }
     }
 
-    fn ensure_bpf_file_system(&self) -> Result<(), PinsError> {
+    /// Mounts a BPF file system at its usual place, if the folder would be on one and nobody has.
+    ///
+    /// # Errors
+    /// If there is none and it can't be mounted.
+    pub fn ensure_bpf_file_system(&self) -> Result<(), PinsError> {
         let existing = self
             .root
             .ancestors()

@@ -60,6 +60,7 @@ pub struct Recorder {
     endpoint_changes_pending: Gauge,
     service_changes: Counter,
     service_changes_pending: Gauge,
+    source_away_since: Seconds,
 }
 
 impl Recorder {
@@ -77,6 +78,7 @@ impl Recorder {
             endpoint_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
             service_changes_pending: Gauge::default(),
+            source_away_since: Seconds::default(),
         };
         let registry = recorder.registry(started, probes);
         (recorder, registry)
@@ -147,6 +149,12 @@ impl Recorder {
             help,
             self.service_changes.clone(),
         );
+        let help = "Since when the API server has not been heard of, in unix time; 0 if it is";
+        registry.register(
+            "sluice_source_away_since_timestamp_seconds",
+            help,
+            self.source_away_since.clone(),
+        );
         registry.register_collector(Box::new(Probes(probes)));
         registry
     }
@@ -191,6 +199,11 @@ impl Recorder {
         for histograms in [&self.syncs, by_kind] {
             histograms.get_or_create(&family.into()).observe(took.as_secs_f64());
         }
+    }
+
+    /// Since when the source has not been heard of, if it should be.
+    pub fn source_away(&mut self, since: Option<SystemTime>) {
+        self.source_away_since.set(since.map_or(0.0, unix));
     }
 
     /// Everything that came is in the tables of both families.

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -102,22 +103,29 @@ pub struct SourceStatus {
     pub origin: Box<str>,
     /// Has everything that existed at the start been told?
     pub synced: bool,
+    /// Since when the source has not been heard of, if it should be; what it said before stays in force.
+    pub away_since: Option<SystemTime>,
     /// What is wrong now; a problem that was mended is gone from the list.
     pub problems: Arc<[SourceProblem]>,
 }
 
 impl SourceStatus {
     /// Publishes what is wrong now, and tells the log what is new about it.
-    pub(super) fn publish(to: &watch::Sender<Self>, synced: bool, problems: Vec<SourceProblem>) {
+    pub(super) fn publish(
+        to: &watch::Sender<Self>,
+        synced: bool,
+        away_since: Option<SystemTime>,
+        problems: Vec<SourceProblem>,
+    ) {
         to.send_if_modified(|status| {
-            if status.synced == synced && *status.problems == *problems {
+            if (status.synced, status.away_since) == (synced, away_since) && *status.problems == *problems {
                 return false;
             }
             let known: HashSet<_> = status.problems.iter().collect();
             for problem in problems.iter().filter(|problem| !known.contains(problem)) {
                 problem.log();
             }
-            (status.synced, status.problems) = (synced, problems.into());
+            (status.synced, status.away_since, status.problems) = (synced, away_since, problems.into());
             true
         });
     }

@@ -12,7 +12,7 @@ pub const NOISE_MAX: f64 = 0.15;
 pub struct Figure {
     /// What, from the general to the special: `packet/tc-ingress/v4/tcp/established/flows=1000`.
     pub name: String,
-    /// In which unit: `ns`, `ms`, `s`, `MiB`, `frames/s`, or `ratio`.
+    /// In which unit: `ns`, `ms`, `s`, `MiB`, `%`, `frames/s`, or `ratio`.
     pub unit: &'static str,
     /// How much.
     pub value: f64,

@@ -1,9 +1,10 @@
 //! Benches: every figure that the documents name comes from here. `packet` is the price of a packet in the kernel,
-//! `forward` how many pass through a device, `sync` the way from a change to the tables.
+//! `forward` how many pass through a device, `sync` the way from a change to the tables, `api` the same from an API server on.
 //!
 //! What a row means and how it is judged is in `docs/bench.md`; how figures are judged and shown in [`figure`], how
 //! samples become a figure in [`samples`]. The program itself is `src/bin/bench.rs`.
 
+mod api;
 pub mod figure;
 mod forward;
 mod packet;
@@ -43,6 +44,8 @@ enum Verb {
     Forward,
     /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about a minute)
     Sync,
+    /// From an API server's write to the kernel's tables; start with 50 000 Services; memory; what an idle agent costs (about two minutes)
+    Api,
 }
 
 /// Runs what is asked for. True if no bar was missed.
@@ -61,6 +64,9 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     if wants(Verb::Sync) {
         figures.extend(sync::run(options.quick).context("bench sync")?);
+    }
+    if wants(Verb::Api) {
+        figures.extend(api::run(options.quick).context("bench api")?);
     }
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures)?;

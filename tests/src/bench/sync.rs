@@ -262,7 +262,7 @@ fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
 }
 
 /// The largest resident size that a process ever had.
-fn resident_max_mib(pid: u32) -> Result<f64> {
+pub(super) fn resident_max_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = status
@@ -278,7 +278,7 @@ fn resident_max_mib(pid: u32) -> Result<f64> {
 }
 
 /// The agent's tables, seen from outside.
-struct Tables {
+pub(super) struct Tables {
     frontends: HashMap<MapData, FrontendKey<Ip4>, u32>,
     services: Array<MapData, Service>,
 }
@@ -287,7 +287,7 @@ struct Tables {
 const FOLLOW_MAX: Duration = Duration::from_secs(10);
 
 impl Tables {
-    fn open(lab: &Lab) -> Result<Self> {
+    pub(super) fn open(lab: &Lab) -> Result<Self> {
         let maps = Pins::new(lab.pin_directory()).maps();
         let pinned =
             |name: &str| MapData::from_pin(maps.join(name)).with_context(|| format!("open the pinned map {name}"));
@@ -299,6 +299,19 @@ impl Tables {
 
     /// Writes a Service's file with so many endpoints, and waits for the tables. Milliseconds.
     fn follow(&self, folder: &Path, population: &Population, service: u32, endpoints: u32) -> Result<f64> {
+        let text = population.yaml(service, endpoints);
+        self.until_changed(service, Duration::from_micros(200), || {
+            put(folder, &format!("service-{service}.yaml"), &text)
+        })
+    }
+
+    /// Changes a Service, and looks at its record this often until it says so. Milliseconds.
+    pub(super) fn until_changed(
+        &self,
+        service: u32,
+        every: Duration,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<f64> {
         let std::net::IpAddr::V4(address) = cluster_ip(Family::V4, service) else {
             bail!("an IPv4 address")
         };
@@ -308,14 +321,13 @@ impl Tables {
             .get(&key, 0)
             .with_context(|| format!("the frontend of Service {service}"))?;
         let before = self.services.get(&number, 0)?;
-        let text = population.yaml(service, endpoints);
         let start = Instant::now();
-        put(folder, &format!("service-{service}.yaml"), &text)?;
+        change()?;
         while self.services.get(&number, 0)? == before {
             if start.elapsed() > FOLLOW_MAX {
                 bail!("a change of Service {service} was not in the tables after {FOLLOW_MAX:?}");
             }
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(every);
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

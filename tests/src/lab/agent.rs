@@ -50,6 +50,8 @@ pub struct AgentOptions {
     pub xdp: XdpMode,
     /// The folder with Services and EndpointSlices; `<lab>/manifests` unless told.
     pub manifests: Option<PathBuf>,
+    /// The API server to follow, in place of a folder.
+    pub api_server: Option<String>,
     /// More words for the command line of `sluice run`.
     pub extra: Vec<String>,
     /// For `wait_ready`.
@@ -61,6 +63,7 @@ impl Default for AgentOptions {
         Self {
             xdp: XdpMode::Off,
             manifests: None,
+            api_server: None,
             extra: Vec::new(),
             ready_within: Duration::from_secs(20),
         }
@@ -130,8 +133,11 @@ impl Agent {
             fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let text = |path: &Path| path.display().to_string();
-        let mut arguments: Vec<String> = ["run", "--manifests"].map(str::to_owned).into();
-        arguments.push(text(&manifests));
+        let mut arguments = vec!["run".to_owned()];
+        arguments.extend(match &options.api_server {
+            Some(url) => ["--api-server".to_owned(), url.clone()],
+            None => ["--manifests".to_owned(), text(&manifests)],
+        });
         arguments.extend(["--pin-dir".to_owned(), text(&pins)]);
         arguments.extend(["--run-dir".to_owned(), text(&run)]);
         arguments.extend(["--node-name", &node.name].map(str::to_owned));

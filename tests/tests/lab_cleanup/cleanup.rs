@@ -99,6 +99,60 @@ fn cleanup_leaves_nothing(
     );
 }
 
+/// An init container has more rights than the agent: what it has set is put back by the same command.
+#[test]
+fn what_was_prepared_is_left_alone_by_the_agent_and_put_back_by_cleanup() {
+    let lab = Lab::one_node()
+        .rp_filter(1)
+        .backends(1)
+        .build()
+        .expect("the lab can be built: this needs root");
+    let before = settings(&lab);
+    let places = |word: &'static str| {
+        let text = |path: PathBuf| path.display().to_string();
+        let (pins, run) = (text(lab.pin_directory()), text(lab.directory().join("run")));
+        [
+            word.to_owned(),
+            "--pin-dir".to_owned(),
+            pins,
+            "--run-dir".to_owned(),
+            run,
+        ]
+    };
+    let sluice = |word| {
+        let output = lab
+            .node()
+            .command(Agent::binary().expect("an agent"))
+            .args(places(word))
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = sluice("prepare");
+    assert!(
+        said.contains("/proc/sys/net/ipv4/conf/lo/accept_local (it was 0)"),
+        "{said}"
+    );
+    let prepared = settings(&lab);
+    assert_ne!(prepared, before);
+    assert!(!sluice("prepare").contains("set "), "once is enough");
+
+    let mut agent = Agent::start(&lab, &AgentOptions::default()).expect("the agent starts");
+    agent.wait_ready().expect("it gets ready");
+    assert_eq!(settings(&lab), prepared);
+    assert!(
+        !agent
+            .log_tail()
+            .contains("so that processes on the host reach Services"),
+        "{}",
+        agent.log_tail()
+    );
+    agent.stop().expect("it runs");
+    sluice("cleanup");
+    assert_eq!(settings(&lab), before, "as before it was prepared");
+}
+
 /// Clients outside, on the node, and in a pod, over both protocols and families.
 fn everyone(lab: &Lab) -> impl Iterator<Item = (&Host, Over, bool)> {
     let hosts = [lab.client(), lab.node(), lab.backend(1)].into_iter();

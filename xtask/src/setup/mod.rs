@@ -5,6 +5,7 @@
 
 mod apt;
 mod compiler;
+mod helm;
 mod linker;
 mod proof;
 mod tools;
@@ -48,6 +49,7 @@ impl<'a> Session<'a> {
         let start = Instant::now();
         self.refuse_gaps(self.all_gaps())?;
         tools::install(self)?;
+        helm::install(self)?;
         install_components()?;
         let toolchain = self.toolchain()?;
         println!("setup: compiler: {}", toolchain.compiler);
@@ -89,6 +91,12 @@ impl<'a> Session<'a> {
         tools::install(self)
     }
 
+    /// Helm, which only tests want; silent where it is there.
+    pub(crate) fn helm(&mut self) -> Result<()> {
+        self.refuse_gaps(helm::gap(self.repository).into_iter().collect())?;
+        helm::install(self)
+    }
+
     /// rustfmt and clippy; silent where they are there.
     pub(crate) fn components(&mut self) -> Result<()> {
         self.refuse_gaps(component_gap().into_iter().collect())?;
@@ -114,6 +122,7 @@ impl<'a> Session<'a> {
 
     fn all_gaps(&self) -> Vec<Gap> {
         let mut gaps: Vec<_> = tools::gap().into_iter().chain(component_gap()).collect();
+        gaps.extend(helm::gap(self.repository));
         gaps.extend(self.toolchain_gaps());
         gaps
     }

@@ -18,7 +18,7 @@ pub(crate) struct Tool {
     service: Option<&'static str>,
 }
 
-pub(crate) const TOOLS: [Tool; 9] = [
+pub(crate) const TOOLS: [Tool; 10] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
@@ -73,6 +73,12 @@ pub(crate) const TOOLS: [Tool; 9] = [
         packages: &["nginx", "nginx-light", "nginx-core"],
         purpose: "is an ingress in labs that nobody here wrote",
         service: Some("nginx"),
+    },
+    Tool {
+        program: "kubectl",
+        packages: &["kubernetes-client"],
+        purpose: "writes to a real API server in tests, and renders manifests",
+        service: None,
     },
 ];
 

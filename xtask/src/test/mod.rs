@@ -37,6 +37,12 @@ pub(crate) fn run(session: &mut Session<'_>, args: &TestArgs) -> Result<Tally> {
             println!("test: packet and lab tests need root: they run through sudo");
         }
     }
+    if rungs.contains(&Rung::Host)
+        && let Err(why) = session.helm()
+    {
+        // The tests that need it will fail, and the others need not.
+        eprintln!("test: {why:#}");
+    }
     let built = build::everything(session, &[])?;
     let suites = suites::build(session.repository, &rungs)?;
 

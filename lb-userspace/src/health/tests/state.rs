@@ -205,3 +205,23 @@ fn headers_are_those_of_kube_proxy() {
     assert_eq!(content_type, "application/json");
     assert_eq!(headers, [("x-content-type-options", "nosniff".to_owned())]);
 }
+
+#[test]
+fn ready_is_who_has_programmed_everything_once_and_keeps_up() {
+    let mut story = Story::begin();
+    assert_eq!(story.ask(Page::Readyz, 1).0, 503, "nothing is in the tables");
+    assert_eq!(story.ask(Page::Livez, 1).0, 200, "which is no reason to be restarted");
+    assert!(story.health.programmed() && !story.health.programmed(), "new once");
+    let (code, body) = story.ask(Page::Readyz, 2);
+    assert_eq!((code, body.get("nodeEligible")), (200, None), "{body}");
+    story.node(None);
+    assert_eq!(story.ask(Page::Readyz, 3).0, 200, "about the agent, not about the node");
+    story.queued(Family::V4, 10);
+    assert_eq!(
+        story.ask(Page::Readyz, 80).0,
+        503,
+        "a change does not get into the tables"
+    );
+    story.synced(Family::V4, 81);
+    assert_eq!(story.ask(Page::Readyz, 82).0, 200);
+}

@@ -135,3 +135,13 @@ fn a_slice_queues_its_family(#[case] address: &str, #[case] queued: [f64; 2]) {
     });
     assert_eq!(found, queued.map(Some));
 }
+
+#[test]
+fn a_source_that_is_away_has_a_time_and_one_that_is_back_has_none() {
+    let (mut recorder, registry) = recorder();
+    let away = |registry: &_| value(&text(registry), "sluice_source_away_since_timestamp_seconds");
+    recorder.source_away(Some(after(5.0)));
+    assert_eq!(away(&registry), Some(1_000_005.0));
+    recorder.source_away(None);
+    assert_eq!(away(&registry), Some(0.0));
+}

@@ -69,6 +69,7 @@ fn every_value_has_its_name_and_labels() {
         lines(&text, "sluice_"),
         [
             concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "sluice_source_away_since_timestamp_seconds 0.0",
             "sluice_drops_total{reason=\"no_endpoint\"} 3",
             "sluice_events_total{event=\"flows_created\"} 4",
             "sluice_table_entries{table=\"LB4_BACKENDS\"} 5",

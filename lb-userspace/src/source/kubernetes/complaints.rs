@@ -1,17 +1,14 @@
 //! What is wrong at present with objects of the cluster and with the connections to it.
 //!
-//! Here: the list that `status` shows. An object's problems last until it is applied without them or deleted. A
-//! connection's problem lasts until an answer comes or until it has not recurred for a while: a watch that was resumed
-//! says nothing until something changes. Pure, the time is handed in. Called by `kubernetes`.
+//! Here: the list that `status` shows. An object's problems last until it is applied without them or deleted, a
+//! connection's until the server answers again. Pure, the time is handed in. Called by `kubernetes`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::SystemTime;
 
 use crate::model::{ObjectRef, Problem};
 use crate::source::problem::SourceProblem;
 
-/// Attempts are at most 30 s apart (kube's default back-off, with jitter up to twice that); silence for longer means that one succeeded.
-const RECOVERED_AFTER: Duration = Duration::from_secs(90);
 /// How many objects with problems are remembered.
 const MAX_OBJECTS: usize = 1000;
 
@@ -19,8 +16,8 @@ const MAX_OBJECTS: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     objects: BTreeMap<ObjectRef, Vec<SourceProblem>>,
-    /// By what is watched; with the time of a failure that is expected to pass.
-    connections: BTreeMap<&'static str, (Option<Instant>, SourceProblem)>,
+    /// By what is watched; with the time since which nothing has been heard, if that is expected to pass.
+    connections: BTreeMap<&'static str, (Option<SystemTime>, SourceProblem)>,
 }
 
 impl Complaints {
@@ -41,8 +38,9 @@ impl Complaints {
     }
 
     /// A connection failed.
-    pub(super) fn failed(&mut self, watched: &'static str, problem: SourceProblem, now: Instant) {
-        self.connections.insert(watched, (Some(now), problem));
+    pub(super) fn failed(&mut self, watched: &'static str, problem: SourceProblem, now: SystemTime) {
+        let since = self.connections.get(watched).and_then(|(since, _)| *since);
+        self.connections.insert(watched, (since.or(Some(now)), problem));
     }
 
     /// A connection is done without. It is complained about until it works.
@@ -50,17 +48,27 @@ impl Complaints {
         self.connections.insert(watched, (None, problem));
     }
 
+    /// As [`Self::done_without`], unless there is a complaint already. Says whether there was none.
+    pub(super) fn done_without_if_new(
+        &mut self,
+        watched: &'static str,
+        problem: impl FnOnce() -> SourceProblem,
+    ) -> bool {
+        let is_new = !self.connections.contains_key(watched);
+        if is_new {
+            self.done_without(watched, problem());
+        }
+        is_new
+    }
+
     /// A connection works. Says whether it did not before.
     pub(super) fn works(&mut self, watched: &'static str) -> bool {
         self.connections.remove(watched).is_some()
     }
 
-    /// Forgets failures that have not recurred. Says whether there were any.
-    pub(super) fn forget_recovered(&mut self, now: Instant) -> bool {
-        let before = self.connections.len();
-        self.connections
-            .retain(|_, (failed, _)| failed.is_none_or(|failed| now.duration_since(failed) < RECOVERED_AFTER));
-        self.connections.len() < before
+    /// Since when something has not been heard of, if it should be.
+    pub(super) fn away_since(&self) -> Option<SystemTime> {
+        self.connections.values().filter_map(|(since, _)| *since).min()
     }
 
     /// Everything that is wrong now.
@@ -72,7 +80,7 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::{Duration, SystemTime};
 
     use super::{Complaints, MAX_OBJECTS};
     use crate::model::{ObjectRef, Problem, ServiceKey, Severity};
@@ -102,30 +110,28 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_complained_about_until_it_works_or_is_silent() {
-        let start = Instant::now();
+    fn a_connection_is_complained_about_from_its_first_failure_until_it_works() {
+        let start = SystemTime::UNIX_EPOCH;
+        let later = start + Duration::from_secs(80);
         let failure = SourceProblem::general(Severity::Error, None, "refused");
         let mut complaints = Complaints::default();
+        assert_eq!(complaints.away_since(), None);
+        complaints.failed("EndpointSlices", failure.clone(), later);
         complaints.failed("Services", failure.clone(), start);
-        assert!(!complaints.forget_recovered(start + Duration::from_secs(80)));
-        complaints.failed("Services", failure.clone(), start + Duration::from_secs(80));
-        assert!(
-            !complaints.forget_recovered(start + Duration::from_secs(160)),
-            "it failed again meanwhile"
-        );
-        assert!(complaints.forget_recovered(start + Duration::from_secs(171)));
-        complaints.failed("Services", failure, start);
-        assert!(!complaints.works("EndpointSlices") && complaints.works("Services"));
-        assert_eq!(complaints.list(), []);
+        complaints.failed("Services", failure.clone(), later);
+        assert_eq!(complaints.away_since(), Some(start), "since the first failure");
+        assert!(complaints.works("Services") && !complaints.works("Services"));
+        assert_eq!(complaints.away_since(), Some(later));
+        assert!(complaints.works("EndpointSlices"));
+        assert_eq!((complaints.list(), complaints.away_since()), (vec![], None));
     }
 
     #[test]
-    fn what_is_done_without_is_complained_about_until_it_works() {
+    fn what_is_done_without_is_complained_about_and_not_waited_for() {
         let failure = SourceProblem::general(Severity::Info, None, "refused");
         let mut complaints = Complaints::default();
         complaints.done_without("ServiceCIDRs", failure.clone());
-        assert!(!complaints.forget_recovered(Instant::now() + Duration::from_secs(3600)));
-        assert_eq!(complaints.list(), [failure]);
+        assert_eq!((complaints.list(), complaints.away_since()), (vec![failure], None));
         assert!(complaints.works("ServiceCIDRs"));
         assert_eq!(complaints.list(), []);
     }

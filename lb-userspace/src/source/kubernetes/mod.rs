@@ -1,50 +1,55 @@
 //! A Kubernetes cluster as source: watches of Services, EndpointSlices, ServiceCIDRs and the own Node, and of the other Nodes
 //! once somebody needs them.
 //!
-//! The only file that says `kube`. Selectors are the server's business, as kube-proxy has it (behaviour reference §1.1):
-//! an object that gains an excluding label comes as deleted. Objects are converted as they come and not kept; managed
-//! fields and all that is not read go with them. It needs nothing but `get`, `list` and `watch`. Services and slices make
-//! the source synced; it waits neither for the Node nor for ServiceCIDRs, and does without ServiceCIDRs where the server
-//! has none or does not show them. Not here: what objects mean (`source::convert`), noticing what vanished (`relist`). [`run`] is called by the agent's main loop.
+//! Selectors are the server's business, as kube-proxy has it (behaviour reference §1.1): an object that gains an excluding
+//! label comes as deleted. Objects are converted as they come and not kept. It needs nothing but `get`, `list` and `watch`.
+//! Services and slices make the source synced; it waits neither for the Node nor for ServiceCIDRs, and does without
+//! ServiceCIDRs where the server has none or does not show them. Here: what is asked for, and what is told. Not here: the way to
+//! the server (`access`), listing and watching (`follow`), noticing what vanished (`relist`), what objects mean
+//! (`source::convert`). [`run`] is called by the agent's main loop.
 
+mod access;
 mod complaints;
+mod failure;
+mod follow;
+mod lines;
+mod objects;
 mod others;
 mod relist;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice as ApiEndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR as ApiServiceCidr;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Config, Resource};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+pub use self::access::Access;
 use self::complaints::Complaints;
+use self::failure::Cause;
+pub use self::follow::Patience;
+use self::follow::{Kind, News, follow};
+use self::objects::{Name, Object, Wanted};
 use self::others::Others;
 use self::relist::{Relist, Seen, Told};
 use super::convert::{self, HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::problem::{Closed, SourceProblem, SourceStatus};
-use crate::model::{Change, Cidr, NodeFacts, ObjectRef, Problem, ServiceKey, Severity, SliceKey, SyncedKind};
+use crate::model::{Change, Cidr, NodeFacts, ObjectRef, Problem, Service, ServiceKey, Severity, SliceKey, SyncedKind};
 
 /// What the watch of ServiceCIDRs is called in complaints.
 const SERVICE_CIDRS: &str = "ServiceCIDRs";
-/// When a server that has no ServiceCIDRs, or does not show them, is asked again.
-const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// How often problems of objects are published, and failures that did not recur forgotten.
+/// How often problems of objects are published.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// News of a kind that may wait; the connection waits for more.
+const NEWS_QUEUE: usize = 1024;
+/// How far a server's clock may be off without a word. `Date` has whole seconds, and answers take a while.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// Why watching a cluster ended, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,14 @@ pub enum KubernetesError {
     Kubeconfig {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: Box<str>,
+    },
+    /// The given address is none.
+    #[error("cannot use the API server's address \"{address}\": {reason}")]
+    Address {
+        /// What was given.
+        address: Box<str>,
         /// What is wrong with it.
         reason: Box<str>,
     },
@@ -73,73 +86,98 @@ pub enum KubernetesError {
 /// Watches a cluster and tells Services, EndpointSlices, ServiceCIDRs and the own Node as [`Change`]s, for ever; the other
 /// Nodes, too, from when `wants_others` has become true.
 ///
-/// Without a `kubeconfig` the pod's service account is used, or what `kubectl` would use. While the server cannot be
-/// reached, what was told stays in force, `status` says why, and attempts go on. It ends only when nobody receives changes
-/// any more, or before it began with an error. Drop the future to stop it.
+/// While the server cannot be reached, what was told stays in force, `status` says since when and why, and attempts go on. It
+/// ends only when nobody receives changes any more, or before it began with an error. Drop the future to stop it.
+///
+/// # Errors
+/// If no client can be made, or nobody receives changes.
 pub async fn run(
-    kubeconfig: Option<PathBuf>,
+    access: Access,
+    patience: Patience,
     node_name: String,
     mut wants_others: watch::Receiver<bool>,
     changes: mpsc::Sender<Change>,
     status: watch::Sender<SourceStatus>,
 ) -> Result<(), KubernetesError> {
-    let config = config(kubeconfig).await?;
-    status.send_modify(|status| status.origin = format!("Kubernetes API at {}", config.cluster_url).into());
-    let client = Client::try_from(config).map_err(|error| KubernetesError::Client(Box::new(error)))?;
+    let connection = access.connection().await?;
+    status.send_modify(|status| status.origin = format!("Kubernetes API at {}", connection.url).into());
 
     let not_opted_out = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
-    let of_services = watcher::Config::default()
-        .labels(&not_opted_out)
-        .fields("spec.clusterIP!=None");
-    let of_slices = watcher::Config::default().labels(&not_opted_out);
-    let of_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
-    let mut services = pin!(watcher(Api::<ApiService>::all(client.clone()), of_services).default_backoff());
-    let mut slices = pin!(watcher(Api::<ApiEndpointSlice>::all(client.clone()), of_slices).default_backoff());
-    let mut node = pin!(watcher(Api::<ApiNode>::all(client.clone()), of_node).default_backoff());
-    let all = watcher::Config::default();
-    let mut others = pin!(watcher(Api::<ApiNode>::all(client.clone()), all.clone()).default_backoff());
-    let mut ranges = pin!(watcher(Api::<ApiServiceCidr>::all(client), all).default_backoff());
+    let of_services = Kind {
+        path: "/api/v1/services",
+        label_selector: Some(not_opted_out.clone()),
+        field_selector: Some("spec.clusterIP!=None".to_owned()),
+        optional: false,
+    };
+    let of_slices = Kind {
+        path: "/apis/discovery.k8s.io/v1/endpointslices",
+        label_selector: Some(not_opted_out),
+        ..Kind::default()
+    };
+    let of_node = Kind {
+        path: "/api/v1/nodes",
+        field_selector: Some(format!("metadata.name={node_name}")),
+        ..Kind::default()
+    };
+    let of_ranges = Kind {
+        path: "/apis/networking.k8s.io/v1/servicecidrs",
+        optional: true,
+        ..Kind::default()
+    };
+    let of_all_nodes = Kind {
+        path: "/api/v1/nodes",
+        ..Kind::default()
+    };
+    let mut followers = JoinSet::new();
+    let mut services = start::<ApiService>(&mut followers, &connection.client, of_services, patience);
+    let mut slices = start::<ApiEndpointSlice>(&mut followers, &connection.client, of_slices, patience);
+    let mut node = start::<ApiNode>(&mut followers, &connection.client, of_node, patience);
+    let mut ranges = start::<ApiServiceCidr>(&mut followers, &connection.client, of_ranges, patience);
+
+    // Nobody, until somebody asks.
+    let mut others: Option<mpsc::Receiver<News<ApiNode>>> = None;
+    wants_others.mark_changed();
 
     let mut tidy = interval(TIDY_EVERY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut teller = Teller::new(&node_name, changes, status);
-    let mut asks_for_others = *wants_others.borrow_and_update();
+    let mut teller = Teller::new(&node_name, changes, status, connection.guessed);
     loop {
         tokio::select! {
-            Some(event) = services.next() => teller.service_event(event).await?,
-            Some(event) = slices.next() => teller.slice_event(event).await?,
-            Some(event) = node.next() => teller.node_event(event).await?,
-            Some(event) = others.next(), if asks_for_others => teller.other_node_event(event).await?,
-            Ok(()) = wants_others.changed(), if !asks_for_others => asks_for_others = *wants_others.borrow_and_update(),
-            Some(event) = ranges.next(), if teller.asks_for_ranges() => teller.service_cidr_event(event).await?,
+            Ok(()) = wants_others.changed(), if others.is_none() => {
+                if *wants_others.borrow_and_update() {
+                    let all = start::<ApiNode>(&mut followers, &connection.client, of_all_nodes.clone(), patience);
+                    others = Some(all);
+                }
+            }
+            Some(news) = next(&mut others) => teller.other_node_news(news).await?,
+            Some(news) = services.recv() => teller.service_news(news).await?,
+            Some(news) = slices.recv() => teller.slice_news(news).await?,
+            Some(news) = node.recv() => teller.node_news(news).await?,
+            Some(news) = ranges.recv() => teller.service_cidr_news(news).await?,
             _ = tidy.tick() => teller.tidy(),
             () = teller.changes.closed() => return Err(Closed.into()),
         }
     }
 }
 
-/// The named file, else the pod's service account, else what `kubectl` on this machine would use.
-async fn config(kubeconfig: Option<PathBuf>) -> Result<Config, KubernetesError> {
-    let options = KubeConfigOptions::default();
-    match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(&path);
-            let config = match read {
-                Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
-                Err(error) => Err(error),
-            };
-            config.map_err(|error| KubernetesError::Kubeconfig {
-                path,
-                reason: error.to_string().into(),
-            })
-        }
-        None => match Config::incluster() {
-            Ok(config) => Ok(config),
-            Err(in_pod) => Config::from_kubeconfig(&options).await.map_err(|outside| {
-                KubernetesError::NoConfig(format!("as a pod: {in_pod}; as a user: {outside}").into())
-            }),
-        },
+/// The next news, if anybody is followed.
+async fn next<T>(receiver: &mut Option<mpsc::Receiver<News<T>>>) -> Option<News<T>> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
     }
+}
+
+/// Follows a kind on a task of its own.
+fn start<T: Wanted>(
+    followers: &mut JoinSet<()>,
+    client: &kube::Client,
+    kind: Kind,
+    patience: Patience,
+) -> mpsc::Receiver<News<T>> {
+    let (sender, receiver) = mpsc::channel(NEWS_QUEUE);
+    followers.spawn(follow(client.clone(), kind, patience, sender));
+    receiver
 }
 
 /// Tells the model what the watches show.
@@ -160,12 +198,17 @@ struct Teller {
     ranges_by_name: BTreeMap<Box<str>, Box<[Cidr]>>,
     /// The union that was last told.
     ranges_told: Box<[Cidr]>,
-    /// When the server last refused to show them.
-    ranges_refused: Option<Instant>,
+    /// The server's address, if nobody has named it: it may be that of the Service `kubernetes`.
+    guessed: Option<IpAddr>,
 }
 
 impl Teller {
-    fn new(node_name: &str, changes: mpsc::Sender<Change>, status: watch::Sender<SourceStatus>) -> Self {
+    fn new(
+        node_name: &str,
+        changes: mpsc::Sender<Change>,
+        status: watch::Sender<SourceStatus>,
+        guessed: Option<IpAddr>,
+    ) -> Self {
         Self {
             changes,
             status,
@@ -180,29 +223,19 @@ impl Teller {
             ranges: Relist::default(),
             ranges_by_name: BTreeMap::new(),
             ranges_told: Box::default(),
-            ranges_refused: None,
+            guessed,
         }
     }
 
-    /// A server that refuses to show ServiceCIDRs is asked again after a while only: kube logs each refusal.
-    fn asks_for_ranges(&self) -> bool {
-        self.ranges_refused
-            .is_none_or(|refused| refused.elapsed() >= REFUSED_AGAIN_AFTER)
-    }
-
-    async fn service_event(&mut self, event: watcher::Result<Event<ApiService>>) -> Result<(), Closed> {
-        let Some(event) = self.answer("Services", event) else {
-            return Ok(());
-        };
-        let Some(seen) = seen(event, |meta| {
-            Some(ServiceKey::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
-        }) else {
+    async fn service_news(&mut self, news: News<ApiService>) -> Result<(), Closed> {
+        let Some(seen) = self.seen("Services", news, service_key, ObjectRef::Service) else {
             return Ok(());
         };
         for told in self.services.fold(seen) {
             let change = match told {
                 Told::Apply((key, object)) => {
-                    let (service, problems) = convert::service(key, &object);
+                    let (service, mut problems) = convert::service(key, &object);
+                    problems.extend(self.serves_its_own_server(&service));
                     self.complain(ObjectRef::Service(service.key.clone()), problems);
                     Change::ServiceApply(Arc::new(service))
                 }
@@ -214,13 +247,8 @@ impl Teller {
         Ok(())
     }
 
-    async fn slice_event(&mut self, event: watcher::Result<Event<ApiEndpointSlice>>) -> Result<(), Closed> {
-        let Some(event) = self.answer("EndpointSlices", event) else {
-            return Ok(());
-        };
-        let Some(seen) = seen(event, |meta| {
-            Some(SliceKey::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
-        }) else {
+    async fn slice_news(&mut self, news: News<ApiEndpointSlice>) -> Result<(), Closed> {
+        let Some(seen) = self.seen("EndpointSlices", news, slice_key, ObjectRef::EndpointSlice) else {
             return Ok(());
         };
         for told in self.slices.fold(seen) {
@@ -238,11 +266,8 @@ impl Teller {
         Ok(())
     }
 
-    async fn node_event(&mut self, event: watcher::Result<Event<ApiNode>>) -> Result<(), Closed> {
-        let Some(event) = self.answer("the own Node", event) else {
-            return Ok(());
-        };
-        let Some(seen) = seen(event, name) else {
+    async fn node_news(&mut self, news: News<ApiNode>) -> Result<(), Closed> {
+        let Some(seen) = self.seen("the own Node", news, bare_name, ObjectRef::Node) else {
             return Ok(());
         };
         for told in self.nodes.fold(seen) {
@@ -267,11 +292,8 @@ impl Teller {
         Ok(())
     }
 
-    async fn other_node_event(&mut self, event: watcher::Result<Event<ApiNode>>) -> Result<(), Closed> {
-        let Some(event) = self.answer("the other Nodes", event) else {
-            return Ok(());
-        };
-        let Some(seen) = seen(event, name) else {
+    async fn other_node_news(&mut self, news: News<ApiNode>) -> Result<(), Closed> {
+        let Some(seen) = self.seen("the other Nodes", news, bare_name, ObjectRef::Node) else {
             return Ok(());
         };
         for told in self.other_nodes.fold(seen) {
@@ -296,11 +318,8 @@ impl Teller {
         }
     }
 
-    async fn service_cidr_event(&mut self, event: watcher::Result<Event<ApiServiceCidr>>) -> Result<(), Closed> {
-        let Some(event) = self.answer(SERVICE_CIDRS, event) else {
-            return Ok(());
-        };
-        let Some(seen) = seen(event, name) else {
+    async fn service_cidr_news(&mut self, news: News<ApiServiceCidr>) -> Result<(), Closed> {
+        let Some(seen) = self.seen(SERVICE_CIDRS, news, bare_name, ObjectRef::ServiceCidr) else {
             return Ok(());
         };
         for told in self.ranges.fold(seen) {
@@ -336,37 +355,103 @@ impl Teller {
         self.changes.send(change).await.map_err(|_| Closed)
     }
 
-    /// The event, if the server gave one; else the failure becomes a problem.
-    fn answer<T>(&mut self, watched: &'static str, event: watcher::Result<Event<T>>) -> Option<Event<T>> {
-        let event = match event {
-            // kube announces a list before it asks for it: no answer yet.
-            Ok(Event::Init) => return Some(Event::Init),
-            Ok(event) => event,
-            Err(error) => {
-                // The server forgot where we were: kube lists anew, nothing is wrong.
-                if matches!(&error, watcher::Error::WatchError(status) if status.code == 410) {
-                    tracing::debug!("watching {watched}: {error}; listing anew");
-                    return None;
+    /// What was seen, in the words of the fold; all else becomes a problem, or the end of one.
+    fn seen<K: Clone, T>(
+        &mut self,
+        watched: &'static str,
+        news: News<T>,
+        key: fn(&Name) -> K,
+        object: fn(K) -> ObjectRef,
+    ) -> Option<Seen<K, (K, T)>> {
+        let (listed, Object { name, content, .. }) = match news {
+            News::ListStarts => return Some(Seen::ListStarts),
+            News::ListEnds => return Some(Seen::ListEnds),
+            News::Deleted(name) => return Some(Seen::Deleted(key(&name))),
+            News::Listed(object) => (true, object),
+            News::Applied(object) => (false, object),
+            News::Answers => {
+                if self.complaints.works(watched) {
+                    self.publish();
                 }
-                let problem = |severity, remedy: &str| {
-                    SourceProblem::general(severity, None, format!("watching {watched}: {error}. {remedy}"))
-                };
-                if watched == SERVICE_CIDRS && matches!(refusal(&error), Some(403 | 404)) {
-                    self.ranges_refused = Some(Instant::now());
-                    let problem = problem(Severity::Info, WITHOUT_SERVICE_CIDRS);
-                    self.complaints.done_without(watched, problem);
-                } else {
-                    let problem = problem(Severity::Error, remedy(&error));
-                    self.complaints.failed(watched, problem, Instant::now());
-                }
-                self.publish();
+                return None;
+            }
+            News::Clock { server, own } => {
+                self.compare_clocks(server, own);
+                return None;
+            }
+            News::Failed(cause) => {
+                self.failed(watched, &cause);
                 return None;
             }
         };
-        if self.complaints.works(watched) {
+        let key = key(&name);
+        match content {
+            Ok(object) if listed => Some(Seen::Listed(key.clone(), (key, object))),
+            Ok(object) => Some(Seen::Applied(key.clone(), (key, object))),
+            Err(reason) => {
+                let object = object(key.clone());
+                let problem = Problem {
+                    severity: Severity::Error,
+                    object: object.clone(),
+                    field: "".into(),
+                    reason: format!("it can't be read: {reason}. What it said before stays in force").into(),
+                };
+                self.complain(object, vec![problem]);
+                Some(Seen::Unreadable(key))
+            }
+        }
+    }
+
+    fn failed(&mut self, watched: &'static str, cause: &Cause) {
+        let problem = |severity, remedy: &str| {
+            SourceProblem::general(severity, None, format!("watching {watched}: {cause}. {remedy}"))
+        };
+        if watched == SERVICE_CIDRS && matches!(cause.code(), Some(403 | 404)) {
+            self.complaints
+                .done_without(watched, problem(Severity::Info, WITHOUT_SERVICE_CIDRS));
+        } else {
+            let problem = problem(Severity::Error, cause.remedy());
+            self.complaints.failed(watched, problem, SystemTime::now());
+        }
+        self.publish();
+    }
+
+    /// Nothing here depends on the server's clock, but certificates, tokens and measured latencies do.
+    fn compare_clocks(&mut self, server: SystemTime, own: SystemTime) {
+        const CLOCK: &str = "clock";
+        let (off, way) = match server.duration_since(own) {
+            Ok(ahead) => (ahead, "ahead of"),
+            Err(behind) => (behind.duration(), "behind"),
+        };
+        let changed = if off <= CLOCK_OFF_MAX {
+            self.complaints.works(CLOCK)
+        } else {
+            let reason = format!(
+                "the API server's clock is {} s {way} this machine's: certificates and tokens may be refused, and the latency \
+                 of programming is measured wrongly; what is served does not depend on it. Synchronise both (NTP)",
+                off.as_secs()
+            );
+            self.complaints
+                .done_without_if_new(CLOCK, || SourceProblem::general(Severity::Info, None, reason))
+        };
+        if changed {
             self.publish();
         }
-        Some(event)
+    }
+
+    /// The Service by whose ClusterIP this agent reaches the API server: that ends with the next reboot.
+    fn serves_its_own_server(&self, service: &Service) -> Option<Problem> {
+        let guessed = self.guessed.filter(|address| service.cluster_ips.contains(address))?;
+        Some(Problem {
+            severity: Severity::Warning,
+            object: ObjectRef::Service(service.key.clone()),
+            field: "spec.clusterIP".into(),
+            reason: format!(
+                "this agent reaches the API server by it ({guessed}), and serves it itself: after a reboot nobody does, and the \
+                 agent can't begin. Name the server itself by --api-server URL (SLUICE_API_SERVER)"
+            )
+            .into(),
+        })
     }
 
     fn complain(&mut self, object: ObjectRef, problems: Vec<Problem>) {
@@ -374,7 +459,7 @@ impl Teller {
     }
 
     fn tidy(&mut self) {
-        if self.complaints.forget_recovered(Instant::now()) || self.unpublished {
+        if self.unpublished {
             self.publish();
         }
     }
@@ -382,74 +467,24 @@ impl Teller {
     fn publish(&mut self) {
         self.unpublished = false;
         let synced = self.services.is_synced() && self.slices.is_synced();
-        SourceStatus::publish(&self.status, synced, self.complaints.list());
+        let away_since = self.complaints.away_since();
+        SourceStatus::publish(&self.status, synced, away_since, self.complaints.list());
     }
 }
 
-/// An event in the words of the fold; `None` for an object without a name, which no server sends.
-fn seen<K: Clone, T: Resource>(event: Event<T>, key: fn(&ObjectMeta) -> Option<K>) -> Option<Seen<K, (K, T)>> {
-    let name = |object: &T| key(object.meta());
-    Some(match event {
-        Event::Init => Seen::ListStarts,
-        Event::InitDone => Seen::ListEnds,
-        Event::InitApply(object) => {
-            let key = name(&object)?;
-            Seen::Listed(key.clone(), (key, object))
-        }
-        Event::Apply(object) => {
-            let key = name(&object)?;
-            Seen::Applied(key.clone(), (key, object))
-        }
-        Event::Delete(object) => Seen::Deleted(name(&object)?),
-    })
+fn service_key(name: &Name) -> ServiceKey {
+    ServiceKey::new(&name.namespace, &name.name)
 }
 
-/// The name of an object that lives in no namespace.
-fn name(meta: &ObjectMeta) -> Option<Box<str>> {
-    meta.name.as_deref().map(Into::into)
+fn slice_key(name: &Name) -> SliceKey {
+    SliceKey::new(&name.namespace, &name.name)
+}
+
+/// Of an object that lives in no namespace.
+fn bare_name(name: &Name) -> Box<str> {
+    name.name.clone()
 }
 
 const WITHOUT_SERVICE_CIDRS: &str = "The agent does without them: packets to a ClusterIP that no Service has are not \
      dropped. Kubernetes has them from 1.33 on, and the service account's ClusterRole needs get, list and watch on \
      servicecidrs.networking.k8s.io";
-
-/// With which code the server refused, if it answered at all.
-fn refusal(error: &watcher::Error) -> Option<u16> {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status))
-        | WatchError(status) => Some(status.code),
-        _ => None,
-    }
-}
-
-/// What a person can do about it.
-fn remedy(error: &watcher::Error) -> &'static str {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchFailed};
-    let Some(code) = refusal(error) else {
-        return match error {
-            InitialListFailed(kube::Error::SerdeError(_)) => {
-                "The server's answer was not understood; is its version supported?"
-            }
-            WatchFailed(_) => "The connection broke; it is resumed where it broke off",
-            NoResourceVersion => "The server does not support watching; is it an API server?",
-            _ => {
-                "Is the API server running and its address right? The address must not be the ClusterIP of the Service \
-                 kubernetes, which this agent serves: in a pod, set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT \
-                 to the server itself"
-            }
-        };
-    };
-    match code {
-        401 => "The credentials were refused; is the service account token or the kubeconfig out of date?",
-        403 => {
-            "The service account needs a ClusterRole with get, list and watch on services, nodes, \
-             endpointslices.discovery.k8s.io and servicecidrs.networking.k8s.io"
-        }
-        404 => "The server does not know this kind; Kubernetes 1.21 or later is needed",
-        429 | 500.. => "The server is overloaded or starting; it is asked again",
-        _ => "It is asked again",
-    }
-}

@@ -19,6 +19,8 @@ pub(super) enum Seen<K, T> {
     ListEnds,
     /// An object appeared or changed.
     Applied(K, T),
+    /// An object is there, and can't be read: what it was before stays.
+    Unreadable(K),
     /// An object is gone, or no longer fits the selectors.
     Deleted(K),
 }
@@ -72,6 +74,11 @@ impl<K: Clone + Eq + Hash + Ord> Relist<K> {
                 self.present.insert(key);
                 vec![Told::Apply(object)]
             }
+            Seen::Unreadable(key) => {
+                self.missing.remove(&key);
+                self.present.insert(key);
+                Vec::new()
+            }
             Seen::Deleted(key) => {
                 self.missing.remove(&key);
                 if self.present.remove(&key) {
@@ -101,18 +108,20 @@ mod tests {
 
     use super::{Relist, Seen, Told};
 
-    /// One letter a step: `[` and `]` begin and end a list, `a b c` are objects (listed or applied), `-a` is a deletion.
+    /// One letter a step: `[` and `]` begin and end a list, `a b c` are objects (listed or applied), `?a` can't be read, `-a` is
+    /// a deletion.
     /// The answer uses the same letters, and `!` for synced.
     fn fold(steps: &str) -> String {
         let mut relist = Relist::default();
         let mut listing = false;
         let mut told = Vec::new();
         for step in steps.split_whitespace() {
-            let key = step.trim_start_matches('-').to_owned();
+            let key = step.trim_start_matches(['-', '?']).to_owned();
             let seen = match step {
                 "[" => Seen::ListStarts,
                 "]" => Seen::ListEnds,
                 _ if step.starts_with('-') => Seen::Deleted(key),
+                _ if step.starts_with('?') => Seen::Unreadable(key),
                 _ if listing => Seen::Listed(key.clone(), key),
                 _ => Seen::Applied(key.clone(), key),
             };
@@ -142,6 +151,9 @@ mod tests {
     #[case::first_list_broken_off_and_a_vanished("[ a [ b ]", "a b -a !")]
     #[case::later_list_broken_off("[ a b ] [ a [ a ]", "a b ! a a -b")]
     #[case::broken_list_deletes_nothing("[ a b ] [ a [", "a b ! a")]
+    #[case::unreadable_stays_as_it_was("[ a b ] [ ?a ]", "a b ! -b")]
+    #[case::never_readable_is_only_ever_taken_away("[ ?a ] -a", "! -a")]
+    #[case::readable_again("[ a ] ?a a -a", "a ! a -a")]
     #[case::back_after_it_vanished("[ a ] [ ] a [ a ]", "a ! -a a a")]
     fn what_follows_from_what_is_seen(#[case] seen: &str, #[case] told: &str) {
         assert_eq!(fold(seen), told);

@@ -12,7 +12,7 @@ use super::tree::{Located, Value};
 
 /// Why the tree is not such an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Misfit {
+pub(crate) struct Misfit {
     /// The field, such as `spec.ports[0].port`.
     pub(super) field: String,
     /// Its line; 0 only while the error is on its way up.

@@ -21,4 +21,23 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use tree::{Located, SyntaxError, Value};
 pub use watch::run;
+
+/// The first document of a YAML or JSON text that holds no manifests but is read as strictly, with lines.
+///
+/// # Errors
+/// If it is no YAML, says a key twice, or exceeds a limit.
+pub(crate) fn document(text: &str) -> Result<Located, SyntaxError> {
+    let mut first = None;
+    yaml::read(text, &mut |piece| {
+        if let tree::Piece::Document(document) = piece {
+            first.get_or_insert(document);
+        }
+        Ok(())
+    })?;
+    first.ok_or_else(|| SyntaxError {
+        line: 1,
+        reason: "it is empty".to_owned(),
+    })
+}

@@ -8,14 +8,14 @@ use std::collections::HashSet;
 
 /// A value and the line (counted from 1) on which it begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Located {
-    pub(super) line: u32,
-    pub(super) value: Value,
+pub(crate) struct Located {
+    pub(crate) line: u32,
+    pub(crate) value: Value,
 }
 
 /// What JSON can say.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i64),
@@ -36,14 +36,14 @@ pub(super) enum Piece {
 
 /// Why a file cannot be read at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SyntaxError {
-    pub(super) line: u32,
-    pub(super) reason: String,
+pub(crate) struct SyntaxError {
+    pub(crate) line: u32,
+    pub(crate) reason: String,
 }
 
 impl Located {
     /// The field of this name, if this is a mapping that has it.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match &self.value {
             Value::Mapping(fields) => fields.iter().find(|(key, _)| **key == *name).map(|(_, value)| value),
             _ => None,
@@ -51,7 +51,7 @@ impl Located {
     }
 
     /// The text, if this is text.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
             _ => None,

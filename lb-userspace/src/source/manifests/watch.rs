@@ -80,6 +80,7 @@ pub(super) async fn follow(
         SourceStatus::publish(
             &status,
             synced,
+            None,
             problems.into_iter().chain(watcher.problem.clone()).collect(),
         );
         tokio::select! {
