@@ -2,6 +2,7 @@
 //! packet memory ([`frame`]), maps and helpers ([`world`], [`socket`]) and carries out verdicts that need the kernel ([`route`]).
 
 #![no_std]
+#![feature(asm_experimental_arch)]
 #![no_main]
 
 mod frame;

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
@@ -32,9 +32,10 @@ pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Sources<A> = LpmTrie<<A as SourceKeys>::SourceKey, u32, { SOURCES_MAX as usize }>;
 pub type Nodes<A> = Array<Node<A>, 1>;
 pub type Peers<A> = HashMap<A, Peer, { PEERS_MAX as usize }, NO_PREALLOC>;
-// Not arrays: these would take their whole size on every CPU.
-pub type ServiceCounts = PerCpuHashMap<u32, ServiceStats, { SERVICES_MAX as usize }, NO_PREALLOC>;
-pub type BackendCounts = PerCpuHashMap<u32, u64, { BACKENDS_MAX as usize }, NO_PREALLOC>;
+// Not per CPU: as arrays these would take their whole size on every CPU, and an element of a hash table that comes into use clears its
+// value on all of them, which costs more than all else that opens a flow.
+pub type ServiceCounts = Array<ServiceStats, { SERVICES_MAX as usize }, MMAPABLE>;
+pub type BackendCounts = Array<u64, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { AFFINITY_MAX as usize }>;
 pub type Labels = HashMap<u32, Label, { SERVICES_MAX as usize }, NO_PREALLOC>;
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, { FLOWS_DEFAULT as usize }>;

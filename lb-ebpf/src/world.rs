@@ -1,6 +1,7 @@
 //! The decision core's tables and world on maps and helpers.
 
 use core::{
+    arch::asm,
     ffi::c_void,
     ops::{Deref, DerefMut},
 };
@@ -15,7 +16,7 @@ use lb_common::{
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
         DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
-        Scope, Service, ServiceStats, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
+        Scope, Service, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
     },
 };
 
@@ -36,10 +37,6 @@ pub trait Context: Copy {
 }
 
 const EEXIST: i32 = -17;
-const NEW: u64 = BPF_NOEXIST as u64;
-
-const OPENED_ONE: ServiceStats = ServiceStats { opened: 1, refused: 0 };
-const REFUSED_ONE: ServiceStats = ServiceStats { opened: 0, refused: 1 };
 
 /// The bits of a set's number and an address.
 const fn key_bits<K>() -> u32 {
@@ -195,28 +192,20 @@ macro_rules! tables {
 
             #[inline(always)]
             fn count_opened(&self, service: u32, backend: u32) {
-                if let Some(stats) = maps::$service_stats.get_ptr_mut(&service) {
-                    // SAFETY: this CPU's own copy, which lives as long as the program.
-                    unsafe { (*stats).opened = (*stats).opened.wrapping_add(1) };
-                } else {
-                    // A refusal shows as a connection that isn't counted.
-                    let _ = maps::$service_stats.insert(&service, &OPENED_ONE, NEW);
+                if let Some(stats) = maps::$service_stats.get_ptr_mut(service) {
+                    // SAFETY: an element of an array, aligned for words, and alive until the program ends.
+                    add_one(unsafe { &raw mut (*stats).opened });
                 }
-                if let Some(count) = maps::$backend_stats.get_ptr_mut(&backend) {
-                    // SAFETY: as above.
-                    unsafe { *count = (*count).wrapping_add(1) };
-                } else {
-                    let _ = maps::$backend_stats.insert(&backend, &1, NEW);
+                if let Some(count) = maps::$backend_stats.get_ptr_mut(backend) {
+                    add_one(count);
                 }
             }
 
             #[inline(always)]
             fn count_refused(&self, service: u32) {
-                if let Some(stats) = maps::$service_stats.get_ptr_mut(&service) {
+                if let Some(stats) = maps::$service_stats.get_ptr_mut(service) {
                     // SAFETY: as in `count_opened`.
-                    unsafe { (*stats).refused = (*stats).refused.wrapping_add(1) };
-                } else {
-                    let _ = maps::$service_stats.insert(&service, &REFUSED_ONE, NEW);
+                    add_one(unsafe { &raw mut (*stats).refused });
                 }
             }
         }
@@ -353,6 +342,16 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
     // SAFETY: the kernel keeps the element's memory until the program ends; plain integers, and a recycled entry yields another device's
     // at worst.
     unsafe { maps::DEVICES.get(ifindex) }
+}
+
+/// One more of what all CPUs count in the same place.
+#[inline(always)]
+fn add_one(count: *mut u64) {
+    // An instruction of its own: Rust's atomics have no sums for this target.
+    // SAFETY: an element of an array, aligned for words, and alive until the program ends.
+    unsafe {
+        asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64, options(nostack))
+    };
 }
 
 #[inline(always)]

@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, Way,
-    limits, names,
+    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket,
+    VlanKey, Way, limits, names,
 };
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
@@ -83,7 +83,7 @@ fn rows() -> Vec<Row> {
         CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
         LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES,
         LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE,
-        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES,
+        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES, VLANS,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -158,6 +158,12 @@ fn rows() -> Vec<Row> {
             &[DEVICES],
             "",
             octets::<Device, Device>(),
+            grouped(limits::DEVICES_MAX.into()),
+        ),
+        row(
+            &[VLANS],
+            octets::<VlanKey, VlanKey>(),
+            octets::<u32, u32>(),
             grouped(limits::DEVICES_MAX.into()),
         ),
         row(

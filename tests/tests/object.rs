@@ -93,7 +93,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
     fn sources<A: SourceKeys>() -> Shape {
         keyed::<(u32, A::SourceKey), u32>(MapType::LpmTrie, limits::SOURCES_MAX)
     }
-    let [hash, lru, per_cpu_hash] = [MapType::Hash, MapType::LruHash, MapType::PerCpuHash];
+    let [hash, lru] = [MapType::Hash, MapType::LruHash];
     BTreeMap::from([
         (names::LB4_ADDRESSES, keyed::<Ip4, u32>(hash, limits::ADDRESSES_MAX)),
         (names::LB6_ADDRESSES, keyed::<Ip6, u32>(hash, limits::ADDRESSES_MAX)),
@@ -105,22 +105,10 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::LB6_PEERS, keyed::<Ip6, Peer>(hash, limits::PEERS_MAX)),
         (names::DEVICES, keyed::<u32, Device>(hash, limits::DEVICES_MAX)),
         (names::VLANS, keyed::<VlanKey, u32>(hash, limits::DEVICES_MAX)),
-        (
-            names::LB4_SVC_STATS,
-            keyed::<u32, ServiceStats>(per_cpu_hash, limits::SERVICES_MAX),
-        ),
-        (
-            names::LB6_SVC_STATS,
-            keyed::<u32, ServiceStats>(per_cpu_hash, limits::SERVICES_MAX),
-        ),
-        (
-            names::LB4_BACK_STATS,
-            keyed::<u32, u64>(per_cpu_hash, limits::BACKENDS_MAX),
-        ),
-        (
-            names::LB6_BACK_STATS,
-            keyed::<u32, u64>(per_cpu_hash, limits::BACKENDS_MAX),
-        ),
+        (names::LB4_SVC_STATS, array::<ServiceStats>(limits::SERVICES_MAX)),
+        (names::LB6_SVC_STATS, array::<ServiceStats>(limits::SERVICES_MAX)),
+        (names::LB4_BACK_STATS, array::<u64>(limits::BACKENDS_MAX)),
+        (names::LB6_BACK_STATS, array::<u64>(limits::BACKENDS_MAX)),
         (
             names::CT4_AFFINITY,
             keyed::<AffinityKey<Ip4>, Affinity>(lru, limits::AFFINITY_MAX),

@@ -98,7 +98,7 @@ impl DeviceFlags {
     /// What comes from it comes from pods of this node.
     pub const PODS: Self = Self(1 << 0);
     /// The first at which this node sees what comes from it, so that nothing has been translated yet: a network card, the host's
-    /// end of a pod's veth pair, a tunnel; not a bridge, a VLAN or bonding device, nor one on which XDP comes first.
+    /// end of a pod's veth pair, a tunnel, a VLAN device on a card; not a bridge or bonding device, nor one on which XDP comes first.
     pub const FIRST: Self = Self(1 << 1);
     /// XDP may send frames out of it: its driver transmits what another device's program redirects (`ndo_xdp_xmit`).
     pub const FORWARDS: Self = Self(1 << 2);

@@ -256,3 +256,74 @@ pub fn device_records(
         .filter(|(_, record)| *record != DeviceRecord::default())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_common::layout::{Tag, Tags};
+
+    use super::*;
+    use crate::source::devices::{Framing, Vlan, XdpFeatures};
+
+    /// A card with XDP, VLAN devices on it (one of them down), and another card without.
+    fn devices() -> Devices {
+        let vlan = |lower, tag, is_up| {
+            let tag = Tag(tag);
+            Some(Vlan { lower, tag, is_up })
+        };
+        let device = |ifindex, vlan, link| Device {
+            ifindex,
+            vlan,
+            link: Some([2, 0, 0, 0, 0, link]),
+            framing: Some(Framing::Ethernet),
+            driver: Some("ixgbe".to_owned()),
+            is_first: true,
+            xdp_features: Some(XdpFeatures {
+                runs: true,
+                transmits: true,
+                scatters: false,
+            }),
+            ..Device::default()
+        };
+        let devices = [
+            device(2, None, 1),
+            device(3, vlan(2, 100, true), 2),
+            device(4, vlan(2, 200, false), 1),
+            device(5, None, 5),
+            device(6, vlan(5, 100, true), 5),
+        ];
+        devices.map(|device| (device.ifindex, device)).into()
+    }
+
+    #[test]
+    fn a_vlan_device_is_what_xdp_makes_of_its_card() {
+        let on_the_card = |device: &Device| (device.ifindex == 2).then_some(XdpMode::Native);
+        let records = device_records(&devices(), &Detector::default(), on_the_card);
+        let sends = DeviceFlags::FORWARDS.with(DeviceFlags::TURNS);
+        let vlan = records[&3];
+        assert_eq!((records[&2].flags, records[&2].lower), (sends, 0));
+        assert_eq!(
+            (vlan.flags, vlan.lower, vlan.tags),
+            (sends, 2, Tags::new(Tag(100), Tag::NONE))
+        );
+        assert_eq!(vlan.link, DeviceRecord::link_of([2, 0, 0, 0, 0, 2]), "its own address");
+        assert_eq!(
+            (records[&4].flags, records[&4].lower),
+            (DeviceFlags::default(), 0),
+            "down"
+        );
+        assert_eq!(
+            records[&6].flags,
+            DeviceFlags::FIRST,
+            "no XDP on its card: tc sees its packets first"
+        );
+    }
+
+    #[test]
+    fn tags_on_a_card_name_a_vlan_device_that_is_up() {
+        let key = |ifindex| VlanKey {
+            ifindex,
+            tags: Tags::new(Tag(100), Tag::NONE),
+        };
+        assert_eq!(vlan_records(&devices()), [(key(2), 3), (key(5), 6)].into());
+    }
+}

@@ -34,7 +34,7 @@ use crate::{
     plan::NodePortAddresses,
     reconcile::{Fill, Publisher},
     source::devices::Devices,
-    tables::{Counts, KernelTables, Stats, TableFamily, Tables as _},
+    tables::{KernelTables, Stats, TableFamily, Tables as _},
 };
 
 /// A change that is not in the tables after twice this time makes the proxy unhealthy (kube-proxy's `syncPeriod`).
@@ -277,29 +277,18 @@ fn tables<F: TableFamily>(
 
 /// Connections and flows of Service ports and backends.
 fn read<F: TableFamily>(publisher: &Publisher<F, KernelTables<F>>, flows: &FlowCounts, into: &mut Snapshot) {
-    let Counts { services, backends } = match publisher.tables().counts() {
-        Ok(counts) => counts,
-        Err(error) => {
-            warn!(error = format!("{error:#}"), "connections are left out of the metrics");
-            Default::default()
-        }
-    };
-    let services: HashMap<u32, u64> = services
-        .into_iter()
-        .map(|(number, stats)| (number, stats.opened))
-        .collect();
-    let backends: HashMap<u32, u64> = backends.into_iter().collect();
+    let tables = publisher.tables();
     let of = |counts: &HashMap<u32, u64>, number: u32| counts.get(&number).copied().unwrap_or(0);
     into.ports.extend(publisher.numbers().map(|(number, port)| PortReading {
         port: port.clone(),
-        connections: of(&services, number),
+        connections: tables.service_counts(number).opened,
         flows: of(&flows.services, number),
     }));
     into.backends
         .extend(publisher.backends().map(|(number, port, record)| BackendReading {
             port: port.clone(),
             backend: SocketAddr::new(F::to_ip(record.address), record.port.get()),
-            connections: of(&backends, number),
+            connections: tables.backend_counts(number),
             flows: of(&flows.backends, number),
         }));
 }

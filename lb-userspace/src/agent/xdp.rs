@@ -118,7 +118,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::source::devices::{XdpFeatures, XdpProgram};
+    use crate::source::devices::{Vlan, XdpFeatures, XdpProgram};
 
     const ALL: XdpFeatures = XdpFeatures {
         runs: true,
@@ -189,6 +189,80 @@ mod tests {
         assert_eq!(why_no_transmit(&device, Some(XdpMode::Native)).as_deref(), expected);
         let nowhere = why_no_transmit(&device, None);
         assert_eq!(nowhere.as_deref(), Some("XDP does not run on it"));
+    }
+
+    /// A card with VLAN devices, one on top of the other, and one on a bonding device of which the card is a port.
+    fn with_vlans(hides_tags: &[&'static str], bond_hides: &[&'static str]) -> Devices {
+        let vlan = |lower, tag| {
+            let tag = Tag(tag);
+            Some(Vlan {
+                lower,
+                tag,
+                is_up: true,
+            })
+        };
+        let named = |ifindex, name: &str, vlan| Device {
+            ifindex,
+            name: name.to_owned(),
+            vlan,
+            ..device("ixgbe", Some(ALL))
+        };
+        let card = Device {
+            hides_tags: hides_tags.to_vec(),
+            ..named(2, "eth0", None)
+        };
+        let bond = Device {
+            hides_tags: bond_hides.to_vec(),
+            ..named(6, "bond0", None)
+        };
+        let port = Device {
+            hides_tags: hides_tags.to_vec(),
+            controller: Some(6),
+            ..named(7, "eth1", None)
+        };
+        let devices = [
+            card,
+            named(3, "eth0.100", vlan(2, 0x1064)),
+            named(4, "eth0.100.7", vlan(3, 7)),
+            named(5, "eth2", None),
+            bond,
+            port,
+            named(8, "bond0.9", vlan(6, 9)),
+        ];
+        devices.map(|device| (device.ifindex, device)).into()
+    }
+
+    #[rstest]
+    #[case::tags_are_in_the_frames(2, &[], None)]
+    #[case::the_card_takes_them_out(
+        2,
+        &["rx-vlan-hw-parse"],
+        Some(
+            "the card takes VLAN tags out, and XDP could not tell packets of eth0.100, eth0.100.7 from others; it starts after: \
+             ethtool -K eth0 rx-vlan-hw-parse off"
+        )
+    )]
+    #[case::nothing_stands_on_it(5, &["rx-vlan-hw-parse"], None)]
+    #[case::a_port_of_it_does(
+        6,
+        &["rx-vlan-stag-hw-parse"],
+        Some(
+            "the card takes VLAN tags out, and XDP could not tell packets of bond0.9 from others; it starts after: \
+             ethtool -K eth1 rx-vlan-stag-hw-parse off"
+        )
+    )]
+    fn why_tags_hide(#[case] ifindex: u32, #[case] hides_tags: &[&'static str], #[case] expected: Option<&str>) {
+        let devices = with_vlans(hides_tags, &[]);
+        let why = why_tags_are_hidden(&devices[&ifindex], &devices);
+        assert_eq!(why.as_deref(), expected);
+    }
+
+    #[test]
+    fn vlan_devices_are_shown_with_their_tags() {
+        let devices = with_vlans(&[], &[]);
+        let words = vlan_words(&devices[&2], &devices);
+        assert_eq!(words, ["eth0.100 (802.1ad 100)", "eth0.100.7 (802.1ad 100, 802.1Q 7)"]);
+        assert!(vlan_words(&devices[&3], &devices).is_empty(), "they are the card's");
     }
 
     #[rstest]

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use lb_common::layout::{
-    Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, ServiceStats, TcpSeen, V4, V6,
-};
+use lb_common::layout::{Address as _, Backend, BackendFlags, Choice, FlowFlags, Proto, ServiceFlags, TcpSeen, V4, V6};
 use serde::Serialize;
 
 use super::{Output, Place, text::print_table};
@@ -190,10 +188,10 @@ fn name(names: &BTreeMap<u32, String>, number: u32) -> String {
 fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
     let names = names::<F>(place)?;
     let tables = place.tables::<F>()?;
-    let counts: BTreeMap<u32, ServiceStats> = tables.counts()?.services.into_iter().collect();
     let mut rows = Vec::new();
     for (key, word) in tables.frontends()? {
         let service = tables.service(word.number());
+        let counts = tables.service_counts(word.number());
         let is_local = service.rules.flags.has(if word.is_external() {
             ServiceFlags::EXTERNAL_LOCAL
         } else {
@@ -236,8 +234,8 @@ fn frontends<F: TableFamily>(place: &Place) -> Result<Vec<FrontendRow>> {
             by_table: scope.has_table()
                 && (word.is_external() || service.rules.flags.has(ServiceFlags::INTERNAL_MAGLEV)),
             dsr: word.is_external() && service.rules.flags.has(ServiceFlags::DSR),
-            connections: counts.get(&word.number()).map_or(0, |stats| stats.opened),
-            refused: counts.get(&word.number()).map_or(0, |stats| stats.refused),
+            connections: counts.opened,
+            refused: counts.refused,
             action,
             backends,
         });

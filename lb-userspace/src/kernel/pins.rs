@@ -349,7 +349,7 @@ fn shape<K, V>(kind: MapType) -> Shape {
 
 /// What each table must be: aya adopts a pin without comparing.
 fn expected_maps() -> Vec<(&'static str, Shape)> {
-    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     type SourceKey<A> = Key<<A as SourceKeys>::SourceKey>;
     vec![
         (names::LB4_ADDRESSES, shape::<Ip4, u32>(Hash)),
@@ -372,10 +372,10 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB6_NODE, shape::<u32, Node<Ip6>>(Array)),
         (names::LB4_PEERS, shape::<Ip4, Peer>(Hash)),
         (names::LB6_PEERS, shape::<Ip6, Peer>(Hash)),
-        (names::LB4_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),
-        (names::LB6_SVC_STATS, shape::<u32, ServiceStats>(PerCpuHash)),
-        (names::LB4_BACK_STATS, shape::<u32, u64>(PerCpuHash)),
-        (names::LB6_BACK_STATS, shape::<u32, u64>(PerCpuHash)),
+        (names::LB4_SVC_STATS, shape::<u32, ServiceStats>(Array)),
+        (names::LB6_SVC_STATS, shape::<u32, ServiceStats>(Array)),
+        (names::LB4_BACK_STATS, shape::<u32, u64>(Array)),
+        (names::LB6_BACK_STATS, shape::<u32, u64>(Array)),
         (names::CT4_AFFINITY, shape::<AffinityKey<Ip4>, Affinity>(LruHash)),
         (names::CT6_AFFINITY, shape::<AffinityKey<Ip6>, Affinity>(LruHash)),
         (names::DEVICES, shape::<u32, Device>(Hash)),

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::HashSet, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{
-    HashMap, Map, MapData, MapError, PerCpuHashMap,
+    HashMap, Map, MapData, MapError,
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
@@ -189,23 +189,14 @@ fn from_port_and_flags([p, q, f, g]: [u8; 4]) -> (Port, BackendFlags) {
     (Port { octets: [p, q] }, BackendFlags(u16::from_ne_bytes([f, g])))
 }
 
-/// What was counted since numbers are whose they are.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// By service number.
-    pub services: Vec<(u32, ServiceStats)>,
-    /// Connections by backend number.
-    pub backends: Vec<(u32, u64)>,
-}
-
 /// The tables of one family, in the kernel.
 pub struct KernelTables<F: TableFamily> {
     frontends: HashMap<MapData, FrontendKey<F::Addr>, u32>,
     addresses: HashMap<MapData, F::Addr, u32>,
     sources: LpmTrie<MapData, <F::Addr as SourceKeys>::SourceKey, u32>,
     labels: HashMap<MapData, u32, Label>,
-    service_counts: PerCpuHashMap<MapData, u32, ServiceStats>,
-    backend_counts: PerCpuHashMap<MapData, u32, u64>,
+    service_counts: MappedArray,
+    backend_counts: MappedArray,
     services: MappedArray,
     slots: MappedArray,
     maglev: MapData,
@@ -236,6 +227,8 @@ impl<F: TableFamily> KernelTables<F> {
         let (services, service_count) = array(F::SERVICES, size_of::<Service>())?;
         let (slots, slot_count) = array(F::SLOTS, size_of::<u32>())?;
         let (backends, backend_count) = array(F::BACKENDS, size_of::<Backend<F::Addr>>())?;
+        let (service_counts, _) = array(F::SERVICE_STATS, size_of::<ServiceStats>())?;
+        let (backend_counts, _) = array(F::BACKEND_STATS, size_of::<u64>())?;
         let capacity = Capacity {
             services: service_count,
             slots: slot_count,
@@ -247,8 +240,8 @@ impl<F: TableFamily> KernelTables<F> {
             addresses: HashMap::try_from(take(F::ADDRESSES)?).with_context(|| F::ADDRESSES)?,
             sources: LpmTrie::try_from(take(F::SOURCES)?).with_context(|| F::SOURCES)?,
             labels: HashMap::try_from(take(F::LABELS)?).with_context(|| F::LABELS)?,
-            service_counts: PerCpuHashMap::try_from(take(F::SERVICE_STATS)?).with_context(|| F::SERVICE_STATS)?,
-            backend_counts: PerCpuHashMap::try_from(take(F::BACKEND_STATS)?).with_context(|| F::BACKEND_STATS)?,
+            service_counts,
+            backend_counts,
             services,
             slots,
             maglev,
@@ -257,24 +250,19 @@ impl<F: TableFamily> KernelTables<F> {
         })
     }
 
-    /// What was counted for service ports and for backends since their numbers are theirs, summed over all CPUs.
-    ///
-    /// # Errors
-    /// If the kernel refuses to tell.
-    pub fn counts(&self) -> Result<Counts> {
-        let mut services = Vec::new();
-        for entry in &self.service_counts {
-            let (number, per_cpu) = entry.context(F::SERVICE_STATS)?;
-            let opened = per_cpu.iter().map(|stats| stats.opened).sum();
-            let refused = per_cpu.iter().map(|stats| stats.refused).sum();
-            services.push((number, ServiceStats { opened, refused }));
+    /// What was counted for a service port since its number is its own.
+    #[must_use]
+    pub fn service_counts(&self, number: u32) -> ServiceStats {
+        ServiceStats {
+            opened: self.service_counts.load(number, OPENED_WORD),
+            refused: self.service_counts.load(number, REFUSED_WORD),
         }
-        let mut backends = Vec::new();
-        for entry in &self.backend_counts {
-            let (number, per_cpu) = entry.context(F::BACKEND_STATS)?;
-            backends.push((number, per_cpu.iter().sum()));
-        }
-        Ok(Counts { services, backends })
+    }
+
+    /// The connections that were counted for a backend since its number is its own.
+    #[must_use]
+    pub fn backend_counts(&self, number: u32) -> u64 {
+        self.backend_counts.load(number, 0)
     }
 }
 
@@ -283,6 +271,10 @@ const CLUSTER_WORD: usize = 0;
 const LOCAL_WORD: usize = 1;
 const RULES_WORD: usize = 2;
 const SETS_WORD: usize = 3;
+
+/// Words of what is counted for a service.
+const OPENED_WORD: usize = 0;
+const REFUSED_WORD: usize = 1;
 
 fn source_key<F: TableFamily>(range: &SourceRange<F::Addr>) -> Key<<F::Addr as SourceKeys>::SourceKey> {
     let prefix_len = SET_LEN as u32 * 8 + u32::from(range.prefix_len);
@@ -377,12 +369,12 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn forget_service_counts(&mut self, number: u32) {
-        // Nothing was counted, or it goes on from what it was.
-        let _ = self.service_counts.remove(&number);
+        self.service_counts.store(number, OPENED_WORD, 0);
+        self.service_counts.store(number, REFUSED_WORD, 0);
     }
 
     fn forget_backend_counts(&mut self, number: u32) {
-        let _ = self.backend_counts.remove(&number);
+        self.backend_counts.store(number, 0, 0);
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey<F::Addr>, Frontend)>, TableError> {

@@ -20,7 +20,7 @@ use lb_common::layout::{
 use thiserror::Error;
 
 pub use flows::{FlowEntry, FlowTable};
-pub use kernel::{Counts, KernelTables, TableFamily};
+pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, Mirror, NodeTable, VlanTable, node_range};
 pub use peers::PeerTable;

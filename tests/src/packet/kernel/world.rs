@@ -12,7 +12,8 @@ use lb_common::{
     datapath::{Bucket, Ethernet, Hook},
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Counter, Device, DropReason, Event, Flow, FlowFlags, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Peer, Service, TokenBucket, V4, V6, VlanKey, Way, names,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Node, Peer, Service, ServiceStats, TokenBucket, V4, V6, VlanKey,
+        Way, names,
     },
 };
 use lb_userspace::{
@@ -143,13 +144,6 @@ impl<F: KernelFamily> Drawer<F> {
             put_service(&mut self.tables, number, &Service::default());
             self.tables.forget_service_counts(number);
         }
-        // Of services that no row gave a number, too.
-        for (number, _) in self.tables.counts()?.services {
-            self.tables.forget_service_counts(number);
-        }
-        for (number, _) in self.tables.counts()?.backends {
-            self.tables.forget_backend_counts(number);
-        }
         self.node.put(Node::default())?;
         for address in self.peers()?.into_keys() {
             self.peers.remove(&address).context(F::PEERS)?;
@@ -165,6 +159,7 @@ impl<F: KernelFamily> Drawer<F> {
         }
         for number in self.backends.drain(..) {
             self.tables.put_backend(number, &Backend::default());
+            self.tables.forget_backend_counts(number);
         }
         for key in self.flows()?.into_keys() {
             self.flows.remove(&key);
@@ -200,6 +195,24 @@ impl<F: KernelFamily> Drawer<F> {
 
     fn peers(&self) -> Result<BTreeMap<F::Addr, Peer>> {
         self.peers.iter().map(|entry| entry.context(F::PEERS)).collect()
+    }
+
+    /// Those that are not zero.
+    fn service_counts(&self) -> BTreeMap<u32, ServiceStats> {
+        let counts = self
+            .services
+            .iter()
+            .map(|number| (*number, self.tables.service_counts(*number)));
+        counts.filter(|(_, stats)| *stats != ServiceStats::default()).collect()
+    }
+
+    /// The same of backends.
+    fn backend_counts(&self) -> BTreeMap<u32, u64> {
+        let counts = self
+            .backends
+            .iter()
+            .map(|number| (*number, self.tables.backend_counts(*number)));
+        counts.filter(|(_, count)| *count != 0).collect()
     }
 
     fn change_flow(&mut self, key: &FlowKey<F::Addr>, change: impl FnOnce(&mut Flow<F::Addr>)) -> Result<()> {
@@ -520,11 +533,10 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         for affinity in affinities.values_mut() {
             affinity.seen_ns = seconds_ago(affinity.seen_ns, now_ns);
         }
-        let counts = drawer.tables.counts()?;
         Ok(State {
             affinities,
-            service_counts: counts.services.into_iter().collect(),
-            backend_counts: counts.backends.into_iter().collect(),
+            service_counts: drawer.service_counts(),
+            backend_counts: drawer.backend_counts(),
             flows,
             ways,
             fragments: drawer.fragments()?,
