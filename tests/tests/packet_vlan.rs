@@ -8,6 +8,9 @@ use tests::packet::{
     sketch::{Sketch, any, udp},
 };
 
+/// EtherType and control information of each, from the outside in.
+type Tags<'a> = &'a [(u16, u16)];
+
 const Q: u16 = 0x8100;
 const AD: u16 = 0x88a8;
 
@@ -21,7 +24,7 @@ fn serving(backend: &str) -> Row {
 }
 
 /// A flow of frames with these tags whose first packet and whose way are known.
-fn under_way(row: Row, backend: &str, came: &[(u16, u16)], leaves: &[(u16, u16)]) -> Row {
+fn under_way(row: Row, backend: &str, came: Tags, leaves: Tags) -> Row {
     let to = format!("outside:40000 > {backend}:8080");
     row.xdp(any("outside:40000 > web:80").tagged(came).syn())
         .gets_forwarded(&to)
@@ -39,7 +42,7 @@ fn under_way(row: Row, backend: &str, came: &[(u16, u16)], leaves: &[(u16, u16)]
 #[test]
 fn a_frame_leaves_with_the_tags_of_the_device_by_which_it_leaves() {
     let none = [];
-    let table: [(&str, &[(u16, u16)], &[(u16, u16)]); 12] = [
+    let table: [(&str, Tags, Tags); 12] = [
         // The same VLAN: the tag stays, with its priority.
         ("far-v", &OF_VLAN, &OF_VLAN),
         ("far-q", &OF_QINQ, &OF_QINQ),
@@ -225,7 +228,7 @@ fn tagged_frames_that_the_stack_must_see_stay_as_they_came() {
 fn a_neighbour_is_kept_known_in_each_vlan() {
     use lb_common::layout::limits::REST_NS;
     use std::time::Duration;
-    let frame = |tags: &[(u16, u16)]| udp("outside:40000 > web:80").tagged(tags);
+    let frame = |tags: Tags| udp("outside:40000 > web:80").tagged(tags);
     serving("far-v")
         .xdp(frame(&OF_VLAN))
         .gets_forwarded("outside:40000 > far-v:8080")

@@ -21,6 +21,7 @@
 //! compared with the host's. What a row does not mention must not have happened.
 
 mod play;
+mod vlan;
 
 use std::time::Duration;
 
@@ -323,18 +324,6 @@ impl Row {
         self.change(Change::OutwardScatters)
     }
 
-    /// The VLAN devices of `hops` are there, and XDP may send out of them.
-    #[must_use]
-    pub fn vlans(self) -> Self {
-        self.change(Change::Vlans)
-    }
-
-    /// The same, and it may send frames back by the card by which they came.
-    #[must_use]
-    pub fn vlans_turn(self) -> Self {
-        self.change(Change::VlansTurn)
-    }
-
     /// XDP runs in generic mode, and the device to others takes no frames from drivers.
     #[must_use]
     pub fn outward_generic(self) -> Self {
@@ -501,26 +490,6 @@ impl Row {
     #[must_use]
     pub fn gets_forwarded(self, tuple: &str) -> Self {
         self.expect(Expected::Forwarded(tuple.to_owned()))
-    }
-
-    /// The same, back by the device that it came by.
-    #[must_use]
-    pub fn gets_turned(self, tuple: &str) -> Self {
-        self.expect(Expected::Turned(tuple.to_owned()))
-    }
-
-    /// It leaves with these VLAN tags, EtherType and control information of each, whatever tags it came with.
-    #[must_use]
-    pub fn tagged(mut self, tags: &[(u16, u16)]) -> Self {
-        self.last().tags = Some(tags.to_vec());
-        self
-    }
-
-    /// In front of that frame there is room for so many octets.
-    #[must_use]
-    pub fn headroom(mut self, len: usize) -> Self {
-        self.last().headroom = Some(len);
-        self
     }
 
     /// It is dropped, counted and reported.
