@@ -39,9 +39,13 @@ pub struct Card {
 }
 
 impl Card {
-    /// What could be better, with the command that does it. A virtual device without rings has nothing that waits in one.
+    /// What could be better, with the command that does it. A virtual device without rings has nothing that waits in one, and
+    /// is on no trunk.
     #[must_use]
     pub fn hints(&self, device: &str, cpus: u32) -> Vec<String> {
+        if self.rx_ring.max == 0 {
+            return Vec::new();
+        }
         let mut hints = Vec::new();
         let hiding = self.vlan.hiding();
         if !hiding.is_empty() && !self.vlan.filters {
@@ -49,9 +53,6 @@ impl Card {
                 "takes VLAN tags out: frames of VLANs that have no device here count as untagged in XDP: {}",
                 command(device, &hiding)
             ));
-        }
-        if self.rx_ring.max == 0 {
-            return hints;
         }
         for (ring, amount) in [("rx", self.rx_ring), ("tx", self.tx_ring)] {
             let better = amount.max.min(RING_MAX);
@@ -190,7 +191,7 @@ mod tests {
     )]
     #[case::either_kind_serves_all_cpus(Card { rx_queues: Amount { now: 0, max: 8 }, ..GOOD }, &[])]
     #[case::hidden_tags(
-        Card { vlan: VlanFeatures { parses: true, ..NO_VLANS }, ..Card::default() },
+        Card { vlan: VlanFeatures { parses: true, ..NO_VLANS }, ..GOOD },
         &["takes VLAN tags out: frames of VLANs that have no device here count as untagged in XDP: ethtool -K eth0 rx-vlan-hw-parse off"]
     )]
     #[case::hidden_tags_of_vlans_that_are_here(Card { vlan: VlanFeatures { parses: true, filters: true, ..NO_VLANS }, ..GOOD }, &[])]

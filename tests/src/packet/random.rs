@@ -15,7 +15,7 @@ use super::{
 };
 
 const FRONTENDS: [&str; 5] = ["web:80", "web:53", "api:80", "api:443", "node:30080"];
-const BACKENDS: [&str; 9] = [
+const BACKENDS: [&str; 11] = [
     "pod:8080 local",
     "pod2:8080",
     "pod2:53",
@@ -24,6 +24,8 @@ const BACKENDS: [&str; 9] = [
     "pod3:443",
     "node:8080 local",
     "far:8080",
+    "far-v:8080",
+    "far-q:8080",
     "mute:8080",
 ];
 const DIALLED: [&str; 14] = [
@@ -175,7 +177,9 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
         6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
-        7 => match tape.below(9) {
+        7 => match tape.below(11) {
+            9 => Change::Vlans,
+            10 => Change::VlansTurn,
             6 => Change::Outward,
             7 => Change::OutwardGeneric,
             8 => Change::Routing,
@@ -282,8 +286,15 @@ fn sketch(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Sketch 
             tape.below(100) as u16
         });
     }
-    if tape.once_in(24) {
-        sketch.tags = vec![(0x8100, tape.word())];
+    if tape.once_in(8) {
+        let priority = tape.word() & 0xf000;
+        sketch.tags = match tape.below(5) {
+            0 => vec![(0x8100, tape.word())],
+            1 => vec![(0x88a8, priority | 200)],
+            2 => vec![(0x88a8, priority | 200), (0x8100, 300), (0x8100, 1)],
+            3 => vec![(0x88a8, priority | 200), (0x8100, 300)],
+            _ => vec![(0x8100, priority | 100)],
+        };
     }
     if tape.once_in(24) {
         sketch.ethertype = Some(tape.pick(&[0x0800, 0x86dd, 0x0806, 0x8100, 0]));

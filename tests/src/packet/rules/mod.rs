@@ -135,11 +135,12 @@ fn check<F: HostFamily>(stage: &mut Stage<'_, F>, scrap: &Scrap, handed: Handed)
         Link::Bare => stage.host.shoot(&mut packet::<0>(frame, handed), *hook),
     };
     let after: State<F> = stage.host.state().map_err(|why| format!("{why:#}"))?;
+    let (plain, plainly) = without_tags(scrap, &got);
     let broken = verdicts::Played {
-        scrap,
+        scrap: &plain,
         carrier: handed.carrier,
         refused_writes: handed.writes != usize::MAX,
-        got: &got,
+        got: &plainly,
         before: &before,
         after: &after,
     }
@@ -156,6 +157,21 @@ fn check<F: HostFamily>(stage: &mut Stage<'_, F>, scrap: &Scrap, handed: Handed)
             before.difference(&after)
         )),
     }
+}
+
+/// The same without VLAN tags, of which XDP knows two: what holds for a frame in a VLAN is what holds for one in none.
+fn without_tags(scrap: &Scrap, got: &HostOutcome) -> (Scrap, HostOutcome) {
+    let (mut scrap, mut got) = (scrap.clone(), got.clone());
+    if scrap.hook == Hook::Xdp {
+        for frame in [&mut scrap.frame, &mut got.outcome.frame] {
+            for _ in 0..2 {
+                if matches!(frame.get(12..18), Some([0x81, 0x00, ..] | [0x88, 0xa8, ..])) {
+                    frame.drain(12..16);
+                }
+            }
+        }
+    }
+    (scrap, got)
 }
 
 fn packet<const LINK: usize>(frame: &[u8], handed: Handed) -> HostPacket<LINK> {
