@@ -41,8 +41,8 @@ pub trait Tagged: Packet {
     }
 }
 
-/// The tags of a frame, behind which offsets count from now on. Nothing if XDP does not handle it: a tag without identifier (a priority
-/// alone), or cut short. A third tag is what any other EtherType is: that of something else than IP.
+/// The tags of a frame, behind which offsets count from now on. Nothing if it is cut short. Offsets stop in front of a tag without
+/// identifier (a priority alone) and of a third one: what stands there is none of the network protocols.
 #[inline(always)]
 pub(super) fn tags_of<P: Tagged>(packet: &mut P) -> Option<Tags> {
     let ethernet = packet.front::<Ethernet>(0)?;
@@ -51,18 +51,12 @@ pub(super) fn tags_of<P: Tagged>(packet: &mut P) -> Option<Tags> {
     }
     // Twice EtherType and control information.
     let [a, b, c, d, e, f, g, h] = *packet.front::<[u8; 8]>(TAGS_AT)?;
-    let outer = Tag::from_wire([a, b], [c, d]);
-    let mut tags = Tags::new(outer, Tag::NONE);
-    if outer == Tag::NONE {
-        return None;
-    }
-    if Tag::is_ethertype([e, f]) {
-        let inner = Tag::from_wire([e, f], [g, h]);
-        if inner == Tag::NONE {
-            return None;
-        }
-        tags = Tags::new(outer, inner);
-    }
+    let inner = if Tag::is_ethertype([e, f]) {
+        Tag::from_wire([e, f], [g, h])
+    } else {
+        Tag::NONE
+    };
+    let tags = Tags::new(Tag::from_wire([a, b], [c, d]), inner);
     packet.begin_at(tags.octets());
     Some(tags)
 }
