@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +13,9 @@ use super::{Host, exec};
 
 /// More packets than this are not written: a capture left running must not fill the disk.
 const PACKETS_MAX: &str = "1000000";
+
+/// How long packets are awaited when a capture is to end.
+const LINGER: Duration = Duration::from_millis(150);
 
 /// tcpdump's file: octets of its header, and of that of each packet, whose third word is how many octets of it follow.
 const FILE_HEADER: usize = 24;
@@ -107,6 +111,8 @@ impl Capture {
     }
 
     fn end(&mut self) -> Result<()> {
+        // The last packet of an exchange that is over, an acknowledgement as a rule, may still be on its way.
+        std::thread::sleep(LINGER);
         kill_process(Pid::from_child(&self.child), Signal::INT).context("stopping tcpdump")?;
         // tcpdump writes its totals before it ends; read on so that it never blocks.
         std::io::copy(&mut self.messages, &mut std::io::sink()).context("reading tcpdump's totals")?;

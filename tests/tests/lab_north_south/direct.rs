@@ -3,8 +3,6 @@
 //! balancer itself.
 
 use std::net::SocketAddr;
-use std::thread::sleep;
-use std::time::Duration;
 
 use tests::lab::{Capture, Lab, plan};
 use tests::packet::decode::{Seen, read, show, verify};
@@ -15,7 +13,6 @@ use crate::scene::{COMBINATIONS, DIRECT, DIRECT_PORTS, Frontend, PATIENCE, Tunne
 
 /// Exchanges of each combination.
 const TIMES: usize = 6;
-const LINGER: Duration = Duration::from_millis(50);
 /// The port of GUE (IANA).
 const GUE_PORT: u16 = 6080;
 
@@ -38,8 +35,6 @@ fn answers_pass_by_the_balancer(cluster: &Cluster, tunnel: Tunnel) -> Vec<String
             let capture = Capture::start(router, &plan::lan_device(1), "ip or ip6", &file).expect("tcpdump runs");
             let ask = || (0..TIMES).map(|_| over.ask(target, PATIENCE)).collect::<Vec<_>>();
             let answers = lab.client().run(ask);
-            // The client's last acknowledgement may still be on its way.
-            sleep(LINGER);
             let frames = capture.frames().expect("tcpdump ends");
             let sees_the_client = |answer: &tests::traffic::Answer| answer.seen == answer.own;
             let outcomes = answers
