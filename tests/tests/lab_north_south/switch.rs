@@ -15,8 +15,8 @@ const MANY: u16 = 50;
 const WHILE: Duration = Duration::from_millis(700);
 /// The balancers, in turn.
 const TURNS: [u8; 4] = [1, 2, 1, 2];
-/// What waits longer has lost a packet.
-const PAUSE_MAX: Duration = Duration::from_millis(150);
+/// What waits longer has lost a packet: Linux sends again after 200 ms at the earliest (TCP_RTO_MIN).
+const PAUSE_MAX: Duration = Duration::from_millis(190);
 
 pub(crate) fn between_balancers(cluster: &Cluster) -> Vec<String> {
     let lab = &cluster.lab;
