@@ -26,7 +26,7 @@ use super::{
 };
 use crate::layout::{
     Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DeviceFlags, DropReason, Family, FlowFlags,
-    Frontend, FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage,
+    Frontend, FrontendKey, Node, NodeFlags, Port, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage,
     limits::REJECTS_PER_SECOND_MAX,
 };
 
@@ -208,6 +208,28 @@ fn refuse_or_drop<F: PathFamily, W: Opens<F>>(world: &W, reason: DropReason) -> 
     }
 }
 
+const SERVICE_ADDRESS: AddressFlags = AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL);
+
+/// The frontend at an address that is this, and a port.
+#[inline(always)]
+pub(super) fn frontend_at<F: Family, W: Tables<F>>(
+    world: &W,
+    is: AddressFlags,
+    address: &F::Addr,
+    port: Port,
+    proto: Proto,
+) -> Option<Frontend> {
+    if is.any(SERVICE_ADDRESS)
+        && let Some(frontend) = world.frontend(&FrontendKey::new(*address, port, proto))
+    {
+        return Some(frontend);
+    }
+    if is.has(AddressFlags::NODE_PORTS) {
+        return world.frontend(&FrontendKey::new(F::Addr::default(), port, proto));
+    }
+    None
+}
+
 /// The frontend that a packet is for, or what else becomes of it.
 #[inline(always)]
 fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: Hook) -> Result<Frontend, Chosen> {
@@ -223,18 +245,10 @@ fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: H
     if from_device && is.has(AddressFlags::LOOPBACK) {
         return Err(Chosen::NotOurs);
     }
-    let service_address = AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL);
-    if is.any(service_address)
-        && let Some(frontend) = world.frontend(&FrontendKey::new(*address, port, proto))
-    {
+    if let Some(frontend) = frontend_at::<F, W>(world, is, address, port, proto) {
         return Ok(frontend);
     }
-    if is.has(AddressFlags::NODE_PORTS)
-        && let Some(frontend) = world.frontend(&FrontendKey::new(F::Addr::default(), port, proto))
-    {
-        return Ok(frontend);
-    }
-    if from_device && is.has(AddressFlags::ENDPOINT) && !is.any(service_address) {
+    if from_device && is.has(AddressFlags::ENDPOINT) && !is.any(SERVICE_ADDRESS) {
         return Err(Chosen::Direct);
     }
     if hook == Hook::Xdp {
@@ -263,13 +277,13 @@ pub(super) fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Ad
 
 /// Where a connection comes from, as far as it matters to policies (kube-proxy-behaviour §3.2, §4.1).
 #[derive(Clone, Copy)]
-struct Origin {
+pub(super) struct Origin {
     /// A process in the host's own namespace.
-    host: bool,
+    pub host: bool,
     /// A pod, as the local detector says.
-    pod: bool,
+    pub pod: bool,
     /// There is a detector, so that "no pod" means something.
-    detected: bool,
+    pub detected: bool,
 }
 
 #[inline(always)]
@@ -286,17 +300,17 @@ fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &
 }
 
 /// How a client is served.
-struct Policy {
+pub(super) struct Policy {
     /// By the list of this node instead of the cluster's.
-    local: bool,
+    pub local: bool,
     /// The backend sees it with an address of this node.
-    masquerade: bool,
+    pub masquerade: bool,
     /// By the Maglev table of the list, if it has one.
-    by_table: bool,
+    pub by_table: bool,
 }
 
 #[inline(always)]
-fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> Policy {
+pub(super) fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool) -> Policy {
     let flags = service.rules.flags;
     if external {
         let keeps_source = flags.has(ServiceFlags::EXTERNAL_LOCAL);

@@ -40,4 +40,6 @@ counters! {
     WaysFound = 8, "ways_found", "Next hops that XDP found: every two seconds at most for each flow in use, and after every change of the routing.";
     WaysLeft = 9, "ways_left", "Next hops that XDP looked for and left to the stack: no route or neighbour yet, or a device that it can't send by.";
     EchoesAnswered = 10, "echoes_answered", "Pings to service addresses that were answered.";
+    SocketConnects = 11, "socket_connects", "TCP connections that were given a backend when their socket was connected.";
+    SocketPeers = 12, "socket_peers", "Service addresses for which an unconnected UDP socket was given a backend.";
 }

@@ -25,6 +25,7 @@ mod net;
 mod node;
 mod reason;
 mod service;
+mod socket;
 mod source_range;
 mod way;
 
@@ -44,5 +45,6 @@ pub use net::{Address, Family, Ip4, Ip6, Port, Proto, V4, V6};
 pub use node::{Device, DeviceFlags, Node, NodeFlags, Range, SERVICE_RANGES};
 pub use reason::DropReason;
 pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
+pub use socket::{CGROUP_LEVELS_MAX, PEERS_MAX, Peer, Peers, SocketFlags, SocketTier};
 pub use source_range::{SET_LEN, SourceKeys};
 pub use way::{Hop, Way, WayFlags};

@@ -81,6 +81,9 @@ reasons! {
     SctpFragment = 12, "sctp_fragment",
         "An SCTP packet in fragments needed another port, for which its checksum can't be corrected.",
         "Let the sender keep to the path's MTU (Linux does), or give the Service equal port and targetPort.";
+    NodePortTaken = 13, "node_port_taken",
+        "A process of the host wanted to listen at a port that is a Service's NodePort, and got EADDRINUSE: the Service would take its packets.",
+        "Let the process listen at another port, or give the Service another nodePort.";
 }
 
 #[cfg(test)]

@@ -101,6 +101,8 @@ impl ServiceFlags {
     pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
     /// Clients of the ClusterIP are led by the Maglev table of their list, too, if it has one.
     pub const INTERNAL_MAGLEV: Self = Self(1 << 2);
+    /// The socket tier leaves it to the tc tier.
+    pub const NO_SOCKETS: Self = Self(1 << 3);
 }
 
 /// The rules of a service port, which change together: one 64-bit word.

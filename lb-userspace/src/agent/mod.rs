@@ -10,6 +10,7 @@ mod events;
 mod node;
 mod observe;
 mod routes;
+mod sockets;
 mod state;
 mod sysctl;
 mod xdp;
@@ -31,6 +32,7 @@ use tracing::{debug, error, info, warn};
 
 pub use node::{NodeOptions, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
+pub use sockets::{Mark, SocketOptions, SocketState};
 pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 
@@ -45,7 +47,7 @@ use crate::{
         self, SourceStatus,
         devices::{Devices, Listing},
     },
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, Stats},
+    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, RoutesTable, SocketTable, Stats},
 };
 
 use observe::{Observer, Servers};
@@ -72,6 +74,8 @@ pub struct AgentOptions {
     pub origin: Origin,
     /// How the XDP tier is wanted.
     pub xdp: XdpPolicy,
+    /// How the socket tier is wanted.
+    pub sockets: SocketOptions,
     /// Devices that count as outward; those with a default route if none are named.
     pub outward_devices: BTreeSet<String>,
     /// Entries of each flow table.
@@ -108,6 +112,7 @@ struct Agent {
     record4: Node<Ip4>,
     record6: Node<Ip6>,
     device_table: DeviceTable,
+    socket_table: SocketTable,
     routes: RoutesTable,
     /// Why changes of the routing are not followed, if they aren't.
     routes_problem: Option<String>,
@@ -213,7 +218,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 Ok(Err(error)) => bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again"),
                 Err(error) => return Err(anyhow!(error).context("a server of health or metrics")),
             },
-            _ = sweeps.tick() => agent.sweep(),
+            _ = sweeps.tick() => {
+                agent.sweep();
+                agent.follow_sockets();
+            }
             _ = retries.tick() => agent.retry(),
         }
     }
@@ -265,6 +273,7 @@ impl Agent {
         let node4 = NodeTable::open(take(names::LB4_NODE)?)?;
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
         let device_table = DeviceTable::open(take(names::DEVICES)?)?;
+        let socket_table = SocketTable::open(&mut take)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
@@ -317,6 +326,7 @@ impl Agent {
             record4: Node::default(),
             record6: Node::default(),
             device_table,
+            socket_table,
             routes,
             routes_problem: None,
             node_is_refused: false,
@@ -370,6 +380,7 @@ impl Agent {
                 took_ms = took.as_millis(),
                 "ready: everything that was there at the start is in the tables"
             );
+            self.follow_sockets();
             self.state_is_old = true;
             self.write_state();
         }

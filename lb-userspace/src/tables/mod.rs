@@ -11,6 +11,7 @@ mod mapped;
 mod memory;
 mod node;
 mod routes;
+mod sockets;
 mod stats;
 
 use lb_common::layout::{
@@ -23,6 +24,7 @@ pub use kernel::{Counts, KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, NodeTable, node_range};
 pub use routes::RoutesTable;
+pub use sockets::SocketTable;
 pub use stats::{EventReader, Stats};
 
 /// Which of a service port's two lists of endpoints (kube-proxy-behaviour §3.1).

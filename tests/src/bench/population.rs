@@ -184,6 +184,7 @@ impl Population {
             affinity_timeout_s: all.then_some(10_800),
             health_check_node_port: None,
             resets_removed: None,
+            no_sockets: false,
             algorithm: None,
             weights: None,
             opt_out: OptOut::default(),

@@ -48,6 +48,8 @@ impl XdpMode {
 pub struct AgentOptions {
     /// XDP on `eth0`.
     pub xdp: XdpMode,
+    /// The socket tier, on the lab's cgroup.
+    pub sockets: bool,
     /// The folder with Services and EndpointSlices; `<lab>/manifests` unless told.
     pub manifests: Option<PathBuf>,
     /// More words for the command line of `sluice run`.
@@ -60,6 +62,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             xdp: XdpMode::Off,
+            sockets: false,
             manifests: None,
             extra: Vec::new(),
             ready_within: Duration::from_secs(20),
@@ -137,6 +140,12 @@ impl Agent {
         arguments.extend(["--node-name", &node.name].map(str::to_owned));
         arguments.extend(["--outward-devices", "eth0"].map(str::to_owned));
         arguments.extend(["--xdp", options.xdp.word()].map(str::to_owned));
+        // Never the machine's own root: it has everybody's processes.
+        if options.sockets {
+            arguments.extend(["--cgroup-root".to_owned(), text(lab.cgroup()?)]);
+        } else {
+            arguments.extend(["--socket-tier", "off"].map(str::to_owned));
+        }
         arguments.extend(options.extra.iter().cloned());
         let mut agent = Self {
             binary: Self::binary()?,

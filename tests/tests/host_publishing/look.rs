@@ -171,6 +171,7 @@ impl Look {
             internal_local: self.internal_local,
             external_local: self.external_local && local.is_some(),
             internal_maglev: self.algorithm == Some(Algorithm::Maglev),
+            no_sockets: false,
             cluster,
             local,
             others,

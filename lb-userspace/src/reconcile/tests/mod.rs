@@ -175,6 +175,7 @@ fn desired(cluster: &str) -> DesiredPort {
         internal_local: false,
         external_local: false,
         internal_maglev: false,
+        no_sockets: false,
         others: Vec::new(),
         affinity_timeout_s: None,
         sources: None,

@@ -18,6 +18,7 @@ use lb_common::{
 
 use lb_userspace::tables::SourceRange;
 
+use super::socket::HostSocket;
 use crate::packet::hops::{NextHop, next_hops};
 
 /// The tables of one family. Arrays have all their elements from the start, as the kernel's have: what nobody wrote
@@ -106,6 +107,8 @@ pub struct HostWorld {
     pub v4: Cabinet<Ip4>,
     /// IPv6.
     pub v6: Cabinet<Ip6>,
+    /// The socket that the socket tier is asked about.
+    pub socket: HostSocket,
     /// Devices by index.
     pub devices: BTreeMap<u32, Device>,
     /// When a packet to each neighbour was left to the stack.
@@ -141,6 +144,7 @@ impl Default for HostWorld {
                 next_hops: next_hops::<V6>(),
                 ..Cabinet::default()
             },
+            socket: HostSocket::default(),
             devices: BTreeMap::new(),
             rested_ns: RefCell::default(),
             routes: 0,
