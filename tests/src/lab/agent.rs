@@ -43,13 +43,25 @@ impl XdpMode {
     }
 }
 
+/// Whose sockets the agent is to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Nobody's: everything is tc's.
+    #[default]
+    Off,
+    /// Those of the lab's cgroup: the first node's and its pods'.
+    OfLab,
+    /// As the words of `extra` say. An agent in a namespace does not take the machine's root by itself.
+    Told,
+}
+
 /// What to start the agent with.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// XDP on `eth0`.
     pub xdp: XdpMode,
-    /// The socket tier, on the lab's cgroup.
-    pub sockets: bool,
+    /// The socket tier.
+    pub sockets: SocketMode,
     /// The folder with Services and EndpointSlices; `<lab>/manifests` unless told.
     pub manifests: Option<PathBuf>,
     /// More words for the command line of `sluice run`.
@@ -62,7 +74,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             xdp: XdpMode::Off,
-            sockets: false,
+            sockets: SocketMode::Off,
             manifests: None,
             extra: Vec::new(),
             ready_within: Duration::from_secs(20),
@@ -141,10 +153,10 @@ impl Agent {
         arguments.extend(["--outward-devices", "eth0"].map(str::to_owned));
         arguments.extend(["--xdp", options.xdp.word()].map(str::to_owned));
         // Never the machine's own root: it has everybody's processes.
-        if options.sockets {
-            arguments.extend(["--cgroup-root".to_owned(), text(lab.cgroup()?)]);
-        } else {
-            arguments.extend(["--socket-tier", "off"].map(str::to_owned));
+        match options.sockets {
+            SocketMode::Off => arguments.extend(["--socket-tier", "off"].map(str::to_owned)),
+            SocketMode::OfLab => arguments.extend(["--cgroup-root".to_owned(), text(lab.cgroup()?)]),
+            SocketMode::Told => {}
         }
         arguments.extend(options.extra.iter().cloned());
         let mut agent = Self {

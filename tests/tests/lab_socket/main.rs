@@ -3,5 +3,6 @@
 //!
 //! What is chosen by which rule is in `host_sockets`, without a kernel.
 
+mod attach;
 mod dial;
 mod scene;

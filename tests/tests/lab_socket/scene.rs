@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::lab::{AgentOptions, Lab};
+use tests::lab::{Agent, AgentOptions, Lab, SocketMode};
 use tests::traffic::Cluster;
 use tests::traffic::manifests::Service;
 
@@ -31,7 +31,7 @@ pub(crate) fn ips(texts: [&str; 2]) -> [IpAddr; 2] {
 
 pub(crate) fn options(words: &[&str]) -> AgentOptions {
     AgentOptions {
-        sockets: true,
+        sockets: SocketMode::OfLab,
         extra: words.iter().map(|word| (*word).to_owned()).collect(),
         ..AgentOptions::default()
     }
@@ -57,8 +57,14 @@ pub(crate) fn served(lab: Lab, words: &[&str]) -> Cluster {
 
 /// What `sluice status` counts under a name, in a list of it.
 pub(crate) fn count(cluster: &Cluster, list: &str, name: &str) -> u64 {
-    let text = cluster.agent.cli(["status", "-o", "json"]).expect("a status");
-    let status: Value = serde_json::from_str(&text).expect("JSON");
+    let mut command = cluster
+        .lab
+        .node()
+        .command(Agent::binary().expect("the binary was built"));
+    command.args(["status", "-o", "json"]).args(cluster.agent.places());
+    // It fails while no agent runs; what the kernel says is there all the same.
+    let output = command.output().expect("it runs");
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let found = status[list]
         .as_array()
         .expect("a list")

@@ -88,8 +88,8 @@ fn resets_removed(object: &core_v1::Service, findings: &mut Findings) -> Option<
 
 fn no_sockets(object: &core_v1::Service, findings: &mut Findings) -> bool {
     match annotation(object, SOCKET_ANNOTATION) {
-        Some("off") => true,
-        Some("on") | None => false,
+        Some("off" | "false") => true,
+        Some("on" | "true") | None => false,
         Some(other) => {
             let reason = format_args!("\"{}\" is neither on nor off", clip(other));
             findings.warning(annotation_field(SOCKET_ANNOTATION), reason);
