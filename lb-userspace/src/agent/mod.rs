@@ -37,7 +37,7 @@ pub use state::{DeviceState, State, state_file, unix_now_s};
 pub use sysctl::ChangedSetting;
 
 use crate::{
-    conntrack::{RemovedEndpoints, now_ns, sweep},
+    conntrack::{RemovedEndpoints, SocketCloser, now_ns, sweep},
     health::UnknownNode,
     kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, open_pinned_map, preflight},
     metrics::{Snapshot, SyncKind},
@@ -123,6 +123,7 @@ struct Agent {
     /// When XDP was last attached to any.
     xdp_attached_at: Option<Instant>,
     removed: RemovedEndpoints,
+    closer: SocketCloser,
     observer: Observer,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
@@ -274,6 +275,7 @@ impl Agent {
         let node6 = NodeTable::open(take(names::LB6_NODE)?)?;
         let device_table = DeviceTable::open(take(names::DEVICES)?)?;
         let socket_table = SocketTable::open(&mut take)?;
+        let closer = SocketCloser::start(socket_table.storage()?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
@@ -333,6 +335,7 @@ impl Agent {
             devices: Devices::new(),
             xdp_attached_at: None,
             removed: RemovedEndpoints::default(),
+            closer,
             observer,
             state,
             state_is_old: true,
@@ -400,8 +403,10 @@ impl Agent {
         if self.node_is_refused {
             self.follow_node();
         }
-        self.removed
+        let gone = self
+            .removed
             .hang_up(&self.reconciler, &mut self.flows4, &mut self.flows6);
+        self.closer.close(gone);
     }
 
     fn sweep(&mut self) {

@@ -1,5 +1,6 @@
 //! TCP connections whose endpoint is gone for good, of Services that ask for it: their clients are told by a reset at their
-//! next packet, instead of waiting for a time-out. The flow's entry is marked; the kernel program answers.
+//! next packet, instead of waiting for a time-out. The flow's entry is marked; the kernel program answers. Sockets that the socket tier has
+//! led there are for `hang_up` to close.
 //!
 //! An endpoint that moves from one EndpointSlice to another may be missing for a moment: it counts as gone after a while.
 
@@ -9,9 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::layout::{FlowFlags, FlowKey, Ip4, Ip6, Proto, V4, V6};
+use lb_common::{
+    datapath::SocketFamily,
+    layout::{FlowFlags, FlowKey, Ip4, Ip6, Proto, V4, V6},
+};
 use tracing::{error, info};
 
+use super::GonePeer;
 use crate::{
     reconcile::{Gone, Reconciler},
     tables::{FlowTable, TableFamily, Tables},
@@ -36,21 +41,22 @@ impl RemovedEndpoints {
         self.v6.extend(v6.into_iter().map(|gone| (now, gone)));
     }
 
-    /// Marks the connections of those that have not come back.
+    /// Marks the connections of those that have not come back, and says which these are.
     pub fn hang_up<T4: Tables<Ip4>, T6: Tables<Ip6>>(
         &mut self,
         reconciler: &Reconciler<T4, T6>,
         flows4: &mut FlowTable<V4>,
         flows6: &mut FlowTable<V6>,
-    ) {
+    ) -> HashSet<GonePeer> {
         let v4 = overdue(&mut self.v4);
         let v6 = overdue(&mut self.v6);
-        mark(flows4, v4, |gone| {
+        let mut peers = mark(flows4, v4, |gone| {
             reconciler.v4().has_backend(gone.service, gone.address, gone.port)
         });
-        mark(flows6, v6, |gone| {
+        peers.extend(mark(flows6, v6, |gone| {
             reconciler.v6().has_backend(gone.service, gone.address, gone.port)
-        });
+        }));
+        peers
     }
 }
 
@@ -60,7 +66,11 @@ fn overdue<A: Copy>(missing: &mut Vec<(Instant, Gone<A>)>) -> Vec<Gone<A>> {
     over.into_iter().map(|(_, gone)| gone).collect()
 }
 
-fn mark<F: TableFamily>(table: &mut FlowTable<F>, gone: Vec<Gone<F::Addr>>, is_back: impl Fn(&Gone<F::Addr>) -> bool)
+fn mark<F: TableFamily + SocketFamily>(
+    table: &mut FlowTable<F>,
+    gone: Vec<Gone<F::Addr>>,
+    is_back: impl Fn(&Gone<F::Addr>) -> bool,
+) -> HashSet<GonePeer>
 where
     F::Addr: Hash,
 {
@@ -70,7 +80,7 @@ where
         .map(|gone| (gone.service, gone.address, gone.port))
         .collect();
     if gone.is_empty() {
-        return;
+        return HashSet::new();
     }
     let mut keys: Vec<FlowKey<F::Addr>> = Vec::new();
     let read = table.for_each(|key, flow| {
@@ -94,4 +104,10 @@ where
         ),
         Err(error) => error!(%error, "connections to endpoints that are gone could not be found"),
     }
+    let peer = |(service, address, port)| GonePeer {
+        service,
+        address: F::wide(&address),
+        port,
+    };
+    gone.into_iter().map(peer).collect()
 }

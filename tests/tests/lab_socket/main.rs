@@ -5,4 +5,5 @@
 
 mod attach;
 mod dial;
+mod removed;
 mod scene;
