@@ -89,8 +89,9 @@ impl Kernel<OfSocket> {
 
     #[inline(always)]
     fn proto(&self) -> Proto {
-        // SAFETY: a field of the context.
-        Proto(unsafe { (*self.context).protocol } as u8)
+        // SAFETY: a field of the context. Multipath TCP has a number (262) that is none of IP's.
+        let number = unsafe { (*self.context).protocol };
+        Proto(if number <= 0xff { number as u8 } else { 0 })
     }
 
     #[inline(always)]
@@ -254,7 +255,18 @@ impl Socket for Kernel<OfSocket> {
 
     #[inline(always)]
     fn is_connected(&self) -> bool {
-        self.word(field!(state)) == ESTABLISHED
+        if self.word(field!(state)) == ESTABLISHED {
+            return true;
+        }
+        // An IPv6 socket that was connected and is no longer hears its former peer only: the kernel (`__udp_disconnect`) forgets IPv4's
+        // peer and port.
+        let mut peer = 0;
+        let mut index = 0;
+        while index < 4 {
+            peer |= self.word(field!(dst_ip6[index]));
+            index += 1;
+        }
+        peer != 0
     }
 
     #[inline(always)]

@@ -5,5 +5,6 @@
 
 mod attach;
 mod dial;
+mod odd;
 mod removed;
 mod scene;
