@@ -4,6 +4,7 @@
 //! What is chosen by which rule is in `host_sockets`, without a kernel.
 
 mod attach;
+mod clients;
 mod dial;
 mod odd;
 mod removed;
