@@ -30,9 +30,11 @@ const ROOT_INODE: u64 = 1;
 /// # Errors
 /// Why it can't be used, and what to do.
 pub fn cgroup_root() -> Result<PathBuf> {
-    // What a pod or a container started does not serve the machine's other processes.
+    // Whoever is elsewhere does not serve the machine's other processes. If the kernel doesn't tell, the root's number has to do.
     let [ours, first] = ["/proc/self/ns/net", "/proc/1/ns/net"].map(fs::read_link);
-    if ours.ok() != first.ok() {
+    if let (Ok(ours), Ok(first)) = (ours, first)
+        && ours != first
+    {
         bail!(
             "the agent is not in the machine's own network namespace; name the cgroup of its processes: --cgroup-root DIR"
         );
