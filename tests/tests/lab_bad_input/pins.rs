@@ -44,7 +44,7 @@ fn tables_of_another_layout_are_left_alone() {
         |root| rename(&root.join("layout-5"), &root.join("layout-0")),
         &[
             "holds tables of layout layout-0",
-            "this Sluice knows layout 4",
+            "this Sluice knows layout 5",
             "Run the version that made them",
         ],
         |root| rename(&root.join("layout-0"), &root.join("layout-5")),

@@ -8,4 +8,5 @@ mod clients;
 mod dial;
 mod odd;
 mod removed;
+mod rolling;
 mod scene;

@@ -31,6 +31,8 @@ const ATTEMPTS_MAX: u32 = 2;
 struct Extent {
     /// How many Services, without rule sets to say it.
     services: &'static [u32],
+    /// Connections before the first round: twelve for each endpoint that is dialled.
+    warm_up: u32,
     rounds: u32,
     /// Connections of a round.
     connections: u32,
@@ -40,12 +42,14 @@ struct Extent {
 
 const FULL: Extent = Extent {
     services: &[10, 10_000],
+    warm_up: 12_000,
     rounds: 31,
     connections: 2_000,
     sockets: 1_000_000,
 };
 const QUICK: Extent = Extent {
     services: &[10],
+    warm_up: 1_000,
     rounds: 5,
     connections: 500,
     sockets: 20_000,
@@ -84,7 +88,7 @@ struct Rounds {
 /// All rows of a population.
 fn measure(extent: &Extent, cluster_ips: &[Ipv4Addr], rules: Option<&PeerRules>) -> Result<Vec<Figure>> {
     let count = cluster_ips.len();
-    let mut ways = vec![Way::Direct, Way::Socket, Way::Tc];
+    let mut ways = vec![Way::Direct, Way::Socket, Way::Tc, Way::Beside];
     let mut rigs = Vec::new();
     if rules.is_some() {
         ways.push(Way::Peer);
@@ -135,7 +139,16 @@ fn measure(extent: &Extent, cluster_ips: &[Ipv4Addr], rules: Option<&PeerRules>)
         named(Way::Tc, "/to-direct"),
         ratio(&tc.per_second, &direct.per_second),
     ));
-    if let Some(peer) = rounds.get(3) {
+    let beside = &rounds[3];
+    add(share(
+        named(Way::Beside, "/to-direct"),
+        ratio(&beside.per_second, &direct.per_second),
+    ));
+    add(share(
+        named(Way::Socket, "/to-beside-tc"),
+        ratio(&socket.per_second, &beside.per_second),
+    ));
+    if let Some(peer) = rounds.get(4) {
         add(share(named(Way::Tc, "/to-peer"), ratio(&tc.per_second, &peer.per_second)).at_least(OF_PEER_MIN));
         add(share(
             named(Way::Socket, "/to-peer"),
@@ -165,7 +178,7 @@ fn rounds(extent: &Extent, rigs: &mut [Rig]) -> Result<Vec<Rounds>> {
     };
     let mut all: Vec<Rounds> = rigs.iter().map(|_| new()).collect();
     for rig in rigs.iter_mut() {
-        rig.round(extent.connections)?;
+        rig.round(extent.warm_up)?;
     }
     for round in 0..extent.rounds as usize {
         for turn in 0..rigs.len() {
