@@ -188,7 +188,7 @@ fn is_in_left_cgroup() -> bool {
             return false;
         }
         // SAFETY: nothing is read of the value.
-        if unsafe { maps::LEFT_CGROUPS.get(&cgroup) }.is_some() {
+        if unsafe { maps::LEFT_CGROUPS.get(cgroup) }.is_some() {
             return true;
         }
         level += 1;
