@@ -1,10 +1,11 @@
 //! The kernel programs: hooks in, verdicts out. Decisions are taken in `lb_common::datapath`; this crate lends them
-//! packet memory ([`frame`]), maps and helpers ([`world`], [`socket`]) and carries out verdicts that need the kernel ([`route`]).
+//! packet memory ([`frame`]), maps and helpers ([`world`], [`socket`], sockets' own in [`cgroup`]) and carries out verdicts that need the kernel ([`route`]).
 
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![no_main]
 
+mod cgroup;
 mod frame;
 mod hook;
 mod maps;

@@ -3,18 +3,19 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use lb_common::{
     datapath::Bucket,
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys,
-        TokenBucket, VlanKey, Way,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer,
+        SocketPeers, SocketTier, SourceKeys, TokenBucket, VlanKey, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
-            FRONTENDS_MAX, HOPS_MAX, MAGLEV_CHUNKS_MAX, PEERS_MAX, SERVICES_MAX, SLOTS_MAX, SOURCES_MAX, WAYS_DEFAULT,
+            FRONTENDS_MAX, HOPS_MAX, LEFT_CGROUPS_MAX, MAGLEV_CHUNKS_MAX, PEERS_MAX, SERVICES_MAX, SLOTS_MAX,
+            SOURCES_MAX, WAYS_DEFAULT,
         },
     },
 };
@@ -116,6 +117,16 @@ pub static CT6_FRAGMENTS: Fragments<Ip6> = Fragments::new();
 pub static CT4_DESK: PerCpuArray<Desk<Ip4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CT6_DESK: PerCpuArray<Desk<Ip6>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static SK_PEER: SkStorage<SocketPeer> = SkStorage::new();
+#[btf_map]
+pub static SK_PEERS: SkStorage<SocketPeers> = SkStorage::new();
+/// Written by userspace.
+#[btf_map]
+pub static SOCKET_TIER: Array<SocketTier, 1> = Array::new();
+/// As [`SOCKET_TIER`].
+#[btf_map]
+pub static LEFT_CGROUPS: HashMap<u64, u32, { LEFT_CGROUPS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
 #[btf_map]

@@ -32,6 +32,9 @@ pub struct Kernel<C> {
 
 /// A context of either kind of program.
 pub trait Context: Copy {
+    /// Programs at network hooks may run in between on the same CPU: what is kept by CPU is not this one's own. A counter may lose a
+    /// count by that, about as often as a packet comes within a nanosecond; nothing else may be kept so.
+    const INTERRUPTIBLE: bool = false;
     /// As helpers want it.
     fn raw(self) -> *mut c_void;
 }
@@ -262,6 +265,10 @@ tables!(
 impl<C: Context> World for Kernel<C> {
     #[inline(always)]
     fn now_ns(&self) -> u64 {
+        if C::INTERRUPTIBLE {
+            // SAFETY: takes nothing and only reads a clock.
+            return unsafe { bpf_ktime_get_coarse_ns() };
+        }
         // SAFETY: takes nothing; on 64-bit kernels it is not even a call but a load.
         let tick = unsafe { bpf_jiffies64() };
         let Some(clock) = maps::CLOCK.get_ptr_mut(0) else {

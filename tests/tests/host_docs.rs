@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket,
-    VlanKey, Way, limits, names,
+    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer, SocketPeers,
+    SocketTier, SourceKeys, TokenBucket, VlanKey, Way, limits, names,
 };
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
@@ -83,7 +83,8 @@ fn rows() -> Vec<Row> {
         CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
         LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES,
         LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE,
-        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, ROUTES, VLANS,
+        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, LEFT_CGROUPS, ROUTES, SK_PEER, SK_PEERS,
+        SOCKET_TIER, VLANS,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -198,6 +199,15 @@ fn rows() -> Vec<Row> {
             grouped(limits::FRAGMENTS_MAX.into()),
         ),
         row(&[CT4_DESK, CT6_DESK], "", octets::<Desk<Ip4>, Desk<Ip6>>(), "1"),
+        row(&[SK_PEER], "", octets::<SocketPeer, SocketPeer>(), "one a socket"),
+        row(&[SK_PEERS], "", octets::<SocketPeers, SocketPeers>(), "one a socket"),
+        row(&[SOCKET_TIER], "", octets::<SocketTier, SocketTier>(), "1"),
+        row(
+            &[LEFT_CGROUPS],
+            octets::<u64, u64>(),
+            octets::<u32, u32>(),
+            grouped(limits::LEFT_CGROUPS_MAX.into()),
+        ),
         row(&[CLOCK], "", octets::<Clock, Clock>(), "1"),
         row(
             &[HOPS],
@@ -249,7 +259,7 @@ fn programs_and_the_pin_folder_are_named() {
     let from = text.find("\nPrograms: ").expect("a sentence about programs");
     let sentence = text[from..].split("\n\n").next().unwrap_or_default();
     let named: Vec<&str> = in_backticks(sentence);
-    assert_eq!(named, names::PROGRAMS);
+    assert_eq!(named, [names::PROGRAMS, names::SOCKET_PROGRAMS].concat());
     let layout = format!("layout-{}/", limits::LAYOUT_VERSION);
     assert!(text.contains(&layout), "docs/maps.md does not name {layout}");
 }

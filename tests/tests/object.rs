@@ -17,7 +17,8 @@ use lb_common::{
     layout::{
         Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
         FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Port, Proto, Service,
-        ServiceStats, SourceKeys, TokenBucket, V4, V6, VlanKey, Way, limits, names,
+        ServiceStats, SocketPeer, SocketPeers, SocketTier, SourceKeys, TokenBucket, V4, V6, VlanKey, Way, limits,
+        names,
     },
 };
 use lb_userspace::{
@@ -149,6 +150,10 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::CT6_WAYS, keyed::<FlowKey<Ip6>, Way<Ip6>>(lru, WAYS)),
         (names::CT4_DESK, per_cpu::<Desk<Ip4>>(1)),
         (names::CT6_DESK, per_cpu::<Desk<Ip6>>(1)),
+        (names::SK_PEER, keyed::<u32, SocketPeer>(MapType::SkStorage, 0)),
+        (names::SK_PEERS, keyed::<u32, SocketPeers>(MapType::SkStorage, 0)),
+        (names::SOCKET_TIER, array::<SocketTier>(1)),
+        (names::LEFT_CGROUPS, keyed::<u64, u32>(hash, limits::LEFT_CGROUPS_MAX)),
         (names::CLOCK, per_cpu::<Clock>(1)),
         (names::HOPS, keyed::<Hop, u64>(lru, limits::HOPS_MAX)),
         (names::ROUTES, array::<u32>(1)),
@@ -179,7 +184,8 @@ fn the_object_has_the_maps_and_programs_of_the_layout_and_no_others() {
         .collect();
     assert_eq!(maps, names::MAPS.iter().copied().collect());
     let programs: BTreeSet<&str> = ebpf.programs().map(|(name, _)| name).collect();
-    assert_eq!(programs, names::PROGRAMS.iter().copied().collect());
+    let named = names::PROGRAMS.iter().chain(names::SOCKET_PROGRAMS);
+    assert_eq!(programs, named.copied().collect());
     assert_eq!(
         maps,
         shapes().into_keys().collect(),
@@ -214,7 +220,7 @@ fn maps_have_the_names_and_sizes_of_the_layout_in_the_kernel() {
 #[test]
 fn programs_have_the_names_of_the_layout_in_the_kernel() {
     let mut pinned = Pinned::load("programs");
-    for &name in names::PROGRAMS {
+    for &name in names::PROGRAMS.iter().chain(names::SOCKET_PROGRAMS) {
         assert!(
             name.len() <= 15,
             "{name} has {} octets, the kernel keeps 15",
@@ -222,6 +228,8 @@ fn programs_have_the_names_of_the_layout_in_the_kernel() {
         );
         let info = if name == names::XDP {
             pinned.datapath.xdp(name).expect("an XDP program").info()
+        } else if names::SOCKET_PROGRAMS.contains(&name) {
+            pinned.datapath.socket_program(name).expect("a socket program").info()
         } else {
             pinned.datapath.classifier(name).expect("a tc program").info()
         };

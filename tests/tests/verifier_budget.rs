@@ -13,6 +13,16 @@ const BUDGETS: &[(&str, u32)] = &[
     ("lb_tc_l3_in", 300_000),
     ("lb_tc_l3_out", 300_000),
     ("lb_xdp", 250_000),
+    ("lb_getpeer4", 1_000),
+    ("lb_getpeer6", 1_000),
+    ("lb_recvmsg4", 1_000),
+    ("lb_recvmsg6", 1_000),
+    ("lb_sendmsg4", 50_000),
+    ("lb_sendmsg6", 50_000),
+    ("lb_connect4", 10_000),
+    ("lb_connect6", 10_000),
+    ("lb_bind4", 5_000),
+    ("lb_bind6", 5_000),
 ];
 
 #[test]
@@ -23,6 +33,9 @@ fn every_program_stays_within_its_verifier_budget() {
         ways_max: 16_384,
     })
     .expect("load the object");
+    datapath
+        .socket_programs()
+        .expect("the kernel takes the socket programs");
     let measured = datapath.verified_instructions().expect("verified instructions");
     for (name, count) in &measured {
         println!("{name}: {count} verified instructions");

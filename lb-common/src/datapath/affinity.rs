@@ -26,7 +26,20 @@ pub(super) fn kept<F: Family, T: Tables<F>>(
     base: u32,
     len: u32,
 ) -> Option<u32> {
-    let key = key::<F>(desk.old.src, service.sets.affinity);
+    kept_by::<F, T>(tables, &desk.old.src, desk.opening.now_ns, service, base, len)
+}
+
+/// The slot of the backend that a client had before, if it is still to have it.
+#[inline(always)]
+pub(super) fn kept_by<F: Family, T: Tables<F>>(
+    tables: &T,
+    client: &F::Addr,
+    now_ns: u64,
+    service: &Service,
+    base: u32,
+    len: u32,
+) -> Option<u32> {
+    let key = key::<F>(*client, service.sets.affinity);
     let (backend, place, seen_ns) = {
         let entry = tables.affinity(&key)?;
         let read = (entry.backend, entry.place, entry.seen_ns);
@@ -37,7 +50,7 @@ pub(super) fn kept<F: Family, T: Tables<F>>(
         }
         read
     };
-    let idle_ns = desk.opening.now_ns.saturating_sub(seen_ns);
+    let idle_ns = now_ns.saturating_sub(seen_ns);
     if idle_ns > u64::from(service.rules.affinity_s) * SECOND_NS {
         return None;
     }
@@ -55,13 +68,26 @@ pub(super) fn kept<F: Family, T: Tables<F>>(
 /// Remembers what the desk's client got, and that it came now.
 #[inline(never)]
 pub(super) fn keep<F: Family, T: Tables<F>>(tables: &T, desk: &Desk<F::Addr>, affinity: u32, place: u32, backend: u32) {
-    let key = key::<F>(desk.old.src, affinity);
+    keep_by::<F, T>(tables, &desk.old.src, desk.opening.now_ns, affinity, place, backend);
+}
+
+/// Remembers what a client got, and that it came now.
+#[inline(always)]
+pub(super) fn keep_by<F: Family, T: Tables<F>>(
+    tables: &T,
+    client: &F::Addr,
+    now_ns: u64,
+    affinity: u32,
+    place: u32,
+    backend: u32,
+) {
+    let key = key::<F>(*client, affinity);
     let entry = Affinity {
         check: key.check(),
         backend,
         place,
         pad: 0,
-        seen_ns: desk.opening.now_ns,
+        seen_ns: now_ns,
     };
     tables.insert_affinity(&key, &entry);
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A client in the host's own namespace has no ingress: its packets are translated where they leave, and the replies
-//! where they arrive.
+//! where they arrive. What the socket tier translates (`socket`) is no Service's any more when it gets here.
 
 mod affinity;
 mod checksum;
@@ -27,6 +27,7 @@ mod reject;
 mod reset;
 mod rewrite;
 mod select;
+mod socket;
 mod tagged;
 mod track;
 mod tunnel;
@@ -43,7 +44,8 @@ pub use path::{
     Errors, Hook, Opens, PathFamily, Verdict, clamp, echo, enter_tunnel, error, refuse, reset, stray, tc, too_big,
     translate,
 };
-pub use select::{cell, flow_hash, pick, place};
+pub use select::{cell, flow_hash, pick, place, socket_hash};
+pub use socket::{Dialled, Socket, SocketFamily, connect, guard, is_mapped, peer_name, received, send};
 pub use tagged::{Tagged, retag};
 pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
 pub use tunnel::{

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::layout::{
     Address, AddressFlags, Backend, BackendFlags, Choice, Counter, Desk, DeviceFlags, DropReason, Family, FlowFlags,
-    Frontend, FrontendKey, Node, NodeFlags, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage, Tunnelled,
+    Frontend, FrontendKey, Node, NodeFlags, Port, Proto, SERVICE_RANGES, Service, ServiceFlags, Stage, Tunnelled,
     limits::REJECTS_PER_SECOND_MAX,
 };
 
@@ -222,6 +222,28 @@ pub(super) fn report_refusal<F: PathFamily, W: Opens<F>>(world: &W, reason: Drop
     allowed
 }
 
+const SERVICE_ADDRESS: AddressFlags = AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL);
+
+/// The frontend at an address that is this, and a port.
+#[inline(always)]
+pub(super) fn frontend_at<F: Family, W: Tables<F>>(
+    world: &W,
+    is: AddressFlags,
+    address: &F::Addr,
+    port: Port,
+    proto: Proto,
+) -> Option<Frontend> {
+    if is.any(SERVICE_ADDRESS)
+        && let Some(frontend) = world.frontend(&FrontendKey::new(*address, port, proto))
+    {
+        return Some(frontend);
+    }
+    if is.has(AddressFlags::NODE_PORTS) {
+        return world.frontend(&FrontendKey::new(F::Addr::default(), port, proto));
+    }
+    None
+}
+
 /// The frontend that a packet is for, or what else becomes of it.
 #[inline(always)]
 fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: Hook) -> Result<Frontend, Chosen> {
@@ -238,18 +260,10 @@ fn frontend<F: PathFamily, W: Opens<F>>(world: &W, desk: &Desk<F::Addr>, hook: H
     if from_device && is.has(AddressFlags::LOOPBACK) {
         return Err(Chosen::NotOurs);
     }
-    let service_address = AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL);
-    if is.any(service_address)
-        && let Some(frontend) = world.frontend(&FrontendKey::new(*address, port, proto))
-    {
+    if let Some(frontend) = frontend_at::<F, W>(world, is, address, port, proto) {
         return Ok(frontend);
     }
-    if is.has(AddressFlags::NODE_PORTS)
-        && let Some(frontend) = world.frontend(&FrontendKey::new(F::Addr::default(), port, proto))
-    {
-        return Ok(frontend);
-    }
-    if from_device && is.has(AddressFlags::ENDPOINT) && !is.any(service_address) {
+    if from_device && is.has(AddressFlags::ENDPOINT) && !is.any(SERVICE_ADDRESS) {
         return Err(Chosen::Direct);
     }
     if hook == Hook::Xdp {
@@ -285,13 +299,13 @@ pub(super) fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Ad
 
 /// Where a connection comes from, as far as it matters to policies (kube-proxy-behaviour §3.2, §4.1).
 #[derive(Clone, Copy)]
-struct Origin {
+pub(super) struct Origin {
     /// A process in the host's own namespace.
-    host: bool,
+    pub host: bool,
     /// A pod, as the local detector says.
-    pod: bool,
+    pub pod: bool,
     /// There is a detector, so that "no pod" means something.
-    detected: bool,
+    pub detected: bool,
 }
 
 #[inline(always)]
@@ -308,19 +322,25 @@ fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &
 }
 
 /// How a client is served.
-struct Policy {
+pub(super) struct Policy {
     /// By the list of this node instead of the cluster's.
-    local: bool,
+    pub local: bool,
     /// The backend sees it with an address of this node.
-    masquerade: bool,
+    pub masquerade: bool,
     /// By the Maglev table of the list, if it has one.
-    by_table: bool,
+    pub by_table: bool,
     /// In a tunnel, if the backend is on another node that is known.
-    tunnel: bool,
+    pub tunnel: bool,
 }
 
 #[inline(always)]
-fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool, tunnelled: Tunnelled) -> Policy {
+pub(super) fn policy(
+    service: &Service,
+    external: bool,
+    origin: Origin,
+    masquerade_all: bool,
+    tunnelled: Tunnelled,
+) -> Policy {
     let flags = service.rules.flags;
     if tunnelled != Tunnelled::NOT {
         let local = tunnelled == Tunnelled::HERE && matches!(service.local.choice(), Choice::Slots { .. });

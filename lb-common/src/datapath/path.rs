@@ -713,21 +713,33 @@ fn is_sctp_fragment_to_another_port<A: Address>(parsed: &Parsed<A>, rewrite: &Re
 /// Counts and reports the drop of a packet of the desk's `old` tuple. There is no other way to one.
 #[inline(never)]
 pub(super) fn dropped<F: Family, W: World + Tables<F>>(world: &W, reason: DropReason) {
+    match world.desk() {
+        Some(desk) => report::<F, W>(world, &desk.old, desk.opening.service, reason),
+        None => world.count_drop(reason),
+    }
+}
+
+/// Counts and reports what goes no further: of which tuple and service number (`u32::MAX` if of none), and why.
+#[inline(always)]
+pub(super) fn report<F: Family, W: World + Tables<F>>(
+    world: &W,
+    key: &FlowKey<F::Addr>,
+    service: u32,
+    reason: DropReason,
+) {
     world.count_drop(reason);
     let now_ns = world.now_ns();
     let allowed = world
         .bucket(Bucket::Event)
         .is_some_and(|mut bucket| bucket.take(now_ns, EVENTS_PER_SECOND_MAX));
-    let Some(desk) = world.desk() else { return };
-    if desk.opening.service != u32::MAX {
-        world.count_refused(desk.opening.service);
+    if service != u32::MAX {
+        world.count_refused(service);
     }
-    let key = &desk.old;
     let event = Event {
         time_ns: now_ns,
         src: key.src.to_16_octets(),
         dst: key.dst.to_16_octets(),
-        service: desk.opening.service,
+        service,
         ifindex: world.ifindex(),
         sport: key.sport,
         dport: key.dport,

@@ -24,6 +24,18 @@ pub fn flow_hash<A: Address>(key: &FlowKey<A>) -> u32 {
     (hash >> 32) as u32
 }
 
+/// A hash for a socket that has no source port yet, from its cookie: the same for one socket and service, until the `turn` is another. Cookies
+/// come in sequence.
+#[must_use]
+#[inline(always)]
+pub fn socket_hash(cookie: u64, service: u32, turn: u32) -> u32 {
+    let mut hash = cookie ^ u64::from(service).wrapping_mul(MULTIPLIERS[1]);
+    hash = hash.wrapping_add(u64::from(turn).wrapping_add(1).wrapping_mul(MULTIPLIERS[0]));
+    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((hash ^ hash >> 31) >> 32) as u32
+}
+
 /// Maps a hash evenly to `0..len`, by multiplication instead of division.
 #[must_use]
 #[inline(always)]
@@ -80,6 +92,36 @@ mod tests {
                 hits[pick(flow_hash(&key), len) as usize] += 1;
             }
             let expected = flows / len;
+            for (slot, &count) in hits[..len as usize].iter().enumerate() {
+                let tolerance = expected / 3;
+                assert!(
+                    count.abs_diff(expected) <= tolerance,
+                    "slot {slot} of {len}: {count}, expected {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn consecutive_sockets_and_turns_of_one_spread_evenly() {
+        for (of_sockets, len) in [
+            (true, 2_u32),
+            (true, 3),
+            (true, 100),
+            (false, 2),
+            (false, 3),
+            (false, 100),
+        ] {
+            let mut hits = [0_u32; 100];
+            for number in 0..20_000 {
+                let hash = if of_sockets {
+                    socket_hash(4_096 + u64::from(number), 7, 0)
+                } else {
+                    socket_hash(4_096, 7, number)
+                };
+                hits[pick(hash, len) as usize] += 1;
+            }
+            let expected = 20_000 / len;
             for (slot, &count) in hits[..len as usize].iter().enumerate() {
                 let tolerance = expected / 3;
                 assert!(

@@ -42,4 +42,6 @@ counters! {
     EchoesAnswered = 10, "echoes_answered", "Pings to service addresses that were answered.";
     FlowsTunnelled = 11, "flows_tunnelled", "Flows that go to their backend's node in a tunnel, and are answered from there.";
     TunnelStrangers = 12, "tunnel_strangers", "Packets for a service address in a tunnel from somebody who is no node of the cluster: left to the host as they were.";
+    SocketConnects = 13, "socket_connects", "TCP connections that were given a backend when their socket was connected.";
+    SocketPeers = 14, "socket_peers", "Service addresses for which an unconnected UDP socket was given a backend.";
 }

@@ -75,6 +75,11 @@ pub const SOURCE_PORT_TRIES: u32 = 256;
 /// How often per second and CPU all of them are tried for a connection that found none: one such search takes milliseconds.
 pub const SOURCE_PORT_SEARCHES_PER_SECOND_MAX: u64 = 32;
 
+/// Cgroups whose sockets are left to the tc tier.
+pub const LEFT_CGROUPS_MAX: u32 = 1_024;
+/// How long a peer of an unconnected UDP socket keeps its place without a datagram, in nanoseconds: as long as an answered flow of UDP.
+pub const SOCKET_PEER_IDLE_NS: u64 = 120_000_000_000;
+
 /// How many slots are searched for the backend that a client had before, when the range has changed since.
 pub const AFFINITY_SLOTS_MAX: u32 = 65_536;
 

@@ -85,6 +85,14 @@ names! {
     CT4_DESK;
     /// Where IPv6 flows are laid out.
     CT6_DESK;
+    /// What a TCP socket stands for: one [`SocketPeer`](super::SocketPeer), in the socket's storage.
+    SK_PEER;
+    /// What the peers of an unconnected UDP socket stand for: [`SocketPeers`](super::SocketPeers), in the socket's storage.
+    SK_PEERS;
+    /// What the socket programs must know of the node: one [`SocketTier`](super::SocketTier).
+    SOCKET_TIER;
+    /// Cgroups whose sockets are left to the tc tier: number of the cgroup to nothing that matters.
+    LEFT_CGROUPS;
     /// What each CPU remembers of the time: one [`Clock`](super::Clock).
     CLOCK;
     /// Neighbours that XDP sends to: [`Hop`](super::Hop) to the monotonic time in nanoseconds at which one packet was left to the stack.
@@ -112,5 +120,20 @@ pub const TC_L3_EGRESS: &str = "lb_tc_l3_out";
 /// XDP program for outward devices.
 pub const XDP: &str = "lb_xdp";
 
-/// All program names.
+/// Programs of devices.
 pub const PROGRAMS: &[&str] = &[TC_INGRESS, TC_EGRESS, TC_L3_INGRESS, TC_L3_EGRESS, XDP];
+
+/// Programs of sockets, named for their hook of a cgroup, in the order in which they are attached: what tells a process of service addresses
+/// is there before anything is translated.
+pub const SOCKET_PROGRAMS: &[&str] = &[
+    "lb_getpeer4",
+    "lb_getpeer6",
+    "lb_recvmsg4",
+    "lb_recvmsg6",
+    "lb_sendmsg4",
+    "lb_sendmsg6",
+    "lb_connect4",
+    "lb_connect6",
+    "lb_bind4",
+    "lb_bind6",
+];

@@ -99,6 +99,9 @@ reasons! {
     TunnelNoRoute = 18, "tunnel_no_route",
         "There is no route to the endpoint's node, to which an open connection's packets go in a tunnel.",
         "Look at the node's routes: ip route get, with the address of the other node.";
+    NodePortTaken = 19, "node_port_taken",
+        "A process of the host wanted to listen at a port that is a Service's NodePort, and got EADDRINUSE: the Service would take its packets.",
+        "Let the process listen at another port, or give the Service another nodePort.";
 }
 
 #[cfg(test)]

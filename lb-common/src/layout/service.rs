@@ -104,6 +104,8 @@ impl ServiceFlags {
     /// Clients outside are answered directly by the endpoint's node, to which their packets go in a tunnel (direct server
     /// return). Such a service has a local list on every node.
     pub const DSR: Self = Self(1 << 3);
+    /// The socket tier leaves it to the tc tier.
+    pub const NO_SOCKETS: Self = Self(1 << 4);
 }
 
 /// The rules of a service port, which change together: one 64-bit word.

@@ -53,6 +53,7 @@ impl Agent {
         }
         self.state_is_old = true;
         if !std::mem::replace(&mut self.devices_followed, true) {
+            self.follow_sockets();
             self.write_state();
         }
     }

@@ -17,6 +17,17 @@ pub(super) fn report(event: &Event, reconciler: &Reconciler<KernelTables<V4>, Ke
         (Family::V6, v6(&event.src), v6(&event.dst))
     };
     let reason = DropReason::from_number(event.reason);
+    if event.ifindex == 0 {
+        info!(
+            reason = reason.map_or("unknown", DropReason::name),
+            service = reconciler.name(family, event.service).unwrap_or("-"),
+            address = %dst,
+            port = event.dport.get(),
+            protocol = %event.proto,
+            "socket refused"
+        );
+        return;
+    }
     info!(
         reason = reason.map_or("unknown", DropReason::name),
         service = reconciler.name(family, event.service).unwrap_or("-"),

@@ -11,6 +11,7 @@ mod node;
 mod observe;
 mod peers;
 mod routes;
+mod sockets;
 mod state;
 mod sysctl;
 mod xdp;
@@ -33,11 +34,12 @@ use tracing::{debug, error, info, warn};
 
 pub use node::{NodeOptions, TunnelKind, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
+pub use sockets::{Mark, SocketOptions, SocketState};
 pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
 pub use sysctl::{ChangedSetting, prepare_host};
 
 use crate::{
-    conntrack::{RemovedEndpoints, now_ns, sweep},
+    conntrack::{RemovedEndpoints, SocketCloser, now_ns, sweep},
     health::UnknownNode,
     kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, open_pinned_map, preflight},
     metrics::{Snapshot, SyncKind},
@@ -48,7 +50,10 @@ use crate::{
         devices::{Devices, Listing},
         kubernetes::{Access, Patience},
     },
-    tables::{DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, Stats, VlanTable},
+    tables::{
+        DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, SocketTable, Stats,
+        VlanTable,
+    },
 };
 
 use observe::{Observer, Servers};
@@ -75,6 +80,8 @@ pub struct AgentOptions {
     pub origin: Origin,
     /// How the XDP tier is wanted.
     pub xdp: XdpPolicy,
+    /// How the socket tier is wanted.
+    pub sockets: SocketOptions,
     /// Devices that count as outward; those with a default route if none are named.
     pub outward_devices: BTreeSet<String>,
     /// Entries of each flow table.
@@ -114,6 +121,7 @@ struct Agent {
     peers6: PeerTable<V6>,
     device_table: DeviceTable,
     vlan_table: VlanTable,
+    socket_table: SocketTable,
     routes: RoutesTable,
     /// Why changes of the routing are not followed, if they aren't.
     routes_problem: Option<String>,
@@ -126,6 +134,7 @@ struct Agent {
     removed: RemovedEndpoints,
     /// Some Service asks for what other nodes are needed for.
     wants_other_nodes: watch::Sender<bool>,
+    closer: SocketCloser,
     observer: Observer,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
@@ -229,7 +238,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 Ok(Err(error)) => bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again"),
                 Err(error) => return Err(anyhow!(error).context("a server of health or metrics")),
             },
-            _ = sweeps.tick() => agent.sweep(),
+            _ = sweeps.tick() => {
+                agent.sweep();
+                agent.follow_sockets();
+            }
             _ = retries.tick() => agent.retry(),
         }
     }
@@ -284,6 +296,8 @@ impl Agent {
         let peers6 = PeerTable::open(take(names::LB6_PEERS)?)?;
         let device_table = DeviceTable::open(names::DEVICES, take(names::DEVICES)?)?;
         let vlan_table = VlanTable::open(names::VLANS, take(names::VLANS)?)?;
+        let socket_table = SocketTable::open(&mut take)?;
+        let closer = SocketCloser::start(socket_table.storage()?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
@@ -344,6 +358,7 @@ impl Agent {
             peers6,
             device_table,
             vlan_table,
+            socket_table,
             routes,
             routes_problem: None,
             node_is_refused: false,
@@ -351,6 +366,7 @@ impl Agent {
             xdp_attached_at: None,
             removed: RemovedEndpoints::default(),
             wants_other_nodes: watch::channel(false).0,
+            closer,
             observer,
             state,
             state_is_old: true,
@@ -404,6 +420,7 @@ impl Agent {
                 took_ms = took.as_millis(),
                 "ready: everything that was there at the start is in the tables"
             );
+            self.follow_sockets();
             self.state_is_old = true;
             self.write_state();
         }
@@ -423,8 +440,10 @@ impl Agent {
         if self.node_is_refused {
             self.follow_node();
         }
-        self.removed
+        let gone = self
+            .removed
             .hang_up(&self.reconciler, &mut self.flows4, &mut self.flows6);
+        self.closer.close(gone);
     }
 
     fn sweep(&mut self) {

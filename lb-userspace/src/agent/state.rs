@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::sysctl::ChangedSetting;
+use super::{sockets::SocketState, sysctl::ChangedSetting};
 
 /// What the agent says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct State {
     pub health_problems: Vec<String>,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
+    /// What came of the socket tier.
+    #[serde(default)]
+    pub sockets: SocketState,
     /// Kernel settings that were changed, by this agent or one before it; `sluice cleanup` puts them back.
     #[serde(default)]
     pub settings_changed: Vec<ChangedSetting>,

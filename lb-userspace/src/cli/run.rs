@@ -13,8 +13,8 @@ use lb_common::layout::limits::{FLOWS_DEFAULT, FLOWS_MIN};
 
 use super::Place;
 use crate::{
-    agent::{AgentOptions, NodeOptions, ObserveOptions, Origin, TunnelKind, run as run_agent},
-    kernel::XdpPolicy,
+    agent::{AgentOptions, Mark, NodeOptions, ObserveOptions, Origin, SocketOptions, TunnelKind, run as run_agent},
+    kernel::{SocketPolicy, XdpPolicy},
     model::{Cidr, Protocol},
     plan::{Detector, NodePortAddresses},
     source::kubernetes::Access,
@@ -59,6 +59,8 @@ pub(super) struct RunArgs {
           value_parser = clap::value_parser!(u32).range(i64::from(FLOWS_MIN)..=1 << 26))]
     flows_max: u32,
     #[command(flatten)]
+    sockets: SocketArgs,
+    #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
     observe: ObserveArgs,
@@ -68,6 +70,47 @@ pub(super) struct RunArgs {
     /// How to log
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// Which sockets are served where they are connected.
+#[derive(Debug, Args)]
+struct SocketArgs {
+    /// How the socket tier is wanted: connections to Services get their endpoint when they are opened, and cost nothing from then on
+    #[arg(long, value_enum, default_value_t = SocketPolicy::Auto)]
+    socket_tier: SocketPolicy,
+    /// The cgroup (version 2) whose processes are served [default: the root, if the agent is in the machine's own network namespace]
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// In which network namespaces sockets are served; in others tc does it: where a sidecar or a policy must see service addresses
+    #[arg(long, value_enum, default_value_t = SocketNamespaces::All)]
+    socket_namespaces: SocketNamespaces,
+    /// Leave sockets with this SO_MARK to tc
+    #[arg(long, value_name = "MARK[/MASK]")]
+    socket_leave_mark: Option<Mark>,
+    /// Leave sockets of processes in this cgroup, and below, to tc; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    socket_leave_cgroup: Vec<PathBuf>,
+}
+
+/// In which network namespaces sockets are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SocketNamespaces {
+    /// In all
+    All,
+    /// In the host's own
+    Host,
+}
+
+impl SocketArgs {
+    fn options(&self) -> SocketOptions {
+        SocketOptions {
+            policy: self.socket_tier,
+            cgroup: self.cgroup_root.clone(),
+            host_only: self.socket_namespaces == SocketNamespaces::Host,
+            leave_mark: self.socket_leave_mark,
+            leave_cgroups: self.socket_leave_cgroup.clone(),
+        }
+    }
 }
 
 /// How the node takes part in proxying; named as kube-proxy's flags where it has them.
@@ -266,6 +309,7 @@ impl RunArgs {
             node_name,
             origin,
             xdp: self.xdp,
+            sockets: self.sockets.options(),
             outward_devices: BTreeSet::from_iter(self.outward_devices.iter().cloned()),
             flows_max: self.flows_max,
             node: self.node.options()?,

@@ -232,6 +232,7 @@ fn print(place: &Place, status: &Status) {
                 agent.source_ports_used_max
             );
         }
+        println!("sockets:   {}", agent.sockets);
         println!();
         print!("{}", devices::text(&agent.devices, status.cards.as_ref()));
     }

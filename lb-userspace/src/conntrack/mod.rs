@@ -1,6 +1,9 @@
 //! Ending flows: a sweep over the flow tables that removes entries whose flow is over. The rule of when a flow is over
-//! is `lb_common::datapath::is_over`; here is how a table is walked without disturbing the flows that live.
+//! is `lb_common::datapath::is_over`; here is how a table is walked without disturbing the flows that live. And closing sockets that the
+//! socket tier has led to endpoints that are gone for good.
 
+mod diag;
+mod hang_up;
 mod removed;
 
 use std::collections::HashMap;
@@ -11,6 +14,7 @@ use lb_common::{
     layout::{Address, Flow, FlowFlags, FlowKey, Stage, TcpSeen},
 };
 
+pub use hang_up::{GonePeer, SocketCloser};
 pub use removed::RemovedEndpoints;
 
 use crate::tables::{FlowEntry, FlowTable, TableFamily};

@@ -1,5 +1,6 @@
 //! TCP connections whose endpoint is gone for good, of Services that ask for it: their clients are told by a reset at their
-//! next packet, instead of waiting for a time-out. The flow's entry is marked; the kernel program answers.
+//! next packet, instead of waiting for a time-out. The flow's entry is marked; the kernel program answers. Sockets that the socket tier has
+//! led there are for `hang_up` to close.
 //!
 //! An endpoint that moves from one EndpointSlice to another may be missing for a moment: it counts as gone after a while.
 
@@ -8,9 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::layout::{Address, Flow, FlowFlags, FlowKey, Ip4, Ip6, Port, Proto, V4, V6};
+use lb_common::{
+    datapath::SocketFamily,
+    layout::{Address, Flow, FlowFlags, FlowKey, Ip4, Ip6, Port, Proto, V4, V6},
+};
 use tracing::{error, info};
 
+use super::GonePeer;
 use crate::{
     reconcile::{Gone, Publisher, Reconciler},
     tables::{FlowTable, TableFamily, Tables},
@@ -35,17 +40,18 @@ impl RemovedEndpoints {
         self.v6.extend(v6.into_iter().map(|gone| (now, gone)));
     }
 
-    /// Marks the connections of those that have not come back.
+    /// Marks the connections of those that have not come back, and says which these are.
     pub fn hang_up<T4: Tables<Ip4>, T6: Tables<Ip6>>(
         &mut self,
         reconciler: &Reconciler<T4, T6>,
         flows4: &mut FlowTable<V4>,
         flows6: &mut FlowTable<V6>,
-    ) {
+    ) -> HashSet<GonePeer> {
         let v4 = overdue(&mut self.v4);
         let v6 = overdue(&mut self.v6);
-        mark(flows4, &v4, reconciler.v4());
-        mark(flows6, &v6, reconciler.v6());
+        let mut peers = mark(flows4, &v4, reconciler.v4());
+        peers.extend(mark(flows6, &v6, reconciler.v6()));
+        peers
     }
 }
 
@@ -55,16 +61,16 @@ fn overdue<A: Copy>(missing: &mut Vec<(Instant, Gone<A>)>) -> Vec<Gone<A>> {
     over.into_iter().map(|(_, gone)| gone).collect()
 }
 
-fn mark<F: TableFamily, T: Tables<F::Addr>>(
+fn mark<F: TableFamily + SocketFamily, T: Tables<F::Addr>>(
     table: &mut FlowTable<F>,
     missing: &[Gone<F::Addr>],
     publisher: &Publisher<F, T>,
-) {
+) -> HashSet<GonePeer> {
     let gone = GoneForGood::of(missing, |gone| {
         publisher.has_backend(gone.service, gone.address, gone.port)
     });
     if gone.endpoints.is_empty() {
-        return;
+        return HashSet::new();
     }
     let nodes = publisher.nodes(&gone.services);
     let mut keys: Vec<FlowKey<F::Addr>> = Vec::new();
@@ -89,6 +95,12 @@ fn mark<F: TableFamily, T: Tables<F::Addr>>(
         ),
         Err(error) => error!(%error, "connections to endpoints that are gone could not be found"),
     }
+    let peer = |(service, address, port)| GonePeer {
+        service,
+        address: F::wide(&address),
+        port,
+    };
+    gone.endpoints.into_iter().map(peer).collect()
 }
 
 /// Endpoints that have not come back, and the service numbers that had them.

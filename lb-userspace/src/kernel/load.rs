@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{CgroupSockAddr, Program, SchedClassifier, Xdp},
 };
 use lb_common::layout::names;
 
@@ -25,6 +25,8 @@ pub struct LoadOptions {
 /// The loaded object: maps open, programs verified.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// Why the kernel doesn't take the socket programs, if it doesn't.
+    sockets_refused: Option<String>,
 }
 
 /// The object that was built into this binary.
@@ -87,7 +89,47 @@ impl Datapath {
             }
             .with_context(|| format!("the kernel refused program {name}"))?;
         }
-        Ok(Self { ebpf })
+        let mut datapath = Self {
+            ebpf,
+            sockets_refused: None,
+        };
+        datapath.sockets_refused = datapath.load_socket_programs().err().map(|error| format!("{error:#}"));
+        Ok(datapath)
+    }
+
+    // Now, since programs name tables by descriptors, which change hands later.
+    fn load_socket_programs(&mut self) -> Result<()> {
+        for &name in names::SOCKET_PROGRAMS {
+            self.socket_program(name)?
+                .load()
+                .with_context(|| format!("the kernel refused program {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has taken the socket programs, without which the rest works.
+    ///
+    /// # Errors
+    /// Why it hasn't.
+    pub fn socket_programs(&self) -> Result<()> {
+        match &self.sockets_refused {
+            None => Ok(()),
+            Some(reason) => Err(anyhow!("{reason}")),
+        }
+    }
+
+    /// A socket program, by its name in [`names`].
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?;
+        program
+            .try_into()
+            .with_context(|| format!("{name} is no socket program"))
     }
 
     /// Takes a map out, by its name in [`names`].
@@ -129,14 +171,17 @@ impl Datapath {
         self.ebpf.program(name)?.info().ok().map(|info| info.id())
     }
 
-    /// How many instructions the verifier walked for each program: the measure of the verifier budget.
+    /// How many instructions the verifier walked for each program that is loaded: the measure of the verifier budget.
     ///
     /// # Errors
     /// If the kernel does not tell (before 5.16).
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, u32)>> {
-        names::PROGRAMS
-            .iter()
-            .map(|&name| {
+        let named = names::PROGRAMS.iter().chain(names::SOCKET_PROGRAMS);
+        let is_loaded = |name: &&str| self.ebpf.program(name).is_none_or(|program| program.fd().is_ok());
+        named
+            .copied()
+            .filter(is_loaded)
+            .map(|name| {
                 let program = self
                     .ebpf
                     .program(name)

@@ -10,8 +10,8 @@ use std::{
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
     Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SourceKeys, TokenBucket, VlanKey, Way,
-    limits::LAYOUT_VERSION, names,
+    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer, SocketPeers, SocketTier, SourceKeys,
+    TokenBucket, VlanKey, Way, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -349,7 +349,7 @@ fn shape<K, V>(kind: MapType) -> Shape {
 
 /// What each table must be: aya adopts a pin without comparing.
 fn expected_maps() -> Vec<(&'static str, Shape)> {
-    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf, SkStorage};
     type SourceKey<A> = Key<<A as SourceKeys>::SourceKey>;
     vec![
         (names::LB4_ADDRESSES, shape::<Ip4, u32>(Hash)),
@@ -388,6 +388,10 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CT6_FRAGMENTS, shape::<FragmentKey<Ip6>, FragmentPorts>(LruHash)),
         (names::CT4_DESK, shape::<u32, Desk<Ip4>>(PerCpuArray)),
         (names::CT6_DESK, shape::<u32, Desk<Ip6>>(PerCpuArray)),
+        (names::SK_PEER, shape::<u32, SocketPeer>(SkStorage)),
+        (names::SK_PEERS, shape::<u32, SocketPeers>(SkStorage)),
+        (names::SOCKET_TIER, shape::<u32, SocketTier>(Array)),
+        (names::LEFT_CGROUPS, shape::<u64, u32>(Hash)),
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
         (names::HOPS, shape::<Hop, u64>(LruHash)),
         (names::ROUTES, shape::<u32, u32>(Array)),

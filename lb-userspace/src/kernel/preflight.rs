@@ -9,7 +9,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
-use super::pins::is_bpf_file_system;
+use super::{cgroup::cgroup_root, pins::is_bpf_file_system};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -55,7 +55,20 @@ const KERNEL_MIN: (u32, u32) = (6, 6);
 pub fn preflight(pin_dir: &Path) -> Vec<Finding> {
     let mut findings = vec![kernel_version(), capabilities(), bpf_file_system(pin_dir)];
     findings.extend(kernel_features());
+    findings.push(cgroups());
     findings
+}
+
+fn cgroups() -> Finding {
+    match cgroup_root() {
+        Ok(root) => Finding::new("root of the cgroups", Level::Good, root.display().to_string(), ""),
+        Err(error) => Finding::new(
+            "root of the cgroups",
+            Level::Limited,
+            "sockets are not served, tc does all the work",
+            format!("{error:#}"),
+        ),
+    }
 }
 
 fn kernel_version() -> Finding {

@@ -38,6 +38,7 @@ pub(crate) fn service(name: &str) -> Service {
         affinity_timeout_s: None,
         health_check_node_port: None,
         resets_removed: None,
+        no_sockets: false,
         algorithm: None,
         weights: None,
         forwarding: None,

@@ -38,6 +38,8 @@ pub struct Service {
     /// Annotation `sluice.io/reset-removed`: whether TCP clients are told by a reset when their endpoint is gone for good.
     /// Without it the node's setting holds.
     pub resets_removed: Option<bool>,
+    /// Annotation `sluice.io/socket: "off"`: the socket tier leaves it to the tc tier.
+    pub no_sockets: bool,
     /// Annotation `sluice.io/algorithm`: how a client's endpoint is chosen. Without it clients of external addresses are led
     /// by Maglev tables, those of the ClusterIP by hash alone.
     pub algorithm: Option<Algorithm>,

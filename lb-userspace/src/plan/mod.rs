@@ -71,6 +71,8 @@ pub struct DesiredPort {
     pub dsr: bool,
     /// Clients of the ClusterIP are led by the Maglev tables of the lists, too.
     pub internal_maglev: bool,
+    /// The socket tier leaves it to the tc tier.
+    pub no_sockets: bool,
     /// All endpoints that the port has and that are in neither list. Old flows of theirs go on (§5.1, §5.2).
     pub others: Vec<Backend>,
     /// Seconds of `sessionAffinity: ClientIP`.

@@ -172,6 +172,7 @@ fn plan_port(store: &Store, node: &NodeView, service: &Service, port: &ServicePo
         external_local: policies.external_local && policies.externally_accessible,
         dsr: policies.dsr,
         internal_maglev: service.algorithm == Some(Algorithm::Maglev),
+        no_sockets: service.no_sockets,
         others,
         affinity_timeout_s: service.affinity_timeout_s,
         sources: sources(service, node, family),

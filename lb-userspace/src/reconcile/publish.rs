@@ -539,6 +539,9 @@ fn rules(desired: &DesiredPort) -> Rules {
     if desired.internal_maglev {
         flags = flags.with(ServiceFlags::INTERNAL_MAGLEV);
     }
+    if desired.no_sockets {
+        flags = flags.with(ServiceFlags::NO_SOCKETS);
+    }
     Rules {
         flags,
         affinity_s: desired.affinity_timeout_s.unwrap_or(0),

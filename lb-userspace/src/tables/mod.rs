@@ -12,6 +12,7 @@ mod memory;
 mod node;
 mod peers;
 mod routes;
+mod sockets;
 mod stats;
 
 use lb_common::layout::{
@@ -25,6 +26,7 @@ pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, Mirror, NodeTable, VlanTable, node_range};
 pub use peers::PeerTable;
 pub use routes::RoutesTable;
+pub use sockets::SocketTable;
 pub use stats::{EventReader, Stats};
 
 /// Which of a service port's two lists of endpoints (kube-proxy-behaviour §3.1).

@@ -12,7 +12,7 @@ pub const NOISE_MAX: f64 = 0.15;
 pub struct Figure {
     /// What, from the general to the special: `packet/tc-ingress/v4/tcp/established/flows=1000`.
     pub name: String,
-    /// In which unit: `ns`, `ms`, `s`, `MiB`, `%`, `frames/s`, or `ratio`.
+    /// In which unit: `ns`, `µs`, `ms`, `s`, `MiB`, `%`, `frames/s`, `conn/s`, or `ratio`.
     pub unit: &'static str,
     /// How much.
     pub value: f64,
@@ -116,7 +116,7 @@ impl Figure {
     fn number(&self, value: f64) -> String {
         let decimals = match self.unit {
             "ratio" | "s" | "ms" => 2,
-            "frames/s" => 0,
+            "frames/s" | "conn/s" => 0,
             _ => 1,
         };
         format!("{value:.decimals$}")

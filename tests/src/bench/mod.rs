@@ -1,10 +1,12 @@
 //! Benches: every figure that the documents name comes from here. `packet` is the price of a packet in the kernel,
-//! `forward` how many pass through a device, `sync` the way from a change to the tables, `api` the same from an API server on.
+//! `forward` how many pass through a device, `connect` what a connection of a pod costs, `sync` the way from a change to the tables,
+//! `api` the same from an API server on.
 //!
 //! What a row means and how it is judged is in `docs/bench.md`; how figures are judged and shown in [`figure`], how
 //! samples become a figure in [`samples`]. The program itself is `src/bin/bench.rs`.
 
 mod api;
+mod connect;
 pub mod figure;
 mod forward;
 mod packet;
@@ -34,6 +36,10 @@ pub struct Options {
     /// Fewer flows, Services and rounds: to see that the benches work, not to judge by
     #[arg(long, global = true)]
     quick: bool,
+    /// For `connect`: rules of another balancer to compare with, as nft or iptables-save print them, plain or gzipped; may be given more
+    /// than once. Its ClusterIPs are the Services that Sluice gets, too
+    #[arg(long, value_name = "FILE", global = true)]
+    peer_rules: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
@@ -42,6 +48,8 @@ enum Verb {
     Packet,
     /// Frames per second that XDP sends on to backends elsewhere, against a program that only exchanges MAC addresses (about a minute)
     Forward,
+    /// Connections per second and their latency from pod to pod: direct, by sockets, by tc, through a peer's rules (about four minutes)
+    Connect,
     /// From a change of an object to the kernel's tables; start with 10 000 Services; memory (about a minute)
     Sync,
     /// From an API server's write to the kernel's tables; start with 50 000 Services; memory; what an idle agent costs (about two minutes)
@@ -61,6 +69,9 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     if wants(Verb::Forward) {
         figures.extend(forward::run(options.quick).context("bench forward")?);
+    }
+    if wants(Verb::Connect) {
+        figures.extend(connect::run(options.quick, &options.peer_rules).context("bench connect")?);
     }
     if wants(Verb::Sync) {
         figures.extend(sync::run(options.quick).context("bench sync")?);

@@ -191,6 +191,7 @@ impl Population {
             affinity_timeout_s: all.then_some(10_800),
             health_check_node_port: None,
             resets_removed: None,
+            no_sockets: false,
             algorithm: None,
             weights: None,
             forwarding: (self.features == Features::Direct).then_some(Forwarding::Dsr),

@@ -43,11 +43,25 @@ impl XdpMode {
     }
 }
 
+/// Whose sockets the agent is to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Nobody's: everything is tc's.
+    #[default]
+    Off,
+    /// Those of the lab's cgroup: the first node's and its pods'.
+    OfLab,
+    /// As the words of `extra` say. An agent in a namespace does not take the machine's root by itself.
+    Told,
+}
+
 /// What to start the agent with.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// XDP on `eth0`.
     pub xdp: XdpMode,
+    /// The socket tier.
+    pub sockets: SocketMode,
     /// The folder with Services and EndpointSlices; `<lab>/manifests` unless told.
     pub manifests: Option<PathBuf>,
     /// The API server to follow, in place of a folder.
@@ -62,6 +76,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             xdp: XdpMode::Off,
+            sockets: SocketMode::Off,
             manifests: None,
             api_server: None,
             extra: Vec::new(),
@@ -143,6 +158,12 @@ impl Agent {
         arguments.extend(["--node-name", &node.name].map(str::to_owned));
         arguments.extend(["--outward-devices", "eth0"].map(str::to_owned));
         arguments.extend(["--xdp", options.xdp.word()].map(str::to_owned));
+        // Never the machine's own root: it has everybody's processes.
+        match options.sockets {
+            SocketMode::Off => arguments.extend(["--socket-tier", "off"].map(str::to_owned)),
+            SocketMode::OfLab => arguments.extend(["--cgroup-root".to_owned(), text(lab.cgroup()?)]),
+            SocketMode::Told => {}
+        }
         arguments.extend(options.extra.iter().cloned());
         let mut agent = Self {
             binary: Self::binary()?,

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use agent::{Agent, AgentOptions, XdpMode};
+pub use agent::{Agent, AgentOptions, SocketMode, XdpMode};
 pub use capture::Capture;
 pub use cleanup::{leftovers, remove_stale};
 pub use host::{DeviceCounters, DirectionCounters, Host};

@@ -183,6 +183,7 @@ fn service(text: &str) -> Service {
         affinity_timeout_s: line.after("affinity").map(|words| number(words[0])),
         health_check_node_port: None,
         resets_removed: None,
+        no_sockets: false,
         algorithm: None,
         weights: None,
         forwarding: None,

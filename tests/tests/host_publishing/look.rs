@@ -173,6 +173,7 @@ impl Look {
             external_local: self.external_local && local.is_some(),
             dsr: false,
             internal_maglev: self.algorithm == Some(Algorithm::Maglev),
+            no_sockets: false,
             cluster,
             local,
             others,

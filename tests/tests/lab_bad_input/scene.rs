@@ -151,6 +151,8 @@ impl Scene {
             "eth0",
             "--xdp",
             "off",
+            "--socket-tier",
+            "off",
             "--manifests",
         ]);
         command.arg(self.manifests.path());

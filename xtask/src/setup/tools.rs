@@ -18,7 +18,7 @@ pub(crate) struct Tool {
     service: Option<&'static str>,
 }
 
-pub(crate) const TOOLS: [Tool; 10] = [
+pub(crate) const TOOLS: [Tool; 12] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
@@ -59,6 +59,18 @@ pub(crate) const TOOLS: [Tool; 10] = [
         program: "curl",
         packages: &["curl"],
         purpose: "is a client in labs that nobody here wrote",
+        service: None,
+    },
+    Tool {
+        program: "python3",
+        packages: &["python3"],
+        purpose: "asks sockets in labs for what no library asks",
+        service: None,
+    },
+    Tool {
+        program: "dnsmasq",
+        packages: &["dnsmasq-base"],
+        purpose: "is a name server and a resolver in labs that nobody here wrote",
         service: None,
     },
     Tool {

@@ -178,6 +178,7 @@ fn desired(cluster: &str) -> DesiredPort {
         external_local: false,
         internal_maglev: false,
         dsr: false,
+        no_sockets: false,
         others: Vec::new(),
         affinity_timeout_s: None,
         sources: None,

@@ -46,6 +46,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
         affinity_timeout_s: affinity_timeout(spec, &mut findings),
         health_check_node_port: findings.optional_port("spec.healthCheckNodePort", spec.health_check_node_port),
         resets_removed: resets_removed(object, &mut findings),
+        no_sockets: no_sockets(object, &mut findings),
         algorithm: algorithm(object, &mut findings),
         weights: weights(object, &mut findings),
         forwarding: forwarding(object, &mut findings),
@@ -62,6 +63,7 @@ pub fn service(key: ServiceKey, object: &core_v1::Service) -> (Service, Vec<Prob
 
 // Our own annotations, see `docs/services.md`. The API server knows none of them: a Service with a bad one is served.
 const RESET_ANNOTATION: &str = "sluice.io/reset-removed";
+const SOCKET_ANNOTATION: &str = "sluice.io/socket";
 const ALGORITHM_ANNOTATION: &str = "sluice.io/algorithm";
 const WEIGHTS_ANNOTATION: &str = "sluice.io/weights";
 const FORWARDING_ANNOTATION: &str = "sluice.io/forwarding";
@@ -83,6 +85,18 @@ fn resets_removed(object: &core_v1::Service, findings: &mut Findings) -> Option<
             let reason = format_args!("\"{}\" is neither true nor false", clip(other));
             findings.error(annotation_field(RESET_ANNOTATION), reason);
             None
+        }
+    }
+}
+
+fn no_sockets(object: &core_v1::Service, findings: &mut Findings) -> bool {
+    match annotation(object, SOCKET_ANNOTATION) {
+        Some("off" | "false") => true,
+        Some("on" | "true") | None => false,
+        Some(other) => {
+            let reason = format_args!("\"{}\" is neither on nor off", clip(other));
+            findings.warning(annotation_field(SOCKET_ANNOTATION), reason);
+            false
         }
     }
 }

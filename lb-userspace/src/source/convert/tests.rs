@@ -406,6 +406,22 @@ fn the_forwarding(#[case] text: &str, #[case] expected: Option<Forwarding>, #[ca
 }
 
 #[rstest]
+#[case("off", true, None)]
+#[case("false", true, None)]
+#[case("on", false, None)]
+#[case("true", false, None)]
+#[case::unknown(
+    "tc",
+    false,
+    Some("metadata.annotations[sluice.io/socket]: \"tc\" is neither on nor off")
+)]
+fn the_socket_tier(#[case] text: &str, #[case] expected: bool, #[case] problem: Option<&str>) {
+    let (read, problems) = annotated("sluice.io/socket", text);
+    assert_eq!(read.no_sockets, expected);
+    assert_eq!(problems, Vec::from_iter(problem));
+}
+
+#[rstest]
 #[case::pods_and_addresses("web-0=3, 10.0.1.7=2,fd00::7 = 100", &["10.0.1.7=2", "fd00::7=100", "web-0=3"], &[])]
 #[case::nothing("", &[], &[])]
 #[case::a_word("web-0=3,web-1", &["web-0=3"], &["\"web-1\" is no weight; write the pod's name or the endpoint's address, =, and the weight"])]

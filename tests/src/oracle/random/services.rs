@@ -177,6 +177,7 @@ fn service(tape: &mut Tape<'_>, casts: &[Cast; 2], number: usize, claims: &Claim
         affinity_timeout_s: tape.pick(&[None, None, None, Some(10), Some(30), Some(10_800)]),
         health_check_node_port: None,
         resets_removed: None,
+        no_sockets: false,
         algorithm: None,
         weights: None,
         forwarding: None,

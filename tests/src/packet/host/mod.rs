@@ -2,8 +2,10 @@
 
 mod packet;
 mod side;
+mod socket;
 mod world;
 
 pub use packet::{Carrier, HostPacket};
 pub use side::{HostFamily, HostOutcome};
+pub use socket::HostSocket;
 pub use world::{Cabinet, HostWorld};

@@ -18,6 +18,7 @@ use lb_common::{
 
 use lb_userspace::tables::SourceRange;
 
+use super::socket::HostSocket;
 use crate::packet::hops::{DEVICE_MTU, NextHop, next_hops};
 
 /// The tables of one family. Arrays have all their elements from the start, as the kernel's have: what nobody wrote
@@ -112,6 +113,8 @@ pub struct HostWorld {
     pub v4: Cabinet<Ip4>,
     /// IPv6.
     pub v6: Cabinet<Ip6>,
+    /// The socket that the socket tier is asked about.
+    pub socket: HostSocket,
     /// Devices by index.
     pub devices: BTreeMap<u32, Device>,
     /// VLAN devices by card and tags.
@@ -151,6 +154,7 @@ impl Default for HostWorld {
                 next_hops: next_hops::<V6>(),
                 ..Cabinet::default()
             },
+            socket: HostSocket::default(),
             devices: BTreeMap::new(),
             vlans: BTreeMap::new(),
             rested_ns: RefCell::default(),
