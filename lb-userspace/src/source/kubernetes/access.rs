@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
@@ -142,7 +142,15 @@ fn client(config: &Config) -> Result<Client, kube::Error> {
     tcp.set_keepalive(Some(KEEPALIVE_AFTER));
     tcp.set_keepalive_interval(Some(KEEPALIVE_EVERY));
     tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
+    // Without TLS no certificates are needed either, which an image with nothing else in it hasn't any of.
+    if config.cluster_url.scheme_str() == Some("http") {
+        return over(config, tcp);
+    }
     let connector = config.rustls_https_connector_with_connector(tcp)?;
+    over(config, connector)
+}
+
+fn over<C: Connect + Clone + Send + Sync + 'static>(config: &Config, connector: C) -> Result<Client, kube::Error> {
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)

@@ -76,7 +76,10 @@ pub enum KubernetesError {
     )]
     NoConfig(Box<str>),
     /// No client can be made of the configuration.
-    #[error("cannot make a client for the API server: {0}")]
+    #[error(
+        "cannot make a client for the API server: {0}. The cluster's certificate authority is taken from the kubeconfig or the \
+         service account, else from this machine's certificates"
+    )]
     Client(#[source] Box<kube::Error>),
     /// The agent is shutting down.
     #[error(transparent)]
