@@ -19,7 +19,7 @@ use lb_common::{
     layout::Tags,
 };
 
-use crate::outline::{lb_crc32c, lb_retag};
+use crate::{driver::lb_retag, outline::lb_crc32c};
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: the pseudo header is IPv6's. Newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;

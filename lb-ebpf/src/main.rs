@@ -6,6 +6,7 @@
 #![no_main]
 
 mod cgroup;
+mod driver;
 mod frame;
 mod hook;
 mod maps;

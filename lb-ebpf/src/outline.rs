@@ -7,19 +7,18 @@ use core::{ffi::c_void, hint::black_box};
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, xdp_md},
     helpers::generated::bpf_loop,
-    programs::{TcContext, XdpContext},
+    programs::TcContext,
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Fit, Found, Hook, Opened, Opens, Step, Tagged, Taken, Verdict, Ways, choose, claim,
-        clamp, come_out, crc32c_of_change, echo, enter_tunnel, error, find, find_at, fit, go, open, open_pair, place,
-        refuse, reset, retag, step, stray, take_out, too_big, translate,
+        Chosen, Claim, Errors, Fit, Hook, Opened, Opens, Taken, Verdict, choose, claim, clamp, crc32c_of_change, echo,
+        enter_tunnel, error, fit, open, open_pair, place, refuse, reset, stray, take_out, too_big, translate,
     },
-    layout::{DropReason, FlowKey, Ip4, Ip6, Scope, Tags, V4, V6},
+    layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, RETAG_FAILED, RETAG_NO_ROOM, Skb, XdpFrame, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
+    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
     maps, route, socket,
     world::{Context, Kernel},
 };
@@ -48,7 +47,7 @@ const INGRESS: u32 = 1;
 const EGRESS_FORWARDED: u32 = 2;
 
 #[inline(always)]
-const fn hook_code(hook: Hook) -> u32 {
+pub const fn hook_code(hook: Hook) -> u32 {
     match hook {
         Hook::Xdp => XDP,
         Hook::Ingress => INGRESS,
@@ -58,7 +57,7 @@ const fn hook_code(hook: Hook) -> u32 {
 }
 
 #[inline(always)]
-const fn hook_from_code(code: u32) -> Hook {
+pub const fn hook_from_code(code: u32) -> Hook {
     match code {
         XDP => Hook::Xdp,
         INGRESS => Hook::Ingress,
@@ -264,17 +263,6 @@ pub extern "C" fn lb_crc32c(change: u32, following: u32) -> u32 {
     crc32c_of_change(change, following)
 }
 
-/// See [`retag`]. The length of the tags that the frame has then, or one of [`RETAG_NO_ROOM`] and [`RETAG_FAILED`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn lb_retag(context: OfXdp, from: u32, to: u32) -> u32 {
-    match retag(&mut XdpFrame::new(&XdpContext::new(context)), Tags(from), Tags(to)) {
-        Some(true) => Tags(to).octets() as u32,
-        Some(false) => RETAG_NO_ROOM,
-        None => RETAG_FAILED,
-    }
-}
-
 /// ICMP errors on devices with this link header.
 macro_rules! errors {
     ($family:ty, $link:ident, $error:ident, $stray:ident, $fit:ident, $take_out:ident, $clamp:ident, $arrives:ident, $leaves:ident) => {
@@ -470,75 +458,6 @@ errors!(
     arrives6_l3,
     leaves6_l3
 );
-
-macro_rules! ways {
-    ($family:ty, $find:ident, $step:ident, $come_out:ident, $goes:ident) => {
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $find(context: OfXdp, tags: u32) -> u32 {
-            let ifindex = ifindex_of_xdp(context);
-            let found = find_at(&Kernel { ifindex, context }, Tags(tags), |ifindex| {
-                find::<$family, _>(&Kernel { ifindex, context })
-            });
-            found.code()
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $step(context: OfXdp, hook: u32) -> u32 {
-            let ifindex = ifindex_of_xdp(context);
-            step::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)) as u32
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $come_out(context: OfXdp) -> u64 {
-            let ifindex = ifindex_of_xdp(context);
-            let kernel = Kernel { ifindex, context };
-            come_out::<$family, _, _>(&mut XdpFrame::new(&XdpContext::new(context)), &kernel).code()
-        }
-
-        // Not global, as those of tc.
-        #[inline(never)]
-        fn $goes(context: OfXdp, tags: Tags) -> u64 {
-            let ifindex = ifindex_of_xdp(context);
-            let context_of = XdpContext::new(context);
-            let mut packet = XdpFrame::new(&context_of);
-            packet.begin_at(tags.octets());
-            go::<$family, _, _>(&mut packet, &Kernel { ifindex, context }, tags).code()
-        }
-
-        impl Ways<$family> for Kernel<OfXdp> {
-            #[inline(always)]
-            fn find(&self, tags: Tags) -> Found {
-                Found::from_code($find(self.context, tags.0))
-            }
-
-            #[inline(always)]
-            fn go<P: Tagged>(&self, _packet: &mut P, tags: Tags) -> Verdict {
-                Verdict::from_code($goes(self.context, tags))
-            }
-
-            #[inline(always)]
-            fn come_out<P: Tagged>(&self, _packet: &mut P) -> Verdict {
-                Verdict::from_code($come_out(self.context))
-            }
-
-            #[inline(always)]
-            fn step(&self, hook: Hook) -> Step {
-                Step::from_code($step(self.context, hook_code(hook)))
-            }
-
-            #[inline(always)]
-            fn next_hop(&self) -> bool {
-                route::next_hop::<$family>(self.context, self.ifindex)
-            }
-        }
-    };
-}
-
-ways!(V4, lb_find4, lb_step4, lb_come_out4, goes4);
-ways!(V6, lb_find6, lb_step6, lb_come_out6, goes6);
 
 /// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
 macro_rules! outlined {

@@ -15,11 +15,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum::{self, negate, updated},
+    follow::done,
     header::{IcmpHead, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, Udp},
     packet::Packet,
     parse::{ParseFamily, has_ports},
-    path::{Hook, Verdict, done},
     rewrite::{RewriteFamily, sum_of},
+    verdict::{Hook, Verdict},
     world::{Tables, World},
 };
 use crate::layout::{Counter, FlowFlags, Ip4, Ip6, Proto, V4, V6};

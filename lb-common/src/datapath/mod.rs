@@ -15,9 +15,12 @@
 
 mod affinity;
 mod checksum;
+mod choose;
 mod crc32c;
 mod echo;
 mod error;
+mod follow;
+mod forward;
 pub mod header;
 mod open;
 mod packet;
@@ -31,18 +34,20 @@ mod socket;
 mod tagged;
 mod track;
 mod tunnel;
+mod verdict;
 mod way;
 mod world;
 
 pub use checksum::{fold, updated};
+pub use choose::{Chosen, choose};
 pub use crc32c::of_change as crc32c_of_change;
+pub use forward::ForwardFamily;
 pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
-pub use open::{Chosen, End, Opened, choose, open};
+pub use open::{End, Opened, open};
 pub use packet::{ChecksumChange, Packet};
 pub use parse::Parsed;
 pub use path::{
-    Errors, Hook, Opens, PathFamily, Verdict, clamp, echo, enter_tunnel, error, refuse, reset, stray, tc, too_big,
-    translate,
+    Errors, Opens, PathFamily, clamp, echo, enter_tunnel, error, refuse, reset, stray, tc, too_big, translate,
 };
 pub use select::{cell, flow_hash, pick, place, socket_hash};
 pub use socket::{Dialled, Socket, SocketFamily, connect, guard, is_mapped, peer_name, received, send};
@@ -54,5 +59,6 @@ pub use tunnel::{
     send::{Fit, fit},
     xdp::come_out,
 };
-pub use way::{ForwardFamily, Found, Step, Ways, find, find_at, go, step, xdp};
+pub use verdict::{Hook, Verdict};
+pub use way::{Found, Step, Ways, find, find_at, go, step, xdp};
 pub use world::{Bucket, Insert, Refused, Tables, World};

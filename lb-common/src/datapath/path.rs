@@ -1,134 +1,33 @@
 //! The way of a packet through a hook: parse, follow its flow or open one, rewrite. Start reading here.
 
-use core::sync::atomic::{Ordering, compiler_fence};
-
 use super::{
     checksum,
+    choose::{Chosen, choose, is_unallocated},
     echo::{self, EchoFamily, turn_into_reply},
     error::{self, ErrorFamily},
+    follow::{Followed, done, follow, may_open},
+    forward::ForwardFamily,
     header::{Sctp, Tcp, Udp},
-    open::{Chosen, Opened, choose, is_unallocated, open},
+    open::{Opened, open},
     packet::Packet,
     parse::{Network, ParseFamily, Parsed, network, remember, renew},
     reject::{Told, turn_into_error},
     reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
-    track::{Claim, claim, counterpart, open_pair},
+    track::{Claim, claim, open_pair},
     tunnel::{
         TunnelFamily, mss,
         receive::{Taken, may_be, take_out},
         send::{Fit, fit, hear},
         wrap,
     },
-    way::ForwardFamily,
-    world::{Bucket, Insert, Tables, World},
+    verdict::{Hook, Verdict},
+    world::{Bucket, Tables, World},
 };
 use crate::layout::{
-    Address, AddressFlags, BackendFlags, Counter, DeviceFlags, DropReason, Event, Family, FlowFlags, FlowKey, Port,
-    Proto, Rewrite, Stage, TcpSeen, Tunnelled, V4, V6,
-    limits::{EVENTS_PER_SECOND_MAX, HEAL_NS_LOG2, REFRESH_NS},
+    Address, AddressFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite, TcpSeen,
+    Tunnelled, V4, V6, limits::EVENTS_PER_SECOND_MAX,
 };
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// On its way, translated or untouched.
-    Pass,
-    /// Translated, and sent by the host itself: it needs a route to its new destination.
-    Route,
-    /// Translated, and for a process of the host itself. On the device that it came by, its source, a service address,
-    /// may be a stranger to `rp_filter` and to firewalls that ask the same: then it arrives through loopback.
-    Deliver,
-    /// Its sender is to be told that nobody listens: [`refuse`] makes the answer.
-    Refuse,
-    /// Its sender is to be told that the connection is over: [`reset`] makes the answer.
-    Reset,
-    /// A ping to a service address: [`echo`] makes the answer.
-    Echo,
-    /// It goes to another node in a tunnel: [`enter_tunnel`] puts it there.
-    Tunnel,
-    /// Its sender is to be told that only so many octets fit: [`too_big`] makes the answer.
-    TooBig(u16),
-    /// Translated, and sent to its next hop by this device (XDP).
-    Forward(u32),
-    /// The same by the device that it came by.
-    Turn,
-    /// Gone, counted and reported.
-    Drop(DropReason),
-}
-
-impl Verdict {
-    /// As a number, for the way out of a kernel function: what it is, and more about it in the lower half.
-    #[must_use]
-    #[inline(always)]
-    pub const fn code(self) -> u64 {
-        let (kind, more) = match self {
-            Self::Pass => (0, 0),
-            Self::Route => (1, 0),
-            Self::Deliver => (2, 0),
-            Self::Refuse => (3, 0),
-            Self::Reset => (4, 0),
-            Self::Echo => (5, 0),
-            Self::Tunnel => (6, 0),
-            Self::TooBig(mtu) => (7, mtu as u32),
-            Self::Forward(ifindex) => (8, ifindex),
-            Self::Turn => (9, 0),
-            Self::Drop(reason) => (10, reason as u32),
-        };
-        (kind as u64) << 32 | more as u64
-    }
-
-    /// From its number.
-    #[must_use]
-    #[inline(always)]
-    pub const fn from_code(code: u64) -> Self {
-        match code >> 32 {
-            1 => Self::Route,
-            2 => Self::Deliver,
-            3 => Self::Refuse,
-            4 => Self::Reset,
-            5 => Self::Echo,
-            6 => Self::Tunnel,
-            7 => Self::TooBig(code as u16),
-            8 => Self::Forward(code as u32),
-            9 => Self::Turn,
-            10 => match DropReason::from_number(code as u16) {
-                Some(reason) => Self::Drop(reason),
-                None => Self::Pass,
-            },
-            _ => Self::Pass,
-        }
-    }
-}
-
-/// Where a packet is seen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hook {
-    /// In the driver of an outward device.
-    Xdp,
-    /// Where packets arrive from a device.
-    Ingress,
-    /// Where packets that the host forwards leave through a device.
-    EgressForwarded,
-    /// Where packets that a process in the host's own namespace has sent leave through a device.
-    EgressLocal,
-}
-
-impl Hook {
-    #[inline(always)]
-    pub(super) const fn is_egress(self) -> bool {
-        matches!(self, Self::EgressForwarded | Self::EgressLocal)
-    }
-
-    #[inline(always)]
-    pub(super) const fn stage(self) -> Stage {
-        if self.is_egress() {
-            Stage::LEAVES
-        } else {
-            Stage::ARRIVES
-        }
-    }
-}
 
 /// What the core needs of a family.
 pub trait PathFamily: ParseFamily + RewriteFamily + ErrorFamily + EchoFamily + TunnelFamily + ForwardFamily {}
@@ -356,20 +255,6 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     Verdict::Drop(reason)
 }
 
-/// What the flow table says of a packet.
-pub(super) enum Followed<A: Address> {
-    /// Write this; the flags are the entry's.
-    Rewrite(FlowFlags, Rewrite<A>),
-    /// There is nothing to be done here.
-    Alone,
-    /// No entry, or one that must be made anew.
-    Unknown,
-    /// An entry to a backend that no longer serves.
-    Left,
-    /// An entry to a backend that is gone for good; the sender is to know.
-    Reset,
-}
-
 /// The tc datapath of a family, behind tunnels.
 #[inline(always)]
 pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
@@ -494,163 +379,6 @@ fn go_in_tunnel<F: PathFamily, P: Packet, W: Errors<F, P>>(
         Fit::Otherwise => None,
         Fit::TooBig(mtu) => Some(Verdict::TooBig(mtu)),
         Fit::Drop(reason) => Some(Verdict::Drop(reason)),
-    }
-}
-
-/// Whether the first packet of a direct connection may look like this: one that is under way must not change its port.
-#[inline(always)]
-pub(super) fn may_open(proto: Proto, tcp: TcpSeen) -> bool {
-    proto == Proto::UDP || tcp.has(TcpSeen::SYN) && !tcp.has(TcpSeen::ACK)
-}
-
-/// Where a packet goes that an entry with these flags has translated.
-#[inline(always)]
-pub(super) const fn done(flags: FlowFlags) -> Verdict {
-    match (flags.has(FlowFlags::HOST_CLIENT), flags.has(FlowFlags::REPLY)) {
-        (true, false) => Verdict::Route,
-        (true, true) => Verdict::Deliver,
-        (false, _) => Verdict::Pass,
-    }
-}
-
-/// An established flow: one look-up says it all.
-#[inline(always)]
-pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
-    world: &W,
-    key: &FlowKey<F::Addr>,
-    seen: TcpSeen,
-    hook: Hook,
-) -> Followed<F::Addr> {
-    let Some(mut flow) = world.flow(key) else {
-        return Followed::Unknown;
-    };
-    let rewrite = flow.rewrite();
-    let (flags, backend, service, tcp_before) = (flow.flags, flow.backend, flow.service, flow.tcp);
-    // The kernel may recycle an LRU entry while it is read, writing it from the front: `check` comes first there and
-    // last here, so a mixture of two entries is noticed.
-    compiler_fence(Ordering::SeqCst);
-    let check = key.check();
-    if flow.check != check {
-        return Followed::Unknown;
-    }
-    let opens = seen.has(TcpSeen::SYN) && !seen.has(TcpSeen::ACK);
-    if flags.has(FlowFlags::RESET) {
-        return if opens { Followed::Unknown } else { Followed::Reset };
-    }
-    // What an earlier hook has translated may look like a direct connection by now.
-    let is_direct = flags.has(FlowFlags::DIRECT);
-    if is_direct && !flags.has(FlowFlags::REPLY) && !is_first::<W>(world, hook) {
-        return Followed::Alone;
-    }
-    let now_ns = world.now_ns();
-    let seen_ns = flow.seen_ns;
-    let stale = now_ns.saturating_sub(seen_ns) > REFRESH_NS;
-    // Each flow at its own time, so that not all are healed at once.
-    let phase_ns = u64::from(check) << (HEAL_NS_LOG2 - u32::BITS);
-    let heals = stale && (now_ns.wrapping_add(phase_ns) ^ seen_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0;
-    if stale {
-        flow.seen_ns = now_ns;
-    }
-    if !flags.has(FlowFlags::SEEN) {
-        flow.flags = flags.with(FlowFlags::SEEN);
-    }
-    let tcp = tcp_before.with(seen);
-    if tcp != tcp_before {
-        flow.tcp = tcp;
-    }
-    drop(flow);
-    let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
-    let tunnels = flags.has(FlowFlags::TUNNELS);
-    if to_backend && key.proto == Proto::UDP {
-        // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
-        if !serves::<F, W>(world, backend, service, &rewrite, tunnels) {
-            return Followed::Left;
-        }
-    } else if to_backend && opens {
-        // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
-        if is_closed(tcp_before)
-            || !tunnels && counterpart_is_closed::<F, W>(world, key, &rewrite)
-            || !serves::<F, W>(world, backend, service, &rewrite, tunnels)
-        {
-            return Followed::Unknown;
-        }
-    }
-    if heals && !tunnels {
-        heal::<F, W>(world, key);
-    }
-    if is_direct && rewrite.sport == key.sport && rewrite.dport == key.dport {
-        return Followed::Alone;
-    }
-    Followed::Rewrite(flags, rewrite)
-}
-
-/// Whether no hook of this node has seen a packet before.
-#[inline(always)]
-pub(super) fn is_first<W: World>(world: &W, hook: Hook) -> bool {
-    match hook {
-        Hook::Xdp | Hook::EgressLocal => true,
-        Hook::Ingress => world.device_is(world.ifindex(), DeviceFlags::FIRST),
-        Hook::EgressForwarded => false,
-    }
-}
-
-/// Whether a sender has ended its direction.
-#[inline(always)]
-pub(super) const fn is_closed(tcp: TcpSeen) -> bool {
-    tcp.any(TcpSeen::FIN.with(TcpSeen::RST))
-}
-
-#[inline(always)]
-fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
-    world: &W,
-    key: &FlowKey<F::Addr>,
-    rewrite: &Rewrite<F::Addr>,
-) -> bool {
-    let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto).at(key.stage.other());
-    world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
-}
-
-/// Whether the backend number still stands for the backend that the flow goes to, or for one on the node to which its tunnel goes, and
-/// it serves.
-#[inline(always)]
-pub(super) fn serves<F: Family, W: Tables<F>>(
-    world: &W,
-    number: u32,
-    service: u32,
-    rewrite: &Rewrite<F::Addr>,
-    tunnels: bool,
-) -> bool {
-    match world.backend(number) {
-        Some(backend) => {
-            let leads_there = if tunnels {
-                backend.node == rewrite.dst
-            } else {
-                backend.address == rewrite.dst && backend.port == rewrite.dport
-            };
-            backend.flags.has(BackendFlags::ACTIVE) && backend.service == service && leads_there
-        }
-        None => false,
-    }
-}
-
-/// Every 17 seconds per flow: keeps the opposite entry from being evicted, and writes it anew if it was.
-#[inline(never)]
-fn heal<F: PathFamily, W: World + Tables<F>>(world: &W, key: &FlowKey<F::Addr>) {
-    let Some(mut desk) = world.desk() else { return };
-    let desk = &mut *desk;
-    match world.flow(key) {
-        Some(flow) => {
-            counterpart(key, &flow, &mut desk.key, &mut desk.flow);
-            // As in `follow`: an entry that was recycled meanwhile has no counterpart to be healed.
-            compiler_fence(Ordering::SeqCst);
-            if flow.check != key.check() {
-                return;
-            }
-        }
-        None => return,
-    }
-    if world.flow(&desk.key).is_none() && world.insert_flow(&desk.key, &desk.flow, Insert::New).is_ok() {
-        world.count(Counter::FlowsHealed);
     }
 }
 

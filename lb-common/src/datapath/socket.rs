@@ -18,7 +18,7 @@ use core::{
 
 use super::{
     affinity,
-    open::{Origin, frontend_at, policy},
+    choose::{Origin, frontend_at, policy},
     path::report,
     select::socket_hash,
     world::{Tables, World},

@@ -4,7 +4,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum,
-    path::{Opens, PathFamily, is_closed},
+    follow::is_closed,
+    path::{Opens, PathFamily},
     rewrite::deltas,
     select::{flow_hash, pick},
     world::{Bucket, Insert, Refused, Tables},

@@ -17,13 +17,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{
     checksum,
-    header::{Ethernet, Ipv4, Ipv6},
-    open::{Chosen, Opened},
-    packet::Packet,
+    choose::Chosen,
+    follow::{Followed, follow, may_open, serves},
+    header::Ethernet,
+    open::Opened,
     parse::{Network, Parsed, network_in_place},
-    path::{
-        Followed, Hook, Opens, PathFamily, Verdict, checksum_may_be_partial, drop_packet, follow, may_open, serves,
-    },
+    path::{Opens, PathFamily, checksum_may_be_partial, drop_packet},
     rewrite::apply,
     tagged::{Tagged, readdress, tags_of},
     tunnel::{
@@ -32,11 +31,11 @@ use super::{
         send::go as go_in_tunnel,
         xdp::{come_out, enter, find_tunnel},
     },
+    verdict::{Hook, Verdict},
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, Family, FlowFlags, Hop, Ip4, Ip6, Proto, Stage, Tags, TcpSeen, Tunnelled, V4, V6, Way,
-    WayFlags,
+    Counter, Desk, DropReason, FlowFlags, Hop, Proto, Stage, Tags, TcpSeen, Tunnelled, V4, V6, Way, WayFlags,
     limits::{REST_NS, WAY_NS},
 };
 
@@ -110,7 +109,7 @@ impl Step {
 }
 
 /// A world in which ways can be found. The kernel programs put the steps into functions that are verified once, each for itself.
-pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
+pub trait Ways<F: PathFamily>: Opens<F> {
     /// See [`find`], for a frame with these tags: in the world of the device that [`find_at`] says.
     fn find(&self, tags: Tags) -> Found;
 
@@ -135,73 +134,6 @@ pub trait Ways<F: PathFamily + ForwardFamily>: Opens<F> {
     /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. False if there is
     /// no route or no neighbour, or if the device is not one that XDP sends by.
     fn next_hop(&self) -> bool;
-}
-
-/// What a family's header must be for a packet to be forwarded by XDP, and what forwarding does to it.
-pub trait ForwardFamily: Family {
-    /// Whether it has no options or extension headers, has hops left, and fits.
-    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool;
-    /// Whether packets from this address may be forwarded at all: not from loopback, nobody, a group or one link only (RFC 1122 §3.2.1.3,
-    /// RFC 4291 §2.5 and §2.7). The stack drops what comes from these, or knows better.
-    fn may_come_from(address: &Self::Addr) -> bool;
-    /// One hop less.
-    fn take_hop<P: Packet>(packet: &mut P) -> bool;
-}
-
-impl ForwardFamily for V4 {
-    #[inline(always)]
-    fn may_come_from(address: &Ip4) -> bool {
-        let [first, ..] = address.octets;
-        first != 0 && first != 127 && first < 224
-    }
-
-    #[inline(always)]
-    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
-        packet
-            .header::<Ipv4>(P::LINK_LEN)
-            .is_some_and(|ip| ip.version_ihl[0] == 0x45 && ip.ttl[0] > 1 && u16::from_be_bytes(ip.total_len) <= mtu)
-    }
-
-    #[inline(always)]
-    fn take_hop<P: Packet>(packet: &mut P) -> bool {
-        let Some(ip) = packet.header_mut::<Ipv4>(P::LINK_LEN) else {
-            return false;
-        };
-        ip.ttl[0] = ip.ttl[0].wrapping_sub(1);
-        // The word of time to live and protocol is less by one in its high octet.
-        let less = u64::from(!u16::from_ne_bytes([1, 0]));
-        ip.checksum = checksum::updated(u16::from_ne_bytes(ip.checksum), less).to_ne_bytes();
-        true
-    }
-}
-
-impl ForwardFamily for V6 {
-    #[inline(always)]
-    fn may_come_from(address: &Ip6) -> bool {
-        let [first, second, ..] = address.octets;
-        let is_of_a_link = first == 0xfe && second & 0xc0 == 0x80;
-        // 0::/8 has the unspecified address, loopback and mapped ones.
-        first != 0 && first != 0xff && !is_of_a_link
-    }
-
-    #[inline(always)]
-    fn may_forward<P: Packet>(packet: &P, mtu: u16) -> bool {
-        packet.header::<Ipv6>(P::LINK_LEN).is_some_and(|ip| {
-            let next = ip.next[0];
-            (next == Proto::TCP.0 || next == Proto::UDP.0 || next == Proto::SCTP.0)
-                && ip.hop_limit[0] > 1
-                && u32::from(u16::from_be_bytes(ip.payload_len)) + size_of::<Ipv6>() as u32 <= u32::from(mtu)
-        })
-    }
-
-    #[inline(always)]
-    fn take_hop<P: Packet>(packet: &mut P) -> bool {
-        let Some(ip) = packet.header_mut::<Ipv6>(P::LINK_LEN) else {
-            return false;
-        };
-        ip.hop_limit[0] = ip.hop_limit[0].wrapping_sub(1);
-        true
-    }
 }
 
 /// The XDP datapath.
@@ -231,7 +163,7 @@ fn arrive_in_driver<F: PathFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world:
 
 /// The XDP datapath of a family, without tunnels: offsets count from behind the tags.
 #[inline(always)]
-pub fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
+pub fn go<F: PathFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
     let Some(parsed) = F::parse(packet, world, Stage::ARRIVES) else {
         return Verdict::Pass;
     };
@@ -267,7 +199,7 @@ pub fn go<F: PathFamily + ForwardFamily, P: Tagged, W: Ways<F>>(packet: &mut P, 
 
 /// Puts the way of a packet onto the desk, if there is one and it still holds.
 #[inline(always)]
-pub(super) fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
+pub(super) fn known<F: PathFamily, W: Ways<F>>(
     world: &W,
     parsed: &Parsed<F::Addr>,
     tags: Tags,
@@ -296,7 +228,7 @@ pub(super) fn known<F: PathFamily + ForwardFamily, W: Ways<F>>(
 
 /// Does what a way says. Nothing if the packet was changed in part only.
 #[inline(always)]
-pub(super) fn act<F: PathFamily + ForwardFamily, P: Tagged>(
+pub(super) fn act<F: PathFamily, P: Tagged>(
     packet: &mut P,
     parsed: &Parsed<F::Addr>,
     way: &Way<F::Addr>,
@@ -354,7 +286,7 @@ pub fn find_at<W: World>(world: &W, tags: Tags, find: impl FnOnce(u32) -> Found)
 /// A packet without a way, of the desk's `old` tuple: looks for one, opening its flow if it has none. The desk's `way` is what there
 /// is to be done.
 #[inline(always)]
-pub fn find<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
+pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
     // Not on the stack: it is the kernel's, and short.
     match world.desk() {
         Some(mut desk) => {
@@ -440,7 +372,7 @@ fn rests<W: World>(world: &W, hop: &Hop, now_ns: u64) -> bool {
 
 /// Adds to what becomes of the packets.
 #[inline(always)]
-fn allow<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, flags: WayFlags) {
+fn allow<F: PathFamily, W: Ways<F>>(world: &W, flags: WayFlags) {
     if let Some(mut desk) = world.desk() {
         desk.way.flags = desk.way.flags.with(flags);
     }
@@ -465,7 +397,7 @@ enum Arrived {
 
 /// The step where it arrives: its flow's, or that of a flow that is opened.
 #[inline(always)]
-fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
+fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, Found> {
     match step {
         Step::Rewrite => {}
         Step::Alone => {
@@ -525,13 +457,13 @@ fn arrive<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, step: Step) -> R
 }
 
 #[inline(always)]
-fn is_tunnelled<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
+fn is_tunnelled<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
     world.desk().is_none_or(|desk| desk.opening.tunnelled != Tunnelled::NOT)
 }
 
 /// The desk's way leads nowhere: the stack has its packets.
 #[inline(always)]
-fn forget<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
+fn forget<F: PathFamily, W: Ways<F>>(world: &W) {
     if let Some(mut desk) = world.desk() {
         desk.way.forget();
     }
@@ -539,7 +471,7 @@ fn forget<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
 
 /// Opens the flow whose tunnel was found.
 #[inline(always)]
-fn opened_in_tunnel<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Found {
+fn opened_in_tunnel<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
     if let Some(mut desk) = world.desk() {
         go_in_tunnel(&mut *desk);
     }
@@ -551,7 +483,7 @@ fn opened_in_tunnel<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> Fou
 
 /// The step where it leaves. Whether XDP may send it; nothing if it is not ours.
 #[inline(always)]
-fn leave<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
+fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
     {
         let mut desk = world.desk()?;
         let desk = &mut *desk;
@@ -575,7 +507,7 @@ fn leave<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, arrived: Arrived)
 
 /// Looks for the next hop. Whether there is one.
 #[inline(always)]
-fn send<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
+fn send<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
     let may = world.desk().is_some_and(|desk| F::may_come_from(&desk.arrives.src));
     let found = may && world.next_hop();
     world.count(if found { Counter::WaysFound } else { Counter::WaysLeft });
@@ -587,7 +519,7 @@ fn send<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) -> bool {
 
 /// The desk's tuple as it came becomes its way.
 #[inline(always)]
-fn take_old<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
+fn take_old<F: PathFamily, W: Ways<F>>(world: &W) {
     let Some(mut desk) = world.desk() else { return };
     let desk = &mut *desk;
     desk.way.rewrite.src = desk.old.src;
@@ -600,7 +532,7 @@ fn take_old<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W) {
 
 /// The desk's `rewrite` becomes its way, or goes on top of what the way says already. The flags of the flow.
 #[inline(always)]
-fn take_rewrite<F: PathFamily + ForwardFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<FlowFlags> {
+fn take_rewrite<F: PathFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<FlowFlags> {
     let mut desk = world.desk()?;
     let desk = &mut *desk;
     let flags = desk.opening.flags;

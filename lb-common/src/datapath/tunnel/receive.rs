@@ -11,11 +11,13 @@
 use super::{GUE_PORT, TunnelFamily};
 use crate::{
     datapath::{
+        choose::Chosen,
         header::Udp,
-        open::{Chosen, Opened},
+        open::Opened,
         packet::Packet,
         parse::pull_headers,
-        path::{Errors, Hook, PathFamily, Verdict, dropped},
+        path::{Errors, PathFamily, dropped},
+        verdict::{Hook, Verdict},
         way::{Step, step},
         world::{Tables, World},
     },

@@ -11,8 +11,9 @@ use crate::{
     datapath::{
         header::Ethernet,
         parse::Parsed,
-        path::{PathFamily, Verdict, checksum_may_be_partial, drop_packet},
+        path::{PathFamily, checksum_may_be_partial, drop_packet},
         tagged::{Tagged, readdress},
+        verdict::Verdict,
         way::{Found, Ways, act, is_for, known},
     },
     layout::{DropReason, Stage, Tags, TcpSeen, Tunnelled, Way, WayFlags},
