@@ -30,19 +30,27 @@ const ROOT_INODE: u64 = 1;
 /// # Errors
 /// Why it can't be used, and what to do.
 pub fn cgroup_root() -> Result<PathBuf> {
-    // Whoever is elsewhere does not serve the machine's other processes. If the kernel doesn't tell, the root's number has to do.
-    let [ours, first] = ["/proc/self/ns/net", "/proc/1/ns/net"].map(fs::read_link);
-    if let (Ok(ours), Ok(first)) = (ours, first)
-        && ours != first
-    {
-        bail!(
-            "the agent is not in the machine's own network namespace; name the cgroup of its processes: --cgroup-root DIR"
-        );
-    }
+    // Whoever is elsewhere does not serve the machine's other processes.
+    let [ours, first] = ["/proc/self/ns/net", "/proc/1/ns/net"].map(|path| fs::read_link(path).ok());
+    check_namespace(ours, first)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     choose_root(&mounts, |path| {
         fs::metadata(path).is_ok_and(|folder| folder.ino() == ROOT_INODE)
     })
+}
+
+/// The root is taken only by an agent that is known to be in the network namespace of the machine's first process.
+fn check_namespace(ours: Option<PathBuf>, first: Option<PathBuf>) -> Result<()> {
+    match (ours, first) {
+        (Some(ours), Some(first)) if ours == first => Ok(()),
+        (Some(_), Some(_)) => bail!(
+            "the agent is not in the machine's own network namespace; name the cgroup of its processes: --cgroup-root DIR"
+        ),
+        _ => bail!(
+            "the kernel does not tell whether the agent is in the machine's own network namespace (/proc/1/ns/net can't be read); if it \
+             is, name the root: --cgroup-root DIR"
+        ),
+    }
 }
 
 fn choose_root(mounts: &str, is_root: impl Fn(&Path) -> bool) -> Result<PathBuf> {
@@ -181,6 +189,20 @@ mod tests {
     const V2: &str = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
     const PART: &str = "50 31 0:38 /kubepods/pod7 /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
     const SPACE: &str = "41 31 0:38 / /mnt/a\\040cgroup rw - cgroup2 none rw\n";
+
+    #[rstest]
+    #[case::the_same(Some("net:[1]"), Some("net:[1]"), true)]
+    #[case::another(Some("net:[2]"), Some("net:[1]"), false)]
+    #[case::not_told(Some("net:[1]"), None, false)]
+    #[case::nothing_is_told(None, None, false)]
+    fn only_an_agent_in_the_first_namespace_takes_the_root(
+        #[case] ours: Option<&str>,
+        #[case] first: Option<&str>,
+        #[case] takes: bool,
+    ) {
+        let result = check_namespace(ours.map(PathBuf::from), first.map(PathBuf::from));
+        assert_eq!(result.is_ok(), takes, "{result:?}");
+    }
 
     #[rstest]
     #[case::alone(&[V2], "/sys/fs/cgroup/unified")]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Host, Lab, cleanup, exec, plan};
@@ -51,7 +51,7 @@ pub enum SocketMode {
     Off,
     /// Those of the lab's cgroup: the first node's and its pods'.
     OfLab,
-    /// As the words of `extra` say. An agent in a namespace does not take the machine's root by itself.
+    /// Of the cgroup that the words of `extra` name with `--cgroup-root`: never without.
     Told,
 }
 
@@ -162,7 +162,13 @@ impl Agent {
         match options.sockets {
             SocketMode::Off => arguments.extend(["--socket-tier", "off"].map(str::to_owned)),
             SocketMode::OfLab => arguments.extend(["--cgroup-root".to_owned(), text(lab.cgroup()?)]),
-            SocketMode::Told => {}
+            SocketMode::Told => {
+                let is_named = options.extra.iter().any(|word| word == "--cgroup-root");
+                ensure!(
+                    is_named,
+                    "without --cgroup-root an agent might take the machine's own root"
+                );
+            }
         }
         arguments.extend(options.extra.iter().cloned());
         let mut agent = Self {

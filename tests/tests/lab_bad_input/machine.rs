@@ -90,6 +90,7 @@ fn a_pin_folder_elsewhere_is_refused_before_anything_is_made() {
         .node()
         .command(tests::lab::Agent::binary().expect("the binary was built"));
     command.arg("run").arg("--manifests").arg(scene.manifests.path());
+    command.args(["--socket-tier", "off"]);
     command.args(["--pin-dir", &place, "--run-dir", &place]);
     scene
         .end(command)

@@ -161,19 +161,6 @@ fn a_cgroup_that_is_not_there_leaves_all_to_tc_and_says_so() {
     assert!(!is_served(&cluster, cluster.lab.backend(1)));
 }
 
-#[test]
-fn an_agent_in_a_namespace_of_its_own_does_not_take_the_machines_root() {
-    let lab = Lab::one_node().backends(2).build().expect("a lab");
-    let services = [web().backends(lab.backends())];
-    let auto = told(&["--socket-tier", "auto"]);
-    let cluster = Cluster::start(lab, &services, &auto).expect("it starts without");
-    let line = sockets_line(&cluster.agent);
-    assert!(
-        line.starts_with("off: the agent is not in the machine's own network namespace"),
-        "{line}"
-    );
-}
-
 #[rstest]
 #[case::host_sockets_only(&["--socket-namespaces", "host"], true, false)]
 #[case::all(&[], true, true)]
