@@ -18,7 +18,7 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, ifindex_of_xdp, skb_mtu},
+    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, skb_mtu},
     maps, route, socket,
     world::{Context, Kernel},
 };
