@@ -12,10 +12,11 @@ use super::{
     service::ServiceSketch,
     sketch::{ABORT, Checksum, DATA, Extension, Fragment, INIT, Layer4, Sketch, icmp, other, sctp, tcp, udp},
     tape::Tape,
+    tunnel::{Tunnel, gue, ipip},
 };
 
 const FRONTENDS: [&str; 5] = ["web:80", "web:53", "api:80", "api:443", "node:30080"];
-const BACKENDS: [&str; 11] = [
+const BACKENDS: [&str; 13] = [
     "pod:8080 local",
     "pod2:8080",
     "pod2:53",
@@ -27,6 +28,8 @@ const BACKENDS: [&str; 11] = [
     "far-v:8080",
     "far-q:8080",
     "mute:8080",
+    "far:8080 on peer",
+    "pod2:8080 on peer",
 ];
 const DIALLED: [&str; 14] = [
     "web:80",
@@ -77,6 +80,12 @@ pub fn beginning(tape: &mut Tape<'_>) -> Vec<Change> {
     let mut changes: Vec<Change> = FRONTENDS.iter().map(|frontend| published(tape, frontend)).collect();
     if !tape.once_in(4) {
         changes.push(Change::Node);
+    }
+    if tape.once_in(2) {
+        // Other nodes, from which packets come in tunnels.
+        let peers = ["peer", "peer2"].map(|name| Change::Peer(name.to_owned()));
+        changes.extend(peers);
+        changes.push(Change::HostAddress("node".to_owned()));
     }
     changes
 }
@@ -139,6 +148,9 @@ fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
     if tape.once_in(4) {
         service = service.external_local();
     }
+    if tape.once_in(2) {
+        service = service.dsr();
+    }
     let backends =
         |tape: &mut Tape<'_>| -> Vec<&str> { (0..1 + tape.below(3)).map(|_| tape.pick(&BACKENDS)).collect() };
     if tape.once_in(3) {
@@ -177,7 +189,9 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
         6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
-        7 => match tape.below(11) {
+        7 => match tape.below(13) {
+            11 => Change::Gue,
+            12 => Change::PathMtu("peer".to_owned(), tape.pick(&[0, 600, 1_300])),
             9 => Change::Vlans,
             10 => Change::VlansTurn,
             6 => Change::Outward,
@@ -205,7 +219,11 @@ fn packet(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happeni
     } else {
         Link::Ethernet
     };
-    let sketch = sketch(tape, version, flows);
+    let mut sketch = sketch(tape, version, flows);
+    // In test runs the kernel takes a tunnel's headers away behind a link header only.
+    if link == Link::Ethernet && tape.once_in(6) {
+        sketch.tunnel = Some(tunnel(tape));
+    }
     // The protocol is said by the sketch.
     let variant = Variant {
         version,
@@ -222,6 +240,15 @@ fn packet(tape: &mut Tape<'_>, version: Version, flows: PickFlow<'_>) -> Happeni
         sketch: Box::new(sketch),
         frame,
     }
+}
+
+/// A tunnel that another node has sent, or nearly so.
+fn tunnel(tape: &mut Tape<'_>) -> Tunnel {
+    let from = tape.pick(&["peer", "peer", "peer2", "stranger"]);
+    let to = tape.pick(&["node", "node", "node", "vip", "peer"]);
+    let tuple = format!("{from} > {to}");
+    let tunnel = if tape.once_in(2) { gue(&tuple) } else { ipip(&tuple) };
+    if tape.once_in(8) { tunnel.congested() } else { tunnel }
 }
 
 fn tuple(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> String {

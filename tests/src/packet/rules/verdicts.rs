@@ -52,6 +52,9 @@ impl<F: HostFamily> Played<'_, F> {
         let may_be_ours = seen
             .as_ref()
             .is_some_and(|seen| seen.tuple().is_some() || is_later_part(seen));
+        if let Some(rules) = self.tunnel() {
+            return rules;
+        }
         if let Some(seen) = seen.as_ref().filter(|seen| is_error(seen)) {
             return self.error(seen);
         }
@@ -85,8 +88,17 @@ impl<F: HostFamily> Played<'_, F> {
                 }
                 answers(&scrap.frame, out, scrap.link)
             }
-            // Stories have no other nodes.
-            Verdict::Tunnel | Verdict::TooBig(_) => Err("a tunnel to nobody".to_owned()),
+            Verdict::Tunnel => Err("what goes into a tunnel was looked at".to_owned()),
+            Verdict::TooBig(_) => {
+                let counted = DropReason::TunnelTooBig as usize;
+                let told = after.drops[counted] - before.drops[counted];
+                ensure(told == 1 && dropped == 1, "who is told is counted once")?;
+                if got.outcome.code == TC_SHOT {
+                    return ensure(refused_writes, "what can be answered is answered");
+                }
+                verify(out, scrap.link)?;
+                answers(&scrap.frame, out, scrap.link)
+            }
             Verdict::Refuse | Verdict::Reset => {
                 let counted = |reason: DropReason| after.drops[reason as usize] - before.drops[reason as usize];
                 let (right, why) = if got.verdict == Verdict::Reset {
@@ -136,6 +148,33 @@ impl<F: HostFamily> Played<'_, F> {
                 }
             }
         }
+    }
+
+    /// What goes into a tunnel is in it as it came; what comes in one is left alone, dropped with a reason, or taken out. Nothing if
+    /// the packet has to do with none.
+    fn tunnel(&self) -> Option<Result<(), String>> {
+        let (frame, out) = (&self.scrap.frame, &self.got.outcome.frame);
+        let link = self.scrap.link.len();
+        let sent = self.got.verdict == Verdict::Tunnel
+            || matches!(self.got.verdict, Verdict::Forward(_) | Verdict::Turn) && out.len() >= frame.len() + 20;
+        if sent {
+            let is_inside = out.len() > frame.len() && out.ends_with(&frame[link..]);
+            let refused = self.got.outcome.code == TC_SHOT && self.refused_writes;
+            return Some(if is_inside || refused {
+                Ok(())
+            } else {
+                Err("what goes into a tunnel is in it as it came".to_owned())
+            });
+        }
+        self.scrap.sketch.tunnel.as_ref()?;
+        let dropped = self.after.drops.iter().sum::<u64>() - self.before.drops.iter().sum::<u64>();
+        Some(match self.got.verdict {
+            Verdict::Drop(_) | Verdict::Refuse | Verdict::Reset | Verdict::TooBig(_) if dropped == 1 => Ok(()),
+            Verdict::Pass | Verdict::Deliver | Verdict::Echo | Verdict::Forward(_) | Verdict::Turn if dropped == 0 => {
+                Ok(())
+            }
+            other => Err(format!("{other:?} with {dropped} drops")),
+        })
     }
 
     /// An ICMP error goes on, in one of two ways: as it came, or translated and counted.
