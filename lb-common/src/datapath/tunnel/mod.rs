@@ -52,7 +52,10 @@ pub trait TunnelFamily: Family {
     /// Whether routers may cut the packet into fragments.
     fn may_be_cut<P: Packet>(packet: &P) -> bool;
     /// The header's first four octets, of which a tunnel's packet takes over service class and congestion bits (RFC 6040 §4.1).
-    fn first_word<P: Packet>(packet: &P) -> Option<[u8; 4]>;
+    #[inline(always)]
+    fn first_word<P: Packet>(packet: &P) -> Option<[u8; 4]> {
+        packet.header::<[u8; 4]>(P::LINK_LEN).copied()
+    }
     /// Whether the packet has met congestion.
     fn is_congested<P: Packet>(packet: &P) -> bool;
     /// Marks the packet at `inside` if the one around it was marked by a router that is congested (RFC 6040 §4.2). False if that
@@ -111,11 +114,6 @@ impl TunnelFamily for V4 {
         packet
             .header::<Ipv4>(P::LINK_LEN)
             .is_some_and(|ip| u16::from_be_bytes(ip.fragment) & 0x4000 == 0)
-    }
-
-    #[inline(always)]
-    fn first_word<P: Packet>(packet: &P) -> Option<[u8; 4]> {
-        packet.header::<[u8; 4]>(P::LINK_LEN).copied()
     }
 
     #[inline(always)]
@@ -195,11 +193,6 @@ impl TunnelFamily for V6 {
     #[inline(always)]
     fn may_be_cut<P: Packet>(_packet: &P) -> bool {
         false
-    }
-
-    #[inline(always)]
-    fn first_word<P: Packet>(packet: &P) -> Option<[u8; 4]> {
-        packet.header::<[u8; 4]>(P::LINK_LEN).copied()
     }
 
     #[inline(always)]
