@@ -53,7 +53,7 @@ fn host_and_kernel_agree_on_random_stories() {
         ("reset", 2_000),
         ("dropped", 200),
         ("untouched", 200),
-        ("tunnelled", 2_000),
+        ("tunnelled", 8_000),
     ] {
         let count = total.get(what).copied().unwrap_or(0);
         assert!(

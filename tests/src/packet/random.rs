@@ -148,11 +148,14 @@ fn published(tape: &mut Tape<'_>, frontend: &str) -> Change {
     if tape.once_in(4) {
         service = service.external_local();
     }
-    if tape.once_in(2) {
+    let is_direct = tape.once_in(2);
+    if is_direct {
         service = service.dsr();
     }
-    let backends =
-        |tape: &mut Tape<'_>| -> Vec<&str> { (0..1 + tape.below(3)).map(|_| tape.pick(&BACKENDS)).collect() };
+    let backends = |tape: &mut Tape<'_>| -> Vec<&str> {
+        let all: &[&str] = if is_direct { &BACKENDS[10..] } else { &BACKENDS };
+        (0..1 + tape.below(3)).map(|_| tape.pick(all)).collect()
+    };
     if tape.once_in(3) {
         service = match tape.below(3) {
             0 => service.nobody_here(),
