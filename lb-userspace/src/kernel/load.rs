@@ -1,6 +1,9 @@
 //! Loading the object: maps pinned or adopted from pins, programs verified by the kernel.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -78,33 +81,34 @@ impl Datapath {
         let mut ebpf = loader.load(object).map_err(|error| {
             anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
         })?;
-        for name in names::PROGRAMS {
-            let program = ebpf
-                .program_mut(name)
+        for name in names::PROGRAMS.iter().chain(names::SOCKET_PROGRAMS) {
+            ebpf.program(name)
                 .with_context(|| format!("the object has no program {name}"))?;
-            match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::Xdp(program) => program.load(),
-                _ => return Err(anyhow!("program {name} has a type that Sluice does not know")),
+        }
+        // Now, since programs name tables by descriptors, which change hands later. All at once: the verifier takes one CPU for each,
+        // and longer than all else at a start.
+        let refused: Vec<(String, anyhow::Error)> = thread::scope(|scope| {
+            let loading: Vec<_> = ebpf
+                .programs_mut()
+                .map(|(name, program)| (name.to_owned(), scope.spawn(move || load_program(program))))
+                .collect();
+            let results = loading.into_iter().map(|(name, loading)| {
+                let result = loading.join().unwrap_or_else(|_| Err(anyhow!("loading it panicked")));
+                (name, result)
+            });
+            results
+                .filter_map(|(name, result)| Some((name, result.err()?)))
+                .collect()
+        });
+        let mut sockets_refused = None;
+        for (name, error) in refused {
+            let error = error.context(format!("the kernel refused program {name}"));
+            if !names::SOCKET_PROGRAMS.contains(&name.as_str()) {
+                return Err(error);
             }
-            .with_context(|| format!("the kernel refused program {name}"))?;
+            sockets_refused = Some(format!("{error:#}"));
         }
-        let mut datapath = Self {
-            ebpf,
-            sockets_refused: None,
-        };
-        datapath.sockets_refused = datapath.load_socket_programs().err().map(|error| format!("{error:#}"));
-        Ok(datapath)
-    }
-
-    // Now, since programs name tables by descriptors, which change hands later.
-    fn load_socket_programs(&mut self) -> Result<()> {
-        for &name in names::SOCKET_PROGRAMS {
-            self.socket_program(name)?
-                .load()
-                .with_context(|| format!("the kernel refused program {name}"))?;
-        }
-        Ok(())
+        Ok(Self { ebpf, sockets_refused })
     }
 
     /// Whether the kernel has taken the socket programs, without which the rest works.
@@ -194,6 +198,16 @@ impl Datapath {
             })
             .collect()
     }
+}
+
+fn load_program(program: &mut Program) -> Result<()> {
+    match program {
+        Program::SchedClassifier(program) => program.load()?,
+        Program::Xdp(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
+        _ => return Err(anyhow!("it has a type that Sluice does not know")),
+    }
+    Ok(())
 }
 
 /// What to do about the usual refusals.
