@@ -203,6 +203,18 @@ fn deny(errno: i32) -> i32 {
     DENY
 }
 
+/// Whether an address of IPv4, as the kernel has it, is one of its loopback range.
+#[inline(always)]
+fn is_loopback4(address: u32) -> bool {
+    address.to_ne_bytes()[0] == LOOPBACK
+}
+
+/// Whether one of IPv6, of which this reads the words, is the loopback address.
+#[inline(always)]
+fn is_loopback6(word: impl Fn(usize) -> u32) -> bool {
+    word(0) | word(1) | word(2) == 0 && word(3) == 1_u32.to_be()
+}
+
 #[inline(always)]
 fn wide<F: SocketFamily>(kernel: &Kernel<OfSocket>, address: F::Addr) {
     kernel.set_address6(&F::wide(&address));
@@ -232,15 +244,8 @@ impl Socket for Kernel<OfSocket> {
     fn is_left(&self) -> bool {
         // A backend is behind another device than the service address, and can't answer the loopback address.
         let device = self.word(field!(bound_dev_if));
-        let source4 = self.word(field!(src_ip4));
-        let mut above = 0;
-        let mut index = 0;
-        while index < 3 {
-            above |= self.word(field!(src_ip6[index]));
-            index += 1;
-        }
-        let last = self.word(field!(src_ip6[3]));
-        let is_loopback = source4.to_ne_bytes()[0] == LOOPBACK || above == 0 && last == 1_u32.to_be();
+        let is_loopback =
+            is_loopback4(self.word(field!(src_ip4))) || is_loopback6(|index| self.word(field!(src_ip6[index])));
         if device != 0 || is_loopback {
             return true;
         }
@@ -334,7 +339,7 @@ pub fn lb_sendmsg4(context: SockAddrContext) -> i32 {
     let kernel = kernel(&context);
     // SAFETY: a field of the context at this hook: the source that the process asks for with this datagram, or zero.
     let source = unsafe { read_volatile(&raw const (*kernel.context).msg_src_ip4) };
-    if kernel.proto() != Proto::UDP || source.to_ne_bytes()[0] == LOOPBACK {
+    if kernel.proto() != Proto::UDP || is_loopback4(source) {
         return ALLOW;
     }
     let dialled = datapath::send::<V4, _>(&kernel, kernel.address4(), kernel.port());
@@ -348,8 +353,7 @@ pub fn lb_sendmsg6(context: SockAddrContext) -> i32 {
     let source = unsafe { &raw const (*kernel.context).msg_src_ip6 }.cast::<u32>();
     // SAFETY: one of its four words.
     let word = |index| unsafe { read_volatile(source.add(index)) };
-    let is_loopback = word(0) | word(1) | word(2) == 0 && word(3) == 1_u32.to_be();
-    if kernel.proto() != Proto::UDP || is_loopback {
+    if kernel.proto() != Proto::UDP || is_loopback6(word) {
         return ALLOW;
     }
     let dialled = datapath::send::<V6, _>(&kernel, kernel.address6(), kernel.port());

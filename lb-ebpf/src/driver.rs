@@ -7,11 +7,20 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{RETAG_FAILED, RETAG_NO_ROOM, XdpFrame, ifindex_of_xdp},
+    frame::{RETAG_FAILED, RETAG_NO_ROOM, XdpFrame, xdp_ifindex},
     outline::{OfXdp, hook_code, hook_from_code},
     route,
     world::Kernel,
 };
+
+/// What a frame's bare context says of where it is.
+#[inline(always)]
+fn kernel_of(context: OfXdp) -> Kernel<OfXdp> {
+    Kernel {
+        ifindex: xdp_ifindex(&XdpContext::new(context)),
+        context,
+    }
+}
 
 /// See [`retag`]. The length of the tags that the frame has then, or one of [`RETAG_NO_ROOM`] and [`RETAG_FAILED`].
 #[inline(never)]
@@ -29,8 +38,7 @@ macro_rules! ways {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $find(context: OfXdp, tags: u32) -> u32 {
-            let ifindex = ifindex_of_xdp(context);
-            let found = find_at(&Kernel { ifindex, context }, Tags(tags), |ifindex| {
+            let found = find_at(&kernel_of(context), Tags(tags), |ifindex| {
                 find::<$family, _>(&Kernel { ifindex, context })
             });
             found.code()
@@ -39,26 +47,22 @@ macro_rules! ways {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $step(context: OfXdp, hook: u32) -> u32 {
-            let ifindex = ifindex_of_xdp(context);
-            step::<$family, _>(&Kernel { ifindex, context }, hook_from_code(hook)) as u32
+            step::<$family, _>(&kernel_of(context), hook_from_code(hook)) as u32
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $come_out(context: OfXdp) -> u64 {
-            let ifindex = ifindex_of_xdp(context);
-            let kernel = Kernel { ifindex, context };
-            come_out::<$family, _, _>(&mut XdpFrame::new(&XdpContext::new(context)), &kernel).code()
+            come_out::<$family, _, _>(&mut XdpFrame::new(&XdpContext::new(context)), &kernel_of(context)).code()
         }
 
         // Not global, as those of tc.
         #[inline(never)]
         fn $goes(context: OfXdp, tags: Tags) -> u64 {
-            let ifindex = ifindex_of_xdp(context);
             let context_of = XdpContext::new(context);
             let mut packet = XdpFrame::new(&context_of);
             packet.begin_at(tags.octets());
-            go::<$family, _, _>(&mut packet, &Kernel { ifindex, context }, tags).code()
+            go::<$family, _, _>(&mut packet, &kernel_of(context), tags).code()
         }
 
         impl Ways<$family> for Kernel<OfXdp> {

@@ -4,9 +4,9 @@ use core::{hint::black_box, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0,
-        BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, xdp_md,
+        BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{
         bpf_check_mtu, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
@@ -362,20 +362,6 @@ pub fn skb_mtu(ctx: &TcContext) -> u32 {
 pub fn skb_ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the verifier turns this load from the context into one from the kernel's structure.
     unsafe { (*ctx.skb.skb).ifindex }
-}
-
-/// The same of a bare context.
-#[inline(always)]
-pub fn ifindex_of_skb(skb: *mut __sk_buff) -> u32 {
-    // SAFETY: as in `skb_ifindex`.
-    unsafe { (*skb).ifindex }
-}
-
-/// Device index of a frame's bare context.
-#[inline(always)]
-pub fn ifindex_of_xdp(xdp: *mut xdp_md) -> u32 {
-    // SAFETY: as in `skb_ifindex`.
-    unsafe { (*xdp).ingress_ifindex }
 }
 
 /// What a packet carries that was given a new route where it left: it comes by the egress hook of another device again.

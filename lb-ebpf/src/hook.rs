@@ -53,38 +53,24 @@ where
         Verdict::Route => outline::reroute::<LINK>(ctx),
         Verdict::Deliver if ifindex == route::LOOPBACK => TC_ACT_UNSPEC,
         Verdict::Deliver => outline::deliver::<LINK>(ctx),
-        Verdict::Refuse => {
-            if outline::answer::<LINK>(ctx) != 0 {
-                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
-            } else {
-                TC_ACT_SHOT
-            }
-        }
-        Verdict::Echo => {
-            if outline::echoed::<LINK>(ctx) != 0 {
-                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
-            } else {
-                TC_ACT_SHOT
-            }
-        }
+        Verdict::Refuse => answer::<LINK>(ctx, outline::answer::<LINK>(ctx), ifindex, hook),
+        Verdict::Echo => answer::<LINK>(ctx, outline::echoed::<LINK>(ctx), ifindex, hook),
+        Verdict::TooBig(mtu) => answer::<LINK>(ctx, outline::too_big_for::<LINK>(ctx, mtu), ifindex, hook),
+        Verdict::Reset => answer::<LINK>(ctx, outline::hang_up::<LINK>(ctx), ifindex, hook),
         Verdict::Tunnel => outline::tunnelled::<LINK>(ctx),
-        Verdict::TooBig(mtu) => {
-            if outline::too_big_for::<LINK>(ctx, mtu) != 0 {
-                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
-            } else {
-                TC_ACT_SHOT
-            }
-        }
-        Verdict::Reset => {
-            if outline::hang_up::<LINK>(ctx) != 0 {
-                route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
-            } else {
-                TC_ACT_SHOT
-            }
-        }
         // Not from tc.
         Verdict::Forward(_) | Verdict::Turn => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
+    }
+}
+
+/// Sends the packet back as an answer, if it was `made` one: without one it is fit for nothing.
+#[inline(always)]
+fn answer<const LINK: usize>(ctx: &TcContext, made: i32, ifindex: u32, hook: Hook) -> i32 {
+    if made != 0 {
+        route::answer::<LINK>(ctx, ifindex, hook != Hook::Ingress)
+    } else {
+        TC_ACT_SHOT
     }
 }
 

@@ -18,7 +18,7 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{ETHERNET, NO_LINK, Skb, ifindex_of_skb, skb_mtu},
+    frame::{ETHERNET, NO_LINK, Skb, skb_ifindex, skb_mtu},
     maps, route, socket,
     world::{Context, Kernel},
 };
@@ -39,6 +39,15 @@ impl Context for OfXdp {
     #[inline(always)]
     fn raw(self) -> *mut c_void {
         self.cast()
+    }
+}
+
+/// What a packet's bare context says of where it is.
+#[inline(always)]
+fn kernel_of(skb: OfSkb) -> Kernel<OfSkb> {
+    Kernel {
+        ifindex: skb_ifindex(&TcContext::new(skb)),
+        context: skb,
     }
 }
 
@@ -309,30 +318,16 @@ macro_rules! errors {
 
             #[inline(always)]
             fn stray(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Verdict {
-                match $stray(packet.0.skb.skb, hook_code(hook)) {
-                    0 => Verdict::Pass,
-                    1 => Verdict::Echo,
-                    code => match DropReason::from_number((code - 2) as u16) {
-                        Some(reason) => Verdict::Drop(reason),
-                        None => Verdict::Pass,
-                    },
-                }
+                Verdict::from_code($stray(packet.0.skb.skb, hook_code(hook)))
             }
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $stray(skb: *mut __sk_buff, hook: u32) -> u32 {
-            let kernel = Kernel {
-                ifindex: ifindex_of_skb(skb),
-                context: skb,
-            };
+        extern "C" fn $stray(skb: *mut __sk_buff, hook: u32) -> u64 {
+            let kernel = kernel_of(skb);
             let mut packet = Skb::<$link>(&TcContext::new(skb));
-            match stray::<$family, _, _>(&mut packet, &kernel, hook_from_code(hook)) {
-                Verdict::Drop(reason) => reason as u32 + 2,
-                Verdict::Echo => 1,
-                _ => 0,
-            }
+            stray::<$family, _, _>(&mut packet, &kernel, hook_from_code(hook)).code()
         }
 
         #[inline(never)]
@@ -358,19 +353,13 @@ macro_rules! errors {
         // Not global: what the programs know of the hook is known here, too. The families in functions of their own share the stack.
         #[inline(never)]
         fn $arrives(skb: *mut __sk_buff) -> u64 {
-            let kernel = Kernel {
-                ifindex: ifindex_of_skb(skb),
-                context: skb,
-            };
+            let kernel = kernel_of(skb);
             translate::<$family, _, _>(&mut Skb::<$link>(&TcContext::new(skb)), &kernel, Hook::Ingress).code()
         }
 
         #[inline(never)]
         fn $leaves(skb: *mut __sk_buff, is_local: bool) -> u64 {
-            let kernel = Kernel {
-                ifindex: ifindex_of_skb(skb),
-                context: skb,
-            };
+            let kernel = kernel_of(skb);
             let hook = if is_local {
                 Hook::EgressLocal
             } else {
@@ -382,10 +371,7 @@ macro_rules! errors {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $fit(skb: *mut __sk_buff, is_first: u32) -> u32 {
-            let kernel = Kernel {
-                ifindex: ifindex_of_skb(skb),
-                context: skb,
-            };
+            let kernel = kernel_of(skb);
             let mut packet = Skb::<$link>(&TcContext::new(skb));
             fit::<$family, _, _>(&mut packet, &kernel, is_first != 0).code()
         }
@@ -393,10 +379,7 @@ macro_rules! errors {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $take_out(skb: *mut __sk_buff) -> u32 {
-            let kernel = Kernel {
-                ifindex: ifindex_of_skb(skb),
-                context: skb,
-            };
+            let kernel = kernel_of(skb);
             take_out::<$family, _, _>(&mut Skb::<$link>(&TcContext::new(skb)), &kernel).code()
         }
 
@@ -459,31 +442,31 @@ errors!(
     leaves6_l3
 );
 
-/// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it.
+/// A function on socket buffers with a link header of `LINK` octets, and the two global functions behind it; with an argument, if it has one.
 macro_rules! outlined {
-    ($(#[$attr:meta])* $name:ident($ethernet:ident, $bare:ident) $body:expr) => {
+    ($(#[$attr:meta])* $name:ident($ethernet:ident, $bare:ident $(, $argument:ident: $type:ty)?) $body:expr) => {
         $(#[$attr])*
         #[inline(always)]
-        pub fn $name<const LINK: usize>(ctx: &TcContext) -> i32 {
+        pub fn $name<const LINK: usize>(ctx: &TcContext $(, $argument: $type)?) -> i32 {
             if LINK == ETHERNET {
-                $ethernet(ctx.skb.skb)
+                $ethernet(ctx.skb.skb $(, $argument.into())?)
             } else {
-                $bare(ctx.skb.skb)
+                $bare(ctx.skb.skb $(, $argument.into())?)
             }
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $ethernet(skb: *mut __sk_buff) -> i32 {
-            let body: fn(Skb<'_, ETHERNET>) -> i32 = $body;
-            body(Skb(&TcContext::new(skb)))
+        extern "C" fn $ethernet(skb: *mut __sk_buff $(, $argument: u32)?) -> i32 {
+            let body: fn(Skb<'_, ETHERNET> $(, $type)?) -> i32 = $body;
+            body(Skb(&TcContext::new(skb)) $(, $argument as $type)?)
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $bare(skb: *mut __sk_buff) -> i32 {
-            let body: fn(Skb<'_, NO_LINK>) -> i32 = $body;
-            body(Skb(&TcContext::new(skb)))
+        extern "C" fn $bare(skb: *mut __sk_buff $(, $argument: u32)?) -> i32 {
+            let body: fn(Skb<'_, NO_LINK> $(, $type)?) -> i32 = $body;
+            body(Skb(&TcContext::new(skb)) $(, $argument as $type)?)
         }
     };
 }
@@ -503,26 +486,9 @@ outlined! {
     hang_up(lb_reset, lb_reset_l3) |mut skb| i32::from(reset(&mut skb))
 }
 
-/// Turns the packet into an ICMP error that says how much fits on its way. Zero if that failed.
-#[inline(always)]
-pub fn too_big_for<const LINK: usize>(ctx: &TcContext, mtu: u16) -> i32 {
-    if LINK == ETHERNET {
-        lb_too_big(ctx.skb.skb, mtu.into())
-    } else {
-        lb_too_big_l3(ctx.skb.skb, mtu.into())
-    }
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_too_big(skb: *mut __sk_buff, mtu: u32) -> i32 {
-    i32::from(too_big(&mut Skb::<ETHERNET>(&TcContext::new(skb)), mtu as u16))
-}
-
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn lb_too_big_l3(skb: *mut __sk_buff, mtu: u32) -> i32 {
-    i32::from(too_big(&mut Skb::<NO_LINK>(&TcContext::new(skb)), mtu as u16))
+outlined! {
+    /// Turns the packet into an ICMP error that says how much fits on its way. Zero if that failed.
+    too_big_for(lb_too_big, lb_too_big_l3, mtu: u16) |mut skb, mtu| i32::from(too_big(&mut skb, mtu))
 }
 
 outlined! {

@@ -13,7 +13,7 @@ use aya_ebpf::{
         bpf_fib_lookup as FibLookup,
     },
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh},
-    programs::TcContext,
+    programs::{TcContext, XdpContext},
 };
 use lb_common::{
     datapath::{Ethernet, Ipv4, Ipv6, Packet, Tables},
@@ -21,7 +21,7 @@ use lb_common::{
 };
 
 use crate::{
-    frame::{Skb, ifindex_of_xdp, mark_rerouted, skb_ifindex, skb_is_gso},
+    frame::{Skb, mark_rerouted, skb_ifindex, skb_is_gso, xdp_ifindex},
     outline::{self, OfSkb, OfXdp},
     world::{Context, Kernel, device},
 };
@@ -36,10 +36,29 @@ const AF_INET6: u8 = 10;
 pub fn answer<const LINK: usize>(ctx: &TcContext, ifindex: u32, to_host: bool) -> i32 {
     // Where there is no link header to turn around, the route says the way: that of some tunnels names the other end.
     if LINK == 0 && !to_host && Skb::<LINK>(ctx).have_link_header() {
-        // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
-        return unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 };
+        return to_next_hop(ifindex);
     }
     redirect(ifindex, to_host)
+}
+
+/// Sends a packet by a device; the kernel resolves the next hop by the packet's own destination.
+#[inline(always)]
+fn to_next_hop(ifindex: u32) -> i32 {
+    // SAFETY: no parameters.
+    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Asks the kernel's routing: one of `BPF_FIB_LKUP_RET_…`.
+#[inline(always)]
+fn look_up(context: *mut c_void, query: &mut FibLookup, flags: u32) -> u32 {
+    // SAFETY: context and query are the program's own and of the length given.
+    unsafe { bpf_fib_lookup(context, query, size_of::<FibLookup>() as i32, flags) as u32 }
+}
+
+/// Whether that is a way, whatever fits through it.
+#[inline(always)]
+const fn is_known(found: u32) -> bool {
+    matches!(found, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED)
 }
 
 #[inline(always)]
@@ -80,9 +99,7 @@ where
         ptr::write_volatile(&mut query.sport, way.rewrite.sport.raw());
         ptr::write_volatile(&mut query.dport, way.rewrite.dport.raw());
     }
-    // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe { bpf_fib_lookup(context.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
-    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+    if look_up(context.cast(), &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS {
         return false;
     }
     let Some(arrives) = device(ifindex) else { return false };
@@ -107,7 +124,7 @@ where
     if leaves.has(DeviceFlags::SCATTERS) || arrives.flags.has(DeviceFlags::GENERIC) {
         way.flags = way.flags.with(WayFlags::SCATTERS);
     }
-    if card == ifindex_of_xdp(context) && arrives.flags.has(DeviceFlags::TURNS) {
+    if card == xdp_ifindex(&XdpContext::new(context)) && arrives.flags.has(DeviceFlags::TURNS) {
         way.flags = way.flags.with(WayFlags::TURNS);
     }
     true
@@ -175,17 +192,7 @@ pub fn outgoing<A: Destination>(context: *mut c_void, address: &A) -> Option<u32
     let mut query: FibLookup = unsafe { mem::zeroed() };
     query.ifindex = LOOPBACK;
     address.put(&mut query);
-    // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe {
-        bpf_fib_lookup(
-            context,
-            &raw mut query,
-            size_of::<FibLookup>() as i32,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
-        )
-    };
-    let known = found as u32 == BPF_FIB_LKUP_RET_SUCCESS || found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED;
-    known.then_some(query.ifindex)
+    is_known(look_up(context, &mut query, BPF_FIB_LOOKUP_SKIP_NEIGH)).then_some(query.ifindex)
 }
 
 /// The way of a tunnel's packets to the desk's `rewrite.dst`: device and MTU, which the desk's `way` gets. A function of its own, as
@@ -207,16 +214,7 @@ where
     desk.rewrite.dst.put(&mut query);
     // Any length: with one, the kernel tells the path's MTU rather than the device's.
     query.__bindgen_anon_1.tot_len = 1;
-    // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe {
-        bpf_fib_lookup(
-            context.raw(),
-            &raw mut query,
-            size_of::<FibLookup>() as i32,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
-        )
-    };
-    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+    if look_up(context.raw(), &mut query, BPF_FIB_LOOKUP_SKIP_NEIGH) != BPF_FIB_LKUP_RET_SUCCESS {
         return false;
     }
     desk.way.ifindex = query.ifindex;
@@ -231,8 +229,7 @@ pub fn send<const LINK: usize>(mut skb: Skb<'_, LINK>, ifindex: u32) -> i32 {
     if !skb.have_link_header() {
         return TC_ACT_SHOT;
     }
-    // SAFETY: no parameters.
-    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+    to_next_hop(ifindex)
 }
 
 /// Gives a translated packet of a host process a route to its backend: the one on which the kernel has put it leads
@@ -266,14 +263,10 @@ pub fn anew<const LINK: usize>(mut skb: Skb<'_, LINK>) -> i32 {
     if !skb_is_gso(skb.0) {
         query.__bindgen_anon_1.tot_len = (skb.len() - LINK) as u16;
     }
-    // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe { bpf_fib_lookup(skb.0.skb.skb.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
+    let found = look_up(skb.0.skb.skb.cast(), &mut query, 0);
     mark_rerouted(skb.0);
-    match found as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => {
-            // SAFETY: no parameters: the kernel resolves the next hop by the packet's own destination.
-            unsafe { bpf_redirect_neigh(query.ifindex, ptr::null_mut(), 0, 0) as i32 }
-        }
+    match found {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if skb.have_link_header() => to_next_hop(query.ifindex),
         BPF_FIB_LKUP_RET_NOT_FWDED => up(skb),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             // The socket thought of the way to the service address. What it is told now comes by our own hook, which says
@@ -319,17 +312,8 @@ pub fn deliver<const LINK: usize>(skb: Skb<'_, LINK>) -> i32 {
         put(unsafe { &mut query.__bindgen_anon_4.ipv6_dst }, &ip.src);
     }
     const FLAGS: u32 = BPF_FIB_LOOKUP_OUTPUT | BPF_FIB_LOOKUP_SKIP_NEIGH;
-    // SAFETY: context and query are the program's own and of the length given.
-    let found = unsafe {
-        bpf_fib_lookup(
-            skb.0.skb.skb.cast(),
-            &raw mut query,
-            size_of::<FibLookup>() as i32,
-            FLAGS,
-        )
-    };
     // The packet's own size is no matter here.
-    let has_route = found as u32 == BPF_FIB_LKUP_RET_SUCCESS || found as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED;
+    let has_route = is_known(look_up(skb.0.skb.skb.cast(), &mut query, FLAGS));
     if has_route && query.ifindex == ifindex {
         TC_ACT_UNSPEC
     } else {

@@ -9,7 +9,7 @@ use super::{
     world::{Insert, Tables, World},
 };
 use crate::layout::{
-    Address, BackendFlags, Counter, DeviceFlags, Family, FlowFlags, FlowKey, Proto, Rewrite, TcpSeen,
+    Address, Counter, DeviceFlags, Family, FlowFlags, FlowKey, Proto, Rewrite, TcpSeen,
     limits::{HEAL_NS_LOG2, REFRESH_NS},
 };
 
@@ -157,7 +157,7 @@ pub(super) fn serves<F: Family, W: Tables<F>>(
             } else {
                 backend.address == rewrite.dst && backend.port == rewrite.dport
             };
-            backend.flags.has(BackendFlags::ACTIVE) && backend.service == service && leads_there
+            backend.serves(service) && leads_there
         }
         None => false,
     }

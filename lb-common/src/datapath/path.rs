@@ -45,7 +45,7 @@ pub fn tc<P: Packet, W: Errors<V4, P> + Errors<V6, P>>(packet: &mut P, world: &W
 
 #[inline(always)]
 fn arrive_or_leave<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
-    if hook == Hook::Ingress && may_be::<F, P>(packet) {
+    if hook == Hook::Ingress && may_be::<F, P>(packet, P::LINK_LEN) {
         match world.take_out(packet) {
             Taken::NotOurs | Taken::Out => {}
             Taken::Done(verdict) => return verdict,

@@ -362,10 +362,7 @@ fn touch(peer: &mut SocketPeer, now_ns: u64) {
 fn serves<F: SocketFamily, W: Tables<F>>(world: &W, peer: &SocketPeer) -> bool {
     match world.backend(peer.backend) {
         Some(backend) => {
-            backend.flags.has(BackendFlags::ACTIVE)
-                && backend.service == peer.service
-                && F::wide(&backend.address) == peer.address
-                && backend.port == peer.port
+            backend.serves(peer.service) && F::wide(&backend.address) == peer.address && backend.port == peer.port
         }
         None => false,
     }

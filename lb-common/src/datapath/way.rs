@@ -35,7 +35,7 @@ use super::{
     world::{Tables, World},
 };
 use crate::layout::{
-    Counter, Desk, DropReason, FlowFlags, Hop, Proto, Stage, Tags, TcpSeen, Tunnelled, V4, V6, Way, WayFlags,
+    Address, Counter, Desk, DropReason, FlowFlags, Hop, Proto, Stage, Tags, TcpSeen, Tunnelled, V4, V6, Way, WayFlags,
     limits::{REST_NS, WAY_NS},
 };
 
@@ -151,7 +151,7 @@ pub fn xdp<P: Tagged, W: Ways<V4> + Ways<V6>>(packet: &mut P, world: &W) -> Verd
 
 #[inline(always)]
 fn arrive_in_driver<F: PathFamily, P: Tagged, W: Ways<F>>(packet: &mut P, world: &W, tags: Tags) -> Verdict {
-    if !may_be::<F, P>(packet) {
+    if !may_be::<F, P>(packet, P::LINK_LEN) {
         return world.go(packet, tags);
     }
     if tags == Tags::NONE {
@@ -237,9 +237,7 @@ pub(super) fn act<F: PathFamily, P: Tagged>(
         return enter::<F, P>(packet, parsed, way);
     }
     let forwards = way.flags.has(WayFlags::FORWARDS);
-    // A jumbo frame may lie in several buffers, which not all drivers send.
-    let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
-    let may = !forwards || fits && is_for(packet, &way.own) && F::may_forward(packet, way.mtu);
+    let may = !forwards || may_send(packet, parsed, way) && F::may_forward(packet, way.mtu);
     if !way.flags.has(WayFlags::TRANSLATES) || !may {
         return Some(Verdict::Pass);
     }
@@ -255,16 +253,30 @@ pub(super) fn act<F: PathFamily, P: Tagged>(
     if !F::take_hop(packet) || !readdress(packet, way.link) {
         return None;
     }
-    Some(if way.flags.has(WayFlags::TURNS) {
+    Some(sent(way))
+}
+
+/// Whether a way's device sends the frame, as far as its buffers and its link address go.
+#[inline(always)]
+pub(super) fn may_send<A: Address, P: Tagged>(packet: &P, parsed: &Parsed<A>, way: &Way<A>) -> bool {
+    // A jumbo frame may lie in several buffers, which not all drivers send.
+    let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
+    fits && is_for(packet, &way.own)
+}
+
+/// What becomes of a frame that is ready to be sent by a way's device.
+#[inline(always)]
+pub(super) fn sent<A: Address>(way: &Way<A>) -> Verdict {
+    if way.flags.has(WayFlags::TURNS) {
         Verdict::Turn
     } else {
         Verdict::Forward(way.ifindex)
-    })
+    }
 }
 
 /// Whether a frame is addressed to this link address, and not to all or to somebody else's.
 #[inline(always)]
-pub(super) fn is_for<P: Tagged>(packet: &P, own: &[u32; 2]) -> bool {
+fn is_for<P: Tagged>(packet: &P, own: &[u32; 2]) -> bool {
     packet.front::<Ethernet>(0).is_some_and(|ethernet| {
         let [a, b, c, d, e, f] = ethernet.dst;
         u32::from_ne_bytes([a, b, c, d]) == own[0] && u32::from_ne_bytes([e, f, 0, 0]) == own[1]

@@ -1,6 +1,6 @@
 //! A backend record: where a translated packet goes.
 
-use super::Port;
+use super::{Address, Port};
 
 /// Facts about a backend, as bits.
 #[repr(transparent)]
@@ -37,4 +37,13 @@ pod! {
         pub node: A,
     }
     sizes: 16, 40;
+}
+
+impl<A: Address> Backend<A> {
+    /// Whether the record still stands for an endpoint of this service port, and that serves.
+    #[must_use]
+    #[inline(always)]
+    pub const fn serves(&self, service: u32) -> bool {
+        self.flags.has(BackendFlags::ACTIVE) && self.service == service
+    }
 }

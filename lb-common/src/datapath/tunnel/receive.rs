@@ -21,7 +21,7 @@ use crate::{
         way::{Step, step},
         world::{Tables, World},
     },
-    layout::{Address, AddressFlags, Counter, DropReason, FlowFlags, Port, Proto, Stage, Tunnelled},
+    layout::{Address, AddressFlags, Counter, DropReason, FlowFlags, Port, Proto, Stage, Tunnelled, V4, V6},
 };
 
 /// What came of a packet that may be one of a tunnel.
@@ -69,13 +69,13 @@ impl Taken {
     }
 }
 
-/// Whether a packet may be one of a tunnel, by its protocol and port alone. Asked of every packet that arrives.
+/// Whether the IP packet at `at` may be one of a tunnel, by its protocol and port alone. Asked of every packet that arrives.
 #[inline(always)]
-pub(in crate::datapath) fn may_be<F: TunnelFamily, P: Packet>(packet: &P) -> bool {
-    match F::plain_proto(packet, P::LINK_LEN) {
+pub(in crate::datapath) fn may_be<F: TunnelFamily, P: Packet>(packet: &P, at: usize) -> bool {
+    match F::plain_proto(packet, at) {
         Some(proto) if proto == F::INSIDE => true,
         Some(Proto::UDP) => packet
-            .header::<Udp>(P::LINK_LEN + F::HEADER_LEN)
+            .header::<Udp>(at + F::HEADER_LEN)
             .is_some_and(|udp| udp.dst == GUE_PORT.octets),
         _ => false,
     }
@@ -98,10 +98,7 @@ pub(in crate::datapath) fn look<F: PathFamily, P: Packet, W: World + Tables<F>>(
     match looked::<F, P, W>(packet, world) {
         Some(Ok(behind)) => Carries::Behind(behind),
         Some(Err(reason)) => {
-            if let Some(mut desk) = world.desk() {
-                desk.opening.service = u32::MAX;
-            }
-            dropped::<F, W>(world, reason);
+            end::<F, W>(world, reason);
             Carries::Bad(reason)
         }
         None => Carries::Nothing,
@@ -144,7 +141,7 @@ fn looked<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &P, world: &W)
     if inner_len + behind != outer_len || !packet.reaches(at + outer_len) {
         return Some(Err(DropReason::TunnelMalformed));
     }
-    if proto == Proto(4) || proto == Proto(41) {
+    if proto == V4::INSIDE || proto == V6::INSIDE {
         return Some(Err(DropReason::TunnelNested));
     }
     if !F::may_come_from(&desk.old.src) || is::<F, W>(world, &desk.old.src, AddressFlags::HOST) {
@@ -181,9 +178,11 @@ pub fn take_out<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world
     }
     let inside = read::<F, P, W>(packet, world);
     if inside == NO_PORTS {
-        return match world.error(packet, Hook::Ingress) {
-            Some(verdict) if F::is_icmp(packet) => Taken::Done(verdict),
-            _ => gone::<F, W>(world, DropReason::TunnelMalformed),
+        // However it was translated back, the stack goes on with it: into another tunnel it does not go.
+        return if F::is_icmp(packet) && world.error(packet, Hook::Ingress).is_some() {
+            Taken::Done(Verdict::Pass)
+        } else {
+            gone::<F, W>(world, DropReason::TunnelMalformed)
         };
     }
     let step = step::<F, W>(world, Hook::Ingress);
@@ -246,12 +245,18 @@ fn choose_here<F: PathFamily, W: Tables<F>>(world: &W) -> bool {
     !is_here
 }
 
-/// The end of a packet of the desk's `old` tuple.
+/// Counts and reports the end of a packet of the desk's `old` tuple.
 #[inline(always)]
-fn gone<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) -> Taken {
+fn end<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) {
     if let Some(mut desk) = world.desk() {
         desk.opening.service = u32::MAX;
     }
     dropped::<F, W>(world, reason);
+}
+
+/// The same, as what came of it.
+#[inline(always)]
+fn gone<F: PathFamily, W: World + Tables<F>>(world: &W, reason: DropReason) -> Taken {
+    end::<F, W>(world, reason);
     Taken::Done(Verdict::Drop(reason))
 }

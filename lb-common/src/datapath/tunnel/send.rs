@@ -6,7 +6,7 @@
 //! | a later one of TCP, or one that must not be cut | goes | its sender is told (RFC 1191, RFC 8201) |
 //! | a later one of UDP that may be cut (IPv4) | goes | the flow is masqueraded from now on |
 
-use super::{GUE_PORT, TunnelFamily, overhead};
+use super::{GUE_PORT, TunnelFamily, overhead, receive::may_be};
 use crate::{
     datapath::{
         header::{IcmpHead, Tcp, Udp},
@@ -190,13 +190,7 @@ pub(in crate::datapath) fn hear<F: PathFamily, P: Packet, W: World + Tables<F>>(
     let head = packet.header::<IcmpHead>(icmp)?;
     let mtu = F::told_mtu(head)?;
     let quoted = icmp + size_of::<IcmpHead>();
-    let proto = F::plain_proto(packet, quoted)?;
-    let is_tunnel = proto == F::INSIDE
-        || proto == Proto::UDP
-            && packet
-                .header::<Udp>(quoted + F::HEADER_LEN)
-                .is_some_and(|udp| udp.dst == GUE_PORT.octets);
-    if !is_tunnel {
+    if !may_be::<F, P>(packet, quoted) {
         return None;
     }
     let mut desk = world.desk()?;

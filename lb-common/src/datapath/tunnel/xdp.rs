@@ -14,7 +14,7 @@ use crate::{
         path::{PathFamily, checksum_may_be_partial, drop_packet},
         tagged::{Tagged, readdress},
         verdict::Verdict,
-        way::{Found, Ways, act, is_for, known},
+        way::{Found, Ways, act, known, may_send, sent},
     },
     layout::{DropReason, Stage, Tags, TcpSeen, Tunnelled, Way, WayFlags},
 };
@@ -29,9 +29,7 @@ pub(in crate::datapath) fn enter<F: PathFamily, P: Tagged>(
     let (Some(inner), Some(len)) = (F::first_word(packet), F::ip_len(packet, P::LINK_LEN)) else {
         return Some(Verdict::Pass);
     };
-    // A jumbo frame may lie in several buffers, which not all drivers send.
-    let fits = way.flags.has(WayFlags::SCATTERS) || packet.has_in_place(parsed.l4 + parsed.l4_len);
-    if len > usize::from(way.mtu) || !fits || !is_for(packet, &way.own) {
+    if len > usize::from(way.mtu) || !may_send(packet, parsed, way) {
         return Some(Verdict::Pass);
     }
     if !packet.wrap(overhead::<F>(way.rewrite.dport)) {
@@ -43,11 +41,7 @@ pub(in crate::datapath) fn enter<F: PathFamily, P: Tagged>(
     if !is_written {
         return None;
     }
-    Some(if way.flags.has(WayFlags::TURNS) {
-        Verdict::Turn
-    } else {
-        Verdict::Forward(way.ifindex)
-    })
+    Some(sent(way))
 }
 
 /// The way of a flow that goes in a tunnel to the node that is the desk's `rewrite.dst`: false if there is none for XDP.
