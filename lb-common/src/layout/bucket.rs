@@ -18,7 +18,8 @@ impl TokenBucket {
     /// Takes a token if there is one. The bucket holds one second's worth and is full at first.
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64, per_second: u64) -> bool {
-        if now_ns.wrapping_sub(self.refilled_ns) >= Self::SECOND_NS {
+        // The time is that of the last tick, and programs of one CPU don't all see a tick at once: it may be less than before.
+        if now_ns.saturating_sub(self.refilled_ns) >= Self::SECOND_NS {
             self.refilled_ns = now_ns;
             self.tokens = per_second;
         }
@@ -42,5 +43,15 @@ mod tests {
         assert_eq!(taken, 3);
         assert!(!bucket.take(start_ns + 999_999_999, 3));
         assert!(bucket.take(start_ns + 1_000_000_000, 3));
+    }
+
+    #[test]
+    fn a_clock_that_is_a_tick_behind_refills_nothing() {
+        let mut bucket = TokenBucket {
+            refilled_ns: 5_000_000_000,
+            tokens: 0,
+        };
+        assert!(!bucket.take(4_996_000_000, 3));
+        assert!(bucket.take(6_000_000_000, 3));
     }
 }
