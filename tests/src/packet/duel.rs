@@ -23,7 +23,8 @@ use super::{
     tape::Tape,
 };
 
-/// A story that took longer has seen the kernel's clock go on, which the host's does not: it counts for nothing.
+/// Ages are compared in whole seconds: in a story that took longer, what is of one age on one side may be of another on the other. It counts
+/// for nothing.
 const STORY_TIME_MAX: Duration = Duration::from_millis(350);
 
 /// Packets of a story.
@@ -60,11 +61,11 @@ fn tell<F: HostFamily + KernelFamily>(
     state_every: usize,
     note: Note<'_>,
 ) -> Result<Tally> {
-    let now_ns = KernelWorld::now_ns();
     let mut stage = Stage::<F>::set(tape, Some(kernel))?;
-    stage.host.now_ns.set(now_ns);
     let mut tally = Tally::new();
     for number in 1..=PACKETS {
+        // A limit of time that lies between the two clocks would be over on one side only.
+        stage.host.now_ns.set(KernelWorld::now_ns());
         let scrap = stage.next_packet(tape)?;
         if !KernelWorld::runs(scrap.shot()) {
             continue;
