@@ -145,7 +145,7 @@ pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
             .bucket(Bucket::Search)
             .is_some_and(|mut bucket| bucket.take(now_ns, SOURCE_PORT_SEARCHES_PER_SECOND_MAX));
         if may_search {
-            claimed = world.claim_one_of(1 + SOURCE_PORT_TRIES, SOURCE_PORTS - SOURCE_PORT_TRIES);
+            claimed = world.claim_one_of(1 + SOURCE_PORT_TRIES, SOURCE_PORTS);
         }
     }
     match claimed {
@@ -185,8 +185,8 @@ pub enum Claim {
     Full,
 }
 
-/// Tries one source port: attempt 0 is the one that is wanted, 1 to [`SOURCE_PORTS`] are all that there are, in an order
-/// that depends on the flow.
+/// Tries one source port: attempt 0 is the one that is wanted, then come [`SOURCE_PORT_TRIES`] at random, then all that there are; which,
+/// and in which order, depends on the flow.
 #[inline(always)]
 pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     {
@@ -377,19 +377,38 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
     world.insert_flow(&desk.key, &desk.flow, how)
 }
 
-/// The source port of an attempt from 1 on. Double hashing: start and step depend on the flow, so that two flows that
-/// collide once don't collide again, and every step comes by all ports, since it has no factor in common with their number.
+/// The source port of an attempt from 1 on. The first are drawn at random, each by itself: ports are taken in runs (clients
+/// that count upwards), and who walks starts in a run and stays in it. The others walk over all that there are, in long steps.
 #[inline(always)]
 fn other_port(hash: u32, attempt: u32) -> Port {
-    let start = pick(hash.wrapping_mul(0x9e37_79b1), SOURCE_PORTS);
-    let step = 1 + SOURCE_PORTS_RADICAL * (hash & 0x1ff);
-    let at = (u64::from(start) + u64::from(step) * u64::from(attempt)) % u64::from(SOURCE_PORTS);
+    let at = if attempt <= SOURCE_PORT_TRIES {
+        pick(scatter(hash ^ attempt.wrapping_mul(0x9e37_79b1)), SOURCE_PORTS)
+    } else {
+        let start = pick(scatter(hash), SOURCE_PORTS);
+        start.wrapping_add(SOURCE_PORT_STEP.wrapping_mul(attempt)) % SOURCE_PORTS
+    };
     Port::new(SOURCE_PORT_MIN + at as u16)
 }
 
-/// The product of the primes in the number of source ports, 2^10 · 3^2 · 7.
-const SOURCE_PORTS_RADICAL: u32 = 2 * 3 * 7;
-const _: () = assert!(SOURCE_PORTS == 1024 * 9 * 7, "every step is to come by all ports");
+/// Makes every bit of a number count in every bit.
+#[inline(always)]
+const fn scatter(number: u32) -> u32 {
+    let number = (number ^ number >> 16).wrapping_mul(0x7feb_352d);
+    let number = (number ^ number >> 15).wrapping_mul(0x846c_a68b);
+    number ^ number >> 16
+}
+
+/// About the golden section of the number of source ports: every step comes as far as can be from those before. It has no factor
+/// in common with the number, and so comes by all ports.
+const SOURCE_PORT_STEP: u32 = 39_869;
+const _: () = assert!(
+    SOURCE_PORTS == 1024 * 9 * 7 && SOURCE_PORT_STEP % 2 != 0 && SOURCE_PORT_STEP % 3 != 0 && SOURCE_PORT_STEP % 7 != 0,
+    "the step is to come by all ports"
+);
+const _: () = assert!(
+    SOURCE_PORT_STEP.checked_mul(SOURCE_PORT_TRIES + SOURCE_PORTS).is_some(),
+    "attempts are multiplied in 32 bits"
+);
 
 #[cfg(test)]
 mod tests {
@@ -401,11 +420,24 @@ mod tests {
     #[test]
     fn every_flow_comes_by_every_source_port() {
         for hash in [0_u32, 1, 0x1ff, 0xdead_beef, u32::MAX] {
-            let ports: BTreeSet<u16> = (1..=SOURCE_PORTS)
+            let ports: BTreeSet<u16> = (1 + SOURCE_PORT_TRIES..=SOURCE_PORT_TRIES + SOURCE_PORTS)
                 .map(|attempt| other_port(hash, attempt).get())
                 .collect();
             assert_eq!(ports.len() as u32, SOURCE_PORTS, "hash {hash:#x}");
             assert_eq!(ports.first(), Some(&SOURCE_PORT_MIN));
+        }
+    }
+
+    #[test]
+    fn ports_taken_in_runs_are_no_trap() {
+        // What one client took that counts upwards, and one that does so by twos, as Linux does.
+        let is_taken = |port: u16| (2_000..32_000).contains(&port) || port >= 32_768 && port % 2 == 0;
+        // No more than 3/4 are taken: 64 tries would do.
+        for hash in (0..200_000_u32).map(|number| number.wrapping_mul(0x9e37_79b1)) {
+            assert!(
+                (1..=SOURCE_PORT_TRIES).any(|attempt| !is_taken(other_port(hash, attempt).get())),
+                "hash {hash:#x}"
+            );
         }
     }
 }
