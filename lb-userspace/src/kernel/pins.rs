@@ -170,16 +170,7 @@ impl Pins {
         // Mount where everybody expects it, and only there: elsewhere the user has something else in mind.
         let standard = Path::new("/sys/fs/bpf");
         if self.root.starts_with(standard) && standard.exists() {
-            mount(
-                c"bpf",
-                standard,
-                c"bpf",
-                MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-                None,
-            )
-            .map_err(|errno| file_error("mount a BPF file system on", standard, REMEDY_MOUNT)(errno.into()))?;
-            tracing::info!(path = %standard.display(), "mounted the BPF file system");
-            return Ok(());
+            return mount_once(standard).map_err(file_error("mount a BPF file system on", standard, REMEDY_MOUNT));
         }
         Err(file_error("pin tables in", &self.root, REMEDY_MOUNT)(io::Error::other(
             "it is not on a BPF file system",
@@ -295,6 +286,21 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, PinsError> {
                 .map_err(file_error("list", folder, REMEDY_ROOT))
         })
         .collect()
+}
+
+/// Mounts a BPF file system on a folder, unless another process, which asks at the same time, has just done so: a second one would
+/// hide what that has pinned.
+fn mount_once(folder: &Path) -> io::Result<()> {
+    // The folder below the mount: all who have not seen one lock the same.
+    let below = File::open(folder)?;
+    flock(&below, FlockOperation::LockExclusive)?;
+    if is_bpf_file_system(folder) {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"bpf", folder, c"bpf", flags, None)?;
+    tracing::info!(path = %folder.display(), "mounted the BPF file system");
+    Ok(())
 }
 
 /// Whether a path lies on a BPF file system.

@@ -81,6 +81,28 @@ fn a_read_only_bpf_file_system_is_named_and_the_datapath_goes_on() {
 }
 
 #[test]
+fn all_who_start_at_once_have_one_bpf_file_system() {
+    let scene = Scene::start();
+    let run_dir = scene.lab.directory().join("prepared");
+    std::fs::create_dir(&run_dir).expect("a folder");
+    // In a mount namespace of its own: a machine just started, on which nobody has mounted one.
+    let script = r#"
+        while umount /sys/fs/bpf; do :; done 2>/dev/null
+        for one in $(seq 16); do "$@" --pin-dir "/sys/fs/bpf/slt-prepared-$one" & done
+        wait
+        grep -c ' /sys/fs/bpf bpf ' /proc/self/mounts"#;
+    let mut command = scene.lab.node().command("unshare");
+    command.args(["--mount", "bash", "-c", script, "-"]);
+    command.arg(tests::lab::Agent::binary().expect("the binary was built"));
+    command.arg("prepare").arg("--run-dir").arg(&run_dir);
+    let ended = scene.end(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.said.matches("ready: ").count(), 16, "{ended:?}");
+    assert_eq!(ended.said.lines().last(), Some("1"), "{ended:?}");
+    scene.check_served();
+}
+
+#[test]
 fn a_pin_folder_elsewhere_is_refused_before_anything_is_made() {
     let scene = Scene::start();
     let elsewhere = scene.lab.directory().join("pins");
