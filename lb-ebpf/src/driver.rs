@@ -87,8 +87,11 @@ macro_rules! ways {
             }
 
             #[inline(always)]
-            fn next_hop(&self) -> bool {
-                route::next_hop::<$family>(self.context, self.ifindex)
+            fn next_hop(&self) -> Option<u32> {
+                match route::next_hop::<$family>(self.context, self.ifindex) {
+                    0 => None,
+                    ifindex => Some(ifindex),
+                }
             }
         }
     };

@@ -11,8 +11,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Fit, Hook, Opened, Opens, Taken, Verdict, choose, claim, clamp, crc32c_of_change, echo,
-        enter_tunnel, error, fit, open, open_pair, place, refuse, reset, stray, take_out, too_big, translate,
+        Chosen, Claim, Errors, Fit, Hook, Insert, Opened, Opens, Quoted, Refused, Side, Taken, Verdict, choose, claim,
+        claim_tuple, clamp, crc32c_of_change, echo, enter_tunnel, error, fit, open, place, refuse, reset, split, stray,
+        take_out, too_big, translate, write_entry,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };
@@ -86,7 +87,7 @@ const GO_ON: i64 = 0;
 const ENOUGH: i64 = 1;
 
 macro_rules! opens {
-    ($family:ty, $addr:ty, $context:ty, $open:ident, $choose:ident, $pair:ident, $one:ident) => {
+    ($family:ty, $addr:ty, $context:ty, $open:ident, $choose:ident, $claim:ident, $write:ident, $one:ident $(, $split:ident)?) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $open(context: $context, ifindex: u32, hook: u32, chosen: u32) -> u32 {
@@ -104,12 +105,40 @@ macro_rules! opens {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $pair(context: $context) -> u32 {
-            match open_pair::<$family, _>(&Kernel { ifindex: 0, context }) {
+        extern "C" fn $claim(context: $context) -> u32 {
+            match claim_tuple::<$family, _>(&Kernel { ifindex: 0, context }) {
                 None => 0,
                 Some(reason) => reason as u32 + 1,
             }
         }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $write(context: $context, is_reply: u32, is_new: u32) -> u32 {
+            // Asked for, so that callers give it: the kernel wants to see it, whether it is used or not.
+            let kernel = Kernel {
+                ifindex: 0,
+                context: black_box(context),
+            };
+            let side = if is_reply != 0 { Side::Reply } else { Side::Forward };
+            let how = if is_new != 0 { Insert::New } else { Insert::Any };
+            match write_entry::<$family, _>(&kernel, side, how) {
+                Ok(()) => 0,
+                Err(Refused::Exists) => 1,
+                Err(Refused::Full) => 2,
+            }
+        }
+
+        $(
+            #[inline(never)]
+            #[unsafe(no_mangle)]
+            extern "C" fn $split(context: $context) -> u32 {
+                match split::<$family, _>(&Kernel { ifindex: 0, context }) {
+                    None => 0,
+                    Some(reason) => reason as u32 + 1,
+                }
+            }
+        )?
 
         /// Tries one source port.
         extern "C" fn $one(index: u32, search: *mut Search<$context>) -> i64 {
@@ -139,12 +168,31 @@ macro_rules! opens {
             }
 
             #[inline(always)]
-            fn open_pair(&self) -> Option<DropReason> {
-                match $pair(self.context) {
+            fn claim_tuple(&self) -> Option<DropReason> {
+                match $claim(self.context) {
                     0 => None,
                     code => DropReason::from_number((code - 1) as u16),
                 }
             }
+
+            #[inline(always)]
+            fn write_entry(&self, side: Side, how: Insert) -> Result<(), Refused> {
+                match $write(self.context, (side == Side::Reply).into(), (how == Insert::New).into()) {
+                    0 => Ok(()),
+                    1 => Err(Refused::Exists),
+                    _ => Err(Refused::Full),
+                }
+            }
+
+            $(
+                #[inline(always)]
+                fn split(&self) -> Option<DropReason> {
+                    match $split(self.context) {
+                        0 => None,
+                        code => DropReason::from_number((code - 1) as u16),
+                    }
+                }
+            )?
 
             #[inline(always)]
             fn claim_one_of(&self, first: u32, count: u32) -> Claim {
@@ -178,15 +226,16 @@ macro_rules! opens {
     };
 }
 
-opens!(V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_pair4, try_port4);
-opens!(V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_pair6, try_port6);
+opens!(V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_claim4, lb_write4, try_port4, lb_split4);
+opens!(V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_claim6, lb_write6, try_port6, lb_split6);
 opens!(
     V4,
     Ip4,
     OfXdp,
     lb_open4_xdp,
     lb_choose4_xdp,
-    lb_pair4_xdp,
+    lb_claim4_xdp,
+    lb_write4_xdp,
     try_port4_xdp
 );
 opens!(
@@ -195,7 +244,8 @@ opens!(
     OfXdp,
     lb_open6_xdp,
     lb_choose6_xdp,
-    lb_pair6_xdp,
+    lb_claim6_xdp,
+    lb_write6_xdp,
     try_port6_xdp
 );
 
@@ -286,13 +336,14 @@ macro_rules! errors {
             }
 
             #[inline(always)]
-            fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Option<Verdict> {
+            fn error(&self, packet: &mut Skb<'_, $link>, hook: Hook) -> Quoted {
                 match $error(packet.0.skb.skb, hook_code(hook)) {
-                    1 => Some(Verdict::Route),
-                    2 => Some(Verdict::Deliver),
-                    3 => Some(Verdict::Tunnel),
-                    4 => Some(Verdict::Pass),
-                    _ => None,
+                    1 => Quoted::Known(Verdict::Route),
+                    2 => Quoted::Known(Verdict::Deliver),
+                    3 => Quoted::Known(Verdict::Tunnel),
+                    4 => Quoted::Known(Verdict::Pass),
+                    5 => Quoted::Whole,
+                    _ => Quoted::Stranger,
                 }
             }
 
@@ -342,11 +393,12 @@ macro_rules! errors {
                 },
                 hook_from_code(hook),
             ) {
-                None => 0,
-                Some(Verdict::Route) => 1,
-                Some(Verdict::Deliver) => 2,
-                Some(Verdict::Tunnel) => 3,
-                Some(_) => 4,
+                Quoted::Stranger => 0,
+                Quoted::Known(Verdict::Route) => 1,
+                Quoted::Known(Verdict::Deliver) => 2,
+                Quoted::Known(Verdict::Tunnel) => 3,
+                Quoted::Known(_) => 4,
+                Quoted::Whole => 5,
             }
         }
 

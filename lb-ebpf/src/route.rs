@@ -76,16 +76,16 @@ pub fn forward(ifindex: u32) -> u32 {
 }
 
 /// The next hop of the desk's way, for packets that are not for this host: the kernel's routes and neighbours, and the devices that
-/// XDP may send by. A function of its own, as [`outgoing`].
+/// XDP may send by. The device that the route names, or 0. A function of its own, as [`outgoing`].
 #[inline(never)]
-pub fn next_hop<F: Family>(context: OfXdp, ifindex: u32) -> bool
+pub fn next_hop<F: Family>(context: OfXdp, ifindex: u32) -> u32
 where
     F::Addr: Destination,
     Kernel<OfXdp>: Tables<F>,
 {
     let kernel = Kernel { ifindex, context };
     let Some(mut desk) = Tables::<F>::desk(&kernel) else {
-        return false;
+        return 0;
     };
     let way = &mut desk.way;
     // SAFETY: the structure consists of integers and unions of them, for which zeros are valid.
@@ -100,9 +100,9 @@ where
         ptr::write_volatile(&mut query.dport, way.rewrite.dport.raw());
     }
     if look_up(context.cast(), &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS {
-        return false;
+        return 0;
     }
-    let Some(arrives) = device(ifindex) else { return false };
+    let Some(arrives) = device(ifindex) else { return 0 };
     let (mut leaves, mut card, mut tags) = (DeviceFlags::default(), query.ifindex, Tags::NONE);
     if let Some(known) = device(query.ifindex) {
         (leaves, tags) = (known.flags, known.tags);
@@ -113,7 +113,7 @@ where
     let sends = arrives.flags.has(DeviceFlags::GENERIC) || leaves.has(DeviceFlags::FORWARDS);
     // Frames to an unknown address of this device's can't be told from those to others.
     if !sends || arrives.link == [0; 2] {
-        return false;
+        return 0;
     }
     way.ifindex = card;
     way.tags = tags;
@@ -127,7 +127,7 @@ where
     if card == xdp_ifindex(&XdpContext::new(context)) && arrives.flags.has(DeviceFlags::TURNS) {
         way.flags = way.flags.with(WayFlags::TURNS);
     }
-    true
+    query.ifindex
 }
 
 /// Destination and source of a frame to the next hop. Read in halves: the destination's whole words lie at addresses on the

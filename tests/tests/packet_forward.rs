@@ -36,10 +36,8 @@ fn a_masqueraded_flow_is_sent_in_one_step_each_way() {
         .gets_forwarded("node:40000 > far:8080")
         .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
         .leaving(&[
-            "outside:40000 > node:30080 => outside:40000 > far:8080 | in seen",
-            "outside:40000 > far:8080 => node:40000 > far:8080 | out masq seen",
-            "far:8080 > node:40000 => far:8080 > outside:40000 | in reply masq",
-            "far:8080 > outside:40000 => node:30080 > outside:40000 | out reply",
+            "outside:40000 > node:30080 => node:40000 > far:8080 | in whole seen",
+            "far:8080 > node:40000 => node:30080 > outside:40000 | in reply whole",
         ])
         .leaving_ways(&[])
         .xdp(any("far:8080 > node:40000").syn_ack())

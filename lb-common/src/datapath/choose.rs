@@ -44,6 +44,9 @@ pub enum Chosen {
     Masqueraded,
     /// A backend on another node, which answers the client itself if a tunnel leads there.
     Tunnelled,
+    /// A backend on another machine, to which XDP sends, and which sees an address of this node. What XDP makes of
+    /// [`Self::Masqueraded`] where it can.
+    Whole,
     /// None.
     End(End),
 }
@@ -60,6 +63,7 @@ impl Chosen {
             Self::Masqueraded => 3,
             Self::Direct => 4,
             Self::Tunnelled => 5,
+            Self::Whole => 6,
             Self::End(end) => end.code(),
         }
     }
@@ -75,6 +79,7 @@ impl Chosen {
             3 => Self::Masqueraded,
             4 => Self::Direct,
             5 => Self::Tunnelled,
+            6 => Self::Whole,
             _ => Self::End(End::from_code(code)),
         }
     }

@@ -25,6 +25,17 @@ use super::{
 };
 use crate::layout::{Counter, FlowFlags, Ip4, Ip6, Proto, V4, V6};
 
+/// What an ICMP message is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quoted {
+    /// Nothing of ours.
+    Stranger,
+    /// A flow that is whole: with the desk's `old` tuple, which is to be split first.
+    Whole,
+    /// A flow: it is translated back, and this becomes of it.
+    Known(Verdict),
+}
+
 /// Where things stand in an error.
 pub struct Quote {
     /// The ICMP header.
@@ -190,7 +201,7 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
     packet: &mut P,
     world: &W,
     hook: Hook,
-) -> Option<Verdict> {
+) -> Option<Quoted> {
     let quote = F::quote(packet)?;
     if quote.l4 + size_of::<Ports>() > quote.end {
         return None;
@@ -225,9 +236,12 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
         flags
     };
     forget();
+    if flags.has(FlowFlags::WHOLE) {
+        return Some(Quoted::Whole);
+    }
     if flags.has(FlowFlags::TUNNELS) {
         // The other node translates it back; it goes there as its flow does.
-        return Some(Verdict::Tunnel);
+        return Some(Quoted::Known(Verdict::Tunnel));
     }
     // The peer itself says it, or somebody on the way. Where packets of the flow get another source, that goes for errors about them,
     // too, whoever sends them, as it does in netfilter: a router that is on the client's side as well would drop what has its own
@@ -269,10 +283,10 @@ pub(super) fn translate_back<F: ErrorFamily, P: Packet, W: World + Tables<F>>(
     }
     icmp.checksum = updated(u16::from_ne_bytes(icmp.checksum), delta).to_ne_bytes();
     world.count(Counter::ErrorsTranslated);
-    Some(match done(flags) {
+    Some(Quoted::Known(match done(flags) {
         Verdict::Deliver if !from_peer => Verdict::Pass,
         done => done,
-    })
+    }))
 }
 
 /// What lies on the desk is read again behind this, instead of being kept on the stack.

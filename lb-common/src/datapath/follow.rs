@@ -99,7 +99,7 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     } else if to_backend && opens {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
-            || !tunnels && counterpart_is_closed::<F, W>(world, key, &rewrite)
+            || !tunnels && counterpart_is_closed::<F, W>(world, key, flags, &rewrite)
             || !serves::<F, W>(world, backend, service, &rewrite, tunnels)
         {
             return Followed::Unknown;
@@ -134,9 +134,11 @@ pub(super) const fn is_closed(tcp: TcpSeen) -> bool {
 fn counterpart_is_closed<F: PathFamily, W: Tables<F>>(
     world: &W,
     key: &FlowKey<F::Addr>,
+    flags: FlowFlags,
     rewrite: &Rewrite<F::Addr>,
 ) -> bool {
-    let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto).at(key.stage.other());
+    let other = FlowKey::new(rewrite.dst, rewrite.dport, rewrite.src, rewrite.sport, key.proto)
+        .at(flags.stage_of_counterpart(key.stage));
     world.flow(&other).is_none_or(|flow| is_closed(flow.tcp))
 }
 

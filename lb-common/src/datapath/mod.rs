@@ -36,11 +36,13 @@ mod track;
 mod tunnel;
 mod verdict;
 mod way;
+mod whole;
 mod world;
 
 pub use checksum::{fold, updated};
 pub use choose::{Chosen, choose};
 pub use crc32c::of_change as crc32c_of_change;
+pub use error::Quoted;
 pub use forward::ForwardFamily;
 pub use header::{Ethernet, Header, IcmpHead, Ipv4, Ipv6, Sctp, Tcp, Udp};
 pub use open::{End, Opened, open};
@@ -52,7 +54,7 @@ pub use path::{
 pub use select::{cell, flow_hash, pick, place, socket_hash};
 pub use socket::{Dialled, Socket, SocketFamily, connect, guard, is_mapped, peer_name, received, send};
 pub use tagged::{Tagged, retag};
-pub use track::{Claim, claim, counterpart, idle_limit_ns, is_over, open_pair};
+pub use track::{Claim, Side, claim, claim_tuple, counterpart, idle_limit_ns, is_over, write_entry};
 pub use tunnel::{
     GUE_PORT, TunnelFamily,
     receive::{Taken, take_out},
@@ -61,4 +63,5 @@ pub use tunnel::{
 };
 pub use verdict::{Hook, Verdict};
 pub use way::{Found, Step, Ways, find, find_at, go, step, xdp};
+pub use whole::split;
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -7,8 +7,9 @@ use super::{
     choose::Chosen,
     follow::is_first,
     path::{Opens, PathFamily, dropped},
-    track::{self, is_over, mark},
+    track::{self, is_over, mark, open_pair},
     verdict::Hook,
+    whole,
     world::Bucket,
 };
 use crate::layout::{Address, Counter, Desk, DropReason, FlowFlags, Proto, Stage, limits::REJECTS_PER_SECOND_MAX};
@@ -105,6 +106,9 @@ pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -
         Chosen::Plain => make::<F, W>(world, hook, false),
         Chosen::Masqueraded => make::<F, W>(world, hook, true),
         Chosen::Tunnelled => make_tunnelled::<F, W>(world),
+        Chosen::Whole => whole::make::<F, W>(world)
+            .map(|()| Opened::Translate)
+            .map_err(End::Drop),
         Chosen::End(end) => Err(end),
     };
     match opened {
@@ -186,7 +190,7 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
             }
         }
     }
-    refused(world.open_pair())?;
+    refused(open_pair::<F, W>(world))?;
     let (service, backend) = {
         let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
         let desk = &mut *desk;
@@ -195,7 +199,7 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
         (desk.opening.service, desk.opening.backend)
     };
     if in_two_steps && masquerade_on_desk::<F, W>(world) {
-        refused(world.open_pair())?;
+        refused(open_pair::<F, W>(world))?;
     }
     world.count(Counter::FlowsCreated);
     world.count_opened(service, backend);
@@ -256,7 +260,7 @@ fn direct<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Opened, E
             Ok(Opened::NotOurs)
         }
         Holder::Another => {
-            refused(world.open_pair())?;
+            refused(open_pair::<F, W>(world))?;
             let mut desk = world.desk().ok_or(End::Drop(DropReason::BackendMissing))?;
             let desk = &mut *desk;
             desk.rewrite = desk.flow.rewrite();

@@ -4,7 +4,7 @@ use super::{
     checksum,
     choose::{Chosen, choose, is_unallocated},
     echo::{self, EchoFamily, turn_into_reply},
-    error::{self, ErrorFamily},
+    error::{self, ErrorFamily, Quoted},
     follow::{Followed, done, follow, may_open},
     forward::ForwardFamily,
     header::{Sctp, Tcp, Udp},
@@ -14,7 +14,7 @@ use super::{
     reject::{Told, turn_into_error},
     reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
-    track::{Claim, claim, open_pair},
+    track::{Claim, Side, claim, claim_tuple, write_entry},
     tunnel::{
         TunnelFamily, mss,
         receive::{Taken, may_be, take_out},
@@ -22,7 +22,8 @@ use super::{
         wrap,
     },
     verdict::{Hook, Verdict},
-    world::{Bucket, Tables, World},
+    whole::split,
+    world::{Bucket, Insert, Refused, Tables, World},
 };
 use crate::layout::{
     Address, AddressFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite, TcpSeen,
@@ -129,10 +130,25 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
         choose::<F, Self>(self, hook)
     }
 
-    /// See [`open_pair`].
+    /// See [`claim_tuple`].
     #[inline(always)]
-    fn open_pair(&self) -> Option<DropReason> {
-        open_pair::<F, Self>(self)
+    fn claim_tuple(&self) -> Option<DropReason> {
+        claim_tuple::<F, Self>(self)
+    }
+
+    /// See [`write_entry`].
+    ///
+    /// # Errors
+    /// As [`Tables::insert_flow`].
+    #[inline(always)]
+    fn write_entry(&self, side: Side, how: Insert) -> Result<(), Refused> {
+        write_entry::<F, Self>(self, side, how)
+    }
+
+    /// See [`split`].
+    #[inline(always)]
+    fn split(&self) -> Option<DropReason> {
+        split::<F, Self>(self)
     }
 
     /// Tries `count` source ports from the `first` attempt on, until one is not taken.
@@ -168,7 +184,7 @@ pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
 
     /// See [`error`].
     #[inline(always)]
-    fn error(&self, packet: &mut P, hook: Hook) -> Option<Verdict> {
+    fn error(&self, packet: &mut P, hook: Hook) -> Quoted {
         error::<F, P, Self>(packet, self, hook)
     }
 
@@ -200,13 +216,30 @@ pub trait Errors<F: PathFamily, P: Packet>: Opens<F> {
     }
 }
 
-/// An ICMP message of this family: an error about a packet that was translated is translated back. Nothing if it is not about one.
+/// An ICMP message of this family: an error about a packet that was translated is translated back.
 #[inline(always)]
-pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Option<Verdict> {
+pub fn error<F: PathFamily, P: Packet, W: World + Tables<F>>(packet: &mut P, world: &W, hook: Hook) -> Quoted {
     if hook == Hook::Ingress && hear::<F, P, W>(packet, world).is_some() {
-        return Some(Verdict::Pass);
+        return Quoted::Known(Verdict::Pass);
     }
-    error::translate_back::<F, P, W>(packet, world, hook)
+    error::translate_back::<F, P, W>(packet, world, hook).unwrap_or(Quoted::Stranger)
+}
+
+/// The same, of a flow that is done in two steps by then. Nothing if it is about none.
+#[inline(always)]
+fn error_of_a_step<F: PathFamily, P: Packet, W: Errors<F, P>>(
+    packet: &mut P,
+    world: &W,
+    hook: Hook,
+) -> Option<Verdict> {
+    let mut quoted = world.error(packet, hook);
+    if quoted == Quoted::Whole && world.split().is_none() {
+        quoted = world.error(packet, hook);
+    }
+    match quoted {
+        Quoted::Known(verdict) => Some(verdict),
+        Quoted::Stranger | Quoted::Whole => None,
+    }
 }
 
 /// Tells the client of a connection whose packets come in a tunnel how large its segments may be, in the answer to its SYN, whose TCP
@@ -260,7 +293,7 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
 pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world: &W, hook: Hook) -> Verdict {
     let Some(parsed) = F::parse(packet, world, hook.stage()) else {
         if F::is_icmp(packet)
-            && let Some(verdict) = world.error(packet, hook)
+            && let Some(verdict) = error_of_a_step::<F, P, W>(packet, world, hook)
         {
             return match (verdict, hook) {
                 (Verdict::Tunnel, Hook::Ingress) if world.fit(packet, false) == Fit::Fits => Verdict::Tunnel,
@@ -288,7 +321,19 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
         other => other,
     };
     let (rewrite, flags, done) = match followed {
-        Followed::Rewrite(flags, rewrite) => (rewrite, flags, done(flags)),
+        Followed::Rewrite(flags, rewrite) if !flags.has(FlowFlags::WHOLE) => (rewrite, flags, done(flags)),
+        Followed::Rewrite(..) => {
+            if let Some(mut desk) = world.desk() {
+                desk.old.take(&parsed.key);
+            }
+            if let Some(reason) = world.split() {
+                return drop_packet::<F, W>(world, &parsed, reason);
+            }
+            let Some(rewrite) = world.desk().map(|desk| desk.rewrite) else {
+                return Verdict::Pass;
+            };
+            (rewrite, FlowFlags::default(), Verdict::Pass)
+        }
         Followed::Alone => return Verdict::Pass,
         Followed::Reset => {
             let verdict = drop_packet::<F, W>(world, &parsed, DropReason::EndpointRemoved);

@@ -99,7 +99,7 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
     other_key.sport = flow.dport;
     other_key.dport = flow.sport;
     other_key.proto = key.proto;
-    (other_key.stage, other_key.pad) = (key.stage.other(), 0);
+    (other_key.stage, other_key.pad) = (flow.flags.stage_of_counterpart(key.stage), 0);
     other.check = other_key.check();
     other.backend = flow.backend;
     other.src = key.dst;
@@ -119,14 +119,25 @@ pub fn counterpart<A: Address>(key: &FlowKey<A>, flow: &Flow<A>, other_key: &mut
 /// source port of `new` is changed when another flow has the tuple. Nothing is returned when it is done, else the
 /// reason why it can't be: no source port is left, or the table takes no entry.
 #[inline(always)]
-pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
+pub(super) fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
+    if let Some(reason) = world.claim_tuple() {
+        return Some(reason);
+    }
+    match world.write_entry(Side::Forward, Insert::Any) {
+        Ok(()) => None,
+        Err(_) => Some(DropReason::FlowTableFull),
+    }
+}
+
+/// The first half of [`open_pair`]: the entry for packets of the `new` tuple reversed, by which others see that it is taken.
+#[inline(always)]
+pub fn claim_tuple<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
     let first = {
         let Some(mut desk) = world.desk() else {
             return Some(DropReason::FlowTableFull);
         };
         let desk = &mut *desk;
         desk.opening.hash = flow_hash(&desk.old);
-        desk.opening.wanted = desk.new.sport;
         // A pod that dials itself from the very port at which it serves: nothing would tell the directions apart.
         u32::from(desk.new.src == desk.new.dst && desk.new.sport == desk.new.dport)
     };
@@ -149,10 +160,7 @@ pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
         }
     }
     match claimed {
-        Claim::Got => match write_entry::<F, W>(world, Side::Forward, Insert::Any) {
-            Ok(()) => None,
-            Err(_) => Some(DropReason::FlowTableFull),
-        },
+        Claim::Got => None,
         Claim::Taken => Some(DropReason::NoSourcePort),
         Claim::Full => Some(DropReason::FlowTableFull),
     }
@@ -162,16 +170,16 @@ pub fn open_pair<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
 /// connection goes on without.
 #[inline(always)]
 pub(super) fn mark<F: PathFamily, W: Opens<F>>(world: &W) {
-    if write_entry::<F, W>(world, Side::Reply, Insert::New) == Err(Refused::Exists) {
+    if world.write_entry(Side::Reply, Insert::New) == Err(Refused::Exists) {
         end_holder::<F, W>(world);
-        let _ = write_entry::<F, W>(world, Side::Reply, Insert::Any);
+        let _ = world.write_entry(Side::Reply, Insert::Any);
     }
 }
 
 /// Writes the entry of the packet's own direction only, of a flow whose answers don't come this way.
 #[inline(always)]
 pub(super) fn put_forward<F: PathFamily, W: Opens<F>>(world: &W) -> Result<(), Refused> {
-    write_entry::<F, W>(world, Side::Forward, Insert::Any)
+    world.write_entry(Side::Forward, Insert::Any)
 }
 
 /// Whether a source port could be had.
@@ -189,7 +197,8 @@ pub enum Claim {
 /// and in which order, depends on the flow.
 #[inline(always)]
 pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
-    {
+    let closed_is_free = attempt >= CLOSED_FROM_ATTEMPT;
+    let (is_put, is_host_client, is_held) = {
         let Some(mut desk) = world.desk() else {
             return Claim::Full;
         };
@@ -206,18 +215,29 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
             desk.key.sport = desk.new.dport;
             desk.key.dport = desk.new.sport;
             desk.key.proto = desk.old.proto;
-            // The client's own socket of UDP, which has its port, may be connected to nobody.
-            if world.has_socket(&desk.key, !is_put) {
-                return Claim::Taken;
-            }
+            (desk.key.stage, desk.key.pad) = (desk.opening.flags.stage_of_counterpart(desk.old.stage), 0);
+        }
+        // Clients share such an address, and ports meet often. A look costs a fraction of an insertion that is refused.
+        (is_put, is_host_client, is_put && world.flow(&desk.key).is_some())
+    };
+    if is_held && !reply_is_free::<F, W>(world, closed_is_free) {
+        return Claim::Taken;
+    }
+    if is_put || is_host_client {
+        let Some(desk) = world.desk() else {
+            return Claim::Full;
+        };
+        // The client's own socket of UDP, which has its port, may be connected to nobody.
+        if world.has_socket(&desk.key, !is_put) {
+            return Claim::Taken;
         }
     }
-    match write_entry::<F, W>(world, Side::Reply, Insert::New) {
+    match world.write_entry(Side::Reply, Insert::New) {
         Ok(()) => Claim::Got,
         Err(Refused::Full) => Claim::Full,
-        Err(Refused::Exists) if reply_is_free::<F, W>(world, attempt >= CLOSED_FROM_ATTEMPT) => {
+        Err(Refused::Exists) if reply_is_free::<F, W>(world, closed_is_free) => {
             end_holder::<F, W>(world);
-            match write_entry::<F, W>(world, Side::Reply, Insert::Any) {
+            match world.write_entry(Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
                 Err(_) => Claim::Full,
             }
@@ -231,14 +251,18 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
 const CLOSED_FROM_ATTEMPT: u32 = 16;
 
 /// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
-/// to a flow that is over, aborted or, where that is good enough, closed. The desk has the wanted entry and its key.
+/// to a flow that is over, aborted or, where that is good enough, closed. The desk has the wanted entry's key.
 #[inline(never)]
 fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bool {
     let Some(desk) = world.desk() else { return false };
     let now_ns = desk.opening.now_ns;
     let (forward, tcp, seen_ns) = {
         let Some(held) = world.flow(&desk.key) else { return true };
-        if rewrites_alike(&held, &desk.flow) || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
+        let is_own = held.dst == desk.old.src
+            && held.dport == desk.old.sport
+            && held.src == desk.old.dst
+            && held.sport == desk.old.dport;
+        if is_own || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
             return true;
         }
         if !is_closed(held.tcp) {
@@ -258,7 +282,7 @@ fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bo
 }
 
 #[inline(always)]
-fn rewrites_alike<A: Address>(one: &Flow<A>, other: &Flow<A>) -> bool {
+pub(super) fn rewrites_alike<A: Address>(one: &Flow<A>, other: &Flow<A>) -> bool {
     one.dst == other.dst && one.dport == other.dport && one.src == other.src && one.sport == other.sport
 }
 
@@ -275,6 +299,7 @@ fn end_holder<F: Family, W: Tables<F>>(world: &W) {
             return;
         }
         take_rewrite(&mut desk.flow, &held);
+        desk.flow.flags = held.flags;
         held.flags.has(FlowFlags::MASQUERADE)
     };
     take_way::<F, W>(world, desk);
@@ -310,7 +335,7 @@ fn take_way<F: Family, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) {
     desk.key.dst = desk.flow.src;
     desk.key.sport = desk.flow.dport;
     desk.key.dport = desk.flow.sport;
-    desk.key.stage = desk.key.stage.other();
+    desk.key.stage = desk.flow.flags.stage_of_counterpart(desk.key.stage);
     compiler_fence(Ordering::SeqCst);
     if let Some(mut flow) = world.flow(&desk.key) {
         flow.check = !desk.key.check();
@@ -319,7 +344,7 @@ fn take_way<F: Family, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) {
 
 /// Which of a pair of entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     /// From `old` to `new`.
     Forward,
     /// From `new` reversed to `old` reversed.
@@ -327,8 +352,8 @@ enum Side {
 }
 
 /// Lays out an entry on the desk and writes it.
-#[inline(never)]
-fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> Result<(), Refused> {
+#[inline(always)]
+pub fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> Result<(), Refused> {
     let Some(mut desk) = world.desk() else {
         return Err(Refused::Full);
     };
@@ -365,7 +390,7 @@ fn write_entry<F: Family, W: Tables<F>>(world: &W, side: Side, how: Insert) -> R
         desk.flow.dport = desk.old.sport;
         desk.flow.address_delta = checksum::negate(address_delta);
         desk.flow.port_delta = checksum::negate(port_delta);
-        desk.key.stage = desk.old.stage.other();
+        desk.key.stage = opening.flags.stage_of_counterpart(desk.old.stage);
         desk.flow.flags = opening.flags.of_counterpart();
         desk.flow.tcp = TcpSeen(0);
     }
@@ -402,7 +427,10 @@ const fn scatter(number: u32) -> u32 {
 /// in common with the number, and so comes by all ports.
 const SOURCE_PORT_STEP: u32 = 39_869;
 const _: () = assert!(
-    SOURCE_PORTS == 1024 * 9 * 7 && SOURCE_PORT_STEP % 2 != 0 && SOURCE_PORT_STEP % 3 != 0 && SOURCE_PORT_STEP % 7 != 0,
+    SOURCE_PORTS == 1024 * 9 * 7
+        && !(SOURCE_PORT_STEP.is_multiple_of(2)
+            || SOURCE_PORT_STEP.is_multiple_of(3)
+            || SOURCE_PORT_STEP.is_multiple_of(7)),
     "the step is to come by all ports"
 );
 const _: () = assert!(
@@ -431,7 +459,7 @@ mod tests {
     #[test]
     fn ports_taken_in_runs_are_no_trap() {
         // What one client took that counts upwards, and one that does so by twos, as Linux does.
-        let is_taken = |port: u16| (2_000..32_000).contains(&port) || port >= 32_768 && port % 2 == 0;
+        let is_taken = |port: u16| (2_000..32_000).contains(&port) || port >= 32_768 && port.is_multiple_of(2);
         // No more than 3/4 are taken: 64 tries would do.
         for hash in (0..200_000_u32).map(|number| number.wrapping_mul(0x9e37_79b1)) {
             assert!(

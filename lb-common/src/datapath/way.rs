@@ -32,6 +32,7 @@ use super::{
         xdp::{come_out, enter, find_tunnel},
     },
     verdict::{Hook, Verdict},
+    whole::{may_be_whole, take_source},
     world::{Tables, World},
 };
 use crate::layout::{
@@ -131,9 +132,10 @@ pub trait Ways<F: PathFamily>: Opens<F> {
         step::<F, Self>(self, hook)
     }
 
-    /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. False if there is
-    /// no route or no neighbour, or if the device is not one that XDP sends by.
-    fn next_hop(&self) -> bool;
+    /// The next hop for a packet that the desk's way has rewritten: fills in the way's device, MTU and link addresses. The device that
+    /// the route names, which is another if that is a VLAN's; nothing if there is no route or no neighbour, or if the device is not one
+    /// that XDP sends by.
+    fn next_hop(&self) -> Option<u32>;
 }
 
 /// The XDP datapath.
@@ -336,8 +338,19 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
                 return opened_in_tunnel::<F, W>(world);
             }
         }
+        Arrived::Whole => {
+            let sent_by = send::<F, W>(world);
+            is_sent = sent_by.is_some();
+            if !is_open {
+                // What is not sent is not opened either: tc will do it in two steps.
+                return match sent_by {
+                    Some(ifindex) if take_source::<F, W>(world, ifindex) => opened_whole::<F, W>(world, step),
+                    _ => Found::None,
+                };
+            }
+        }
         Arrived::Goes | Arrived::AsItCame => match leave::<F, W>(world, arrived) {
-            Some(goes) => is_sent = goes && send::<F, W>(world),
+            Some(goes) => is_sent = goes && send::<F, W>(world).is_some(),
             None => return Found::None,
         },
     }
@@ -401,6 +414,8 @@ enum Arrived {
     Once,
     /// It is translated, and goes on.
     Goes,
+    /// The same, and nothing is to be done where it leaves.
+    Whole,
     /// It goes on in a tunnel, to the node that is the desk's `rewrite.dst`.
     Tunnel,
     /// Nothing is done here.
@@ -432,6 +447,9 @@ fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, F
             if chosen == Chosen::Tunnelled && may && tunnel::xdp::may_open::<F, W>(world) {
                 return Ok(Arrived::Tunnel);
             }
+            if chosen == Chosen::Masqueraded && may_be_whole::<F, W>(world) {
+                return Ok(Arrived::Whole);
+            }
             if matches!(chosen, Chosen::Stray | Chosen::Tunnelled) || chosen == Chosen::Direct && !may {
                 return Err(Found::None);
             }
@@ -459,7 +477,9 @@ fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, F
     if flags.has(FlowFlags::TUNNELS) {
         return Ok(Arrived::Tunnel);
     }
-    Ok(if flags.has(FlowFlags::HOST_CLIENT) {
+    Ok(if flags.has(FlowFlags::WHOLE) {
+        Arrived::Whole
+    } else if flags.has(FlowFlags::HOST_CLIENT) {
         Arrived::Stack
     } else if flags.has(FlowFlags::LOCAL_BACKEND) && !flags.has(FlowFlags::REPLY) {
         Arrived::Here
@@ -493,6 +513,23 @@ fn opened_in_tunnel<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
     }
 }
 
+/// Opens the flow whose next hop was found.
+#[inline(always)]
+fn opened_whole<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Found {
+    match world.open(Hook::Xdp, Chosen::Whole) {
+        Opened::Translate => {}
+        Opened::Drop(reason) => return Found::Drop(reason),
+        _ => return Found::None,
+    }
+    if step == Step::Left {
+        world.count(Counter::FlowsReselected);
+    }
+    match take_rewrite::<F, W>(world, false) {
+        Some(_) => Found::Way,
+        None => Found::None,
+    }
+}
+
 /// The step where it leaves. Whether XDP may send it; nothing if it is not ours.
 #[inline(always)]
 fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool> {
@@ -517,13 +554,16 @@ fn leave<F: PathFamily, W: Ways<F>>(world: &W, arrived: Arrived) -> Option<bool>
     }
 }
 
-/// Looks for the next hop. Whether there is one.
+/// Looks for the next hop. By which device it is, if there is one.
 #[inline(always)]
-fn send<F: PathFamily, W: Ways<F>>(world: &W) -> bool {
+fn send<F: PathFamily, W: Ways<F>>(world: &W) -> Option<u32> {
     let may = world.desk().is_some_and(|desk| F::may_come_from(&desk.arrives.src));
-    let found = may && world.next_hop();
-    world.count(if found { Counter::WaysFound } else { Counter::WaysLeft });
-    if found {
+    let found = if may { world.next_hop() } else { None };
+    world.count(match found {
+        Some(_) => Counter::WaysFound,
+        None => Counter::WaysLeft,
+    });
+    if found.is_some() {
         allow::<F, W>(world, WayFlags::TRANSLATES.with(WayFlags::FORWARDS));
     }
     found

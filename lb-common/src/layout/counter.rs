@@ -44,4 +44,5 @@ counters! {
     TunnelStrangers = 12, "tunnel_strangers", "Packets for a service address in a tunnel from somebody who is no node of the cluster: left to the host as they were.";
     SocketConnects = 13, "socket_connects", "TCP connections that were given a backend when their socket was connected.";
     SocketPeers = 14, "socket_peers", "Service addresses for which an unconnected UDP socket was given a backend.";
+    FlowsSplit = 15, "flows_split", "Flows that XDP did in one step, until the stack got one of their packets: its hooks take two.";
 }

@@ -33,8 +33,8 @@ pod! {
         pub tcp: TcpSeen,
         /// Whether the packet came out of a tunnel from another node.
         pub tunnelled: Tunnelled,
-        /// The source port that is wanted.
-        pub wanted: Port,
+        /// The source port that a flow has towards its backend already, in case it is split.
+        pub put: Port,
         /// Always zero.
         pub pad2: u16,
         /// Hash of the tuple before translation: other source ports are tried in an order that depends on it.

@@ -1,6 +1,6 @@
 //! Flow entries: one per direction and hook, each says all that is to be done to a packet that matches its key.
 //!
-//! A flow through a Service has two entries (with masquerading two more): see `docs/packet-walks.md`. A direct connection to
+//! A flow through a Service has two entries (with masquerading two more, unless XDP does it alone): see `docs/packet-walks.md`. A direct connection to
 //! an endpoint has one, which says that its tuple is taken; or two, where a flow through a Service has its tuple already.
 //!
 //! ```text
@@ -99,7 +99,8 @@ impl<A: Address> FlowKey<A> {
     #[must_use]
     #[inline(always)]
     pub const fn of_counterpart(&self, flow: &Flow<A>) -> Self {
-        Self::new(flow.dst, flow.dport, flow.src, flow.sport, self.proto).at(self.stage.other())
+        Self::new(flow.dst, flow.dport, flow.src, flow.sport, self.proto)
+            .at(flow.flags.stage_of_counterpart(self.stage))
     }
 
     /// A word that depends on all of the key. [`Flow::check`] carries it, so that a reader notices when the kernel
@@ -142,6 +143,17 @@ impl FlowFlags {
     pub const TUNNELS: Self = Self(1 << 7);
     /// Packets came out of a tunnel from another node.
     pub const TUNNELLED: Self = Self(1 << 8);
+
+    /// This entry says both steps of a masqueraded flow, and so does the one for the opposite direction. Both are for packets that arrive,
+    /// in XDP: see `datapath::whole`.
+    pub const WHOLE: Self = Self(1 << 9);
+
+    /// Where packets of the opposite direction are seen, if those of this one are seen at `stage`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn stage_of_counterpart(self, stage: Stage) -> Stage {
+        if self.has(Self::WHOLE) { stage } else { stage.other() }
+    }
 
     /// The flags of the entry for the opposite direction, of which no packet has been seen.
     #[must_use]

@@ -84,7 +84,7 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     table.for_each(|key, flow| {
         swept.entries += 1;
         swept.flows.add(flow);
-        if key.stage == Stage::ARRIVES && flow.flags.has(FlowFlags::MASQUERADE.with(FlowFlags::REPLY)) {
+        if holds_source_port(key, flow.flags) {
             *source_ports
                 .entry((key.src, key.sport, key.dst, key.proto))
                 .or_default() += 1;
@@ -117,6 +117,12 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
         }
     }
     Ok(swept)
+}
+
+/// Whether an entry stands for a source port of this node's: answers to it arrive.
+fn holds_source_port<A: Address>(key: &FlowKey<A>, flags: FlowFlags) -> bool {
+    let is_masqueraded = flags.any(FlowFlags::MASQUERADE.with(FlowFlags::WHOLE));
+    is_masqueraded && flags.has(FlowFlags::REPLY) && key.stage == Stage::ARRIVES
 }
 
 /// Whether an entry is worth a look at its counterpart: by itself it would be over. Spares the look for the many
@@ -216,6 +222,23 @@ mod tests {
             assert!(is_over(&key, &flow, other, at(limit_s) + 1));
         }
         assert!(!may_be_over(&key, &flow, at(limit_s)) && may_be_over(&key, &flow, at(limit_s) + 1));
+    }
+
+    #[rstest]
+    #[case::client_arrives(FlowFlags::default(), Stage::ARRIVES, false)]
+    #[case::client_leaves(FlowFlags::MASQUERADE, Stage::LEAVES, false)]
+    #[case::answer_arrives(FlowFlags::MASQUERADE.with(FlowFlags::REPLY), Stage::ARRIVES, true)]
+    #[case::answer_leaves(FlowFlags::REPLY, Stage::LEAVES, false)]
+    #[case::client_of_a_whole_flow(FlowFlags::WHOLE, Stage::ARRIVES, false)]
+    #[case::answer_of_a_whole_flow(FlowFlags::WHOLE.with(FlowFlags::REPLY), Stage::ARRIVES, true)]
+    #[case::direct_connection(FlowFlags::DIRECT.with(FlowFlags::MASQUERADE).with(FlowFlags::REPLY), Stage::LEAVES, false)]
+    fn one_entry_of_a_masqueraded_flow_holds_its_source_port(
+        #[case] flags: FlowFlags,
+        #[case] stage: Stage,
+        #[case] holds: bool,
+    ) {
+        let (key, flow) = entry(Proto::TCP, flags, 0);
+        assert_eq!(holds_source_port(&key.at(stage), flow.flags), holds);
     }
 
     #[test]

@@ -150,9 +150,7 @@ impl SocketLinks {
     /// # Errors
     /// Why they aren't.
     pub fn check(&self, datapath: &Datapath, cgroup: &Path) -> Result<()> {
-        let inode = fs::metadata(cgroup)
-            .with_context(|| format!("look at the cgroup {}", cgroup.display()))?
-            .ino();
+        let inode = cgroup_number(cgroup)?;
         for &name in names::SOCKET_PROGRAMS {
             let pin = self.pin(name);
             let found = PinnedLink::open(&pin)
@@ -177,6 +175,15 @@ impl SocketLinks {
         self.folder
             .join(format!("cgroup-{}", program.trim_start_matches("lb_")))
     }
+}
+
+/// The number by which the kernel knows a cgroup.
+///
+/// # Errors
+/// If it is not there.
+pub fn cgroup_number(cgroup: &Path) -> Result<u64> {
+    let folder = fs::metadata(cgroup).with_context(|| format!("look at the cgroup {}", cgroup.display()))?;
+    Ok(folder.ino())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/sluice/            the pin folder (--pin-dir); the agent's lock is on it
-//!   layout-5/                    one folder per layout version: no agent touches another's
+//!   layout-6/                    one folder per layout version: no agent touches another's
 //!     maps/LB4_FRONTENDS …       every table
 //!     links/3-ingress            one link per device and hook: <ifindex>-<hook>
 //!     links/cgroup-connect4 …    one link per socket hook
@@ -18,7 +18,7 @@ mod preflight;
 mod raw;
 
 pub use attach::{Attached, Attachments, Direction, LinkKind, XdpMode, XdpOutcome, XdpPolicy};
-pub use cgroup::{SocketLinks, SocketPolicy, cgroup_root};
+pub use cgroup::{SocketLinks, SocketPolicy, cgroup_number, cgroup_root};
 pub(crate) use load::open_pinned_map;
 pub use load::{Datapath, LoadOptions, object};
 pub use pins::{Lock, Pins, PinsError};

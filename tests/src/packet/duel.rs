@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
     datapath::{Hook, Verdict},
-    layout::{V4, V6},
+    layout::{Counter, V4, V6},
 };
 
 use super::{
@@ -70,8 +70,13 @@ fn tell<F: HostFamily + KernelFamily>(
         if !KernelWorld::runs(scrap.shot()) {
             continue;
         }
+        let split = |stage: &Stage<'_, F>| stage.host.counters.borrow()[Counter::FlowsSplit as usize];
+        let split_before = split(&stage);
         let what = compare(&mut stage, &scrap, note).with_context(|| describe(number, &scrap))?;
         *tally.entry(what).or_default() += 1;
+        if split(&stage) != split_before {
+            *tally.entry("of a flow that was split").or_default() += 1;
+        }
         let is_last = number == PACKETS || tape.is_over();
         if number % state_every == 0 || is_last {
             compare_states(&mut stage).with_context(|| describe(number, &scrap))?;

@@ -170,6 +170,7 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
         (FlowFlags::RESET, "reset"),
         (FlowFlags::TUNNELS, "tunnels"),
         (FlowFlags::TUNNELLED, "tunnelled"),
+        (FlowFlags::WHOLE, "whole"),
         (FlowFlags::SEEN, "seen"),
     ];
     words.extend(

@@ -12,6 +12,7 @@ use super::{GUE_PORT, TunnelFamily};
 use crate::{
     datapath::{
         choose::Chosen,
+        error::Quoted,
         header::Udp,
         open::Opened,
         packet::Packet,
@@ -179,7 +180,7 @@ pub fn take_out<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, world
     let inside = read::<F, P, W>(packet, world);
     if inside == NO_PORTS {
         // However it was translated back, the stack goes on with it: into another tunnel it does not go.
-        return if F::is_icmp(packet) && world.error(packet, Hook::Ingress).is_some() {
+        return if F::is_icmp(packet) && matches!(world.error(packet, Hook::Ingress), Quoted::Known(_)) {
             Taken::Done(Verdict::Pass)
         } else {
             gone::<F, W>(world, DropReason::TunnelMalformed)

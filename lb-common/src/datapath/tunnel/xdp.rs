@@ -57,7 +57,7 @@ pub(in crate::datapath) fn find_tunnel<F: PathFamily, W: Ways<F>>(world: &W) -> 
         desk.way.backend = desk.opening.backend;
         desk.way.service = desk.opening.service;
     }
-    if !world.next_hop() {
+    if world.next_hop().is_none() {
         return false;
     }
     let Some(mut desk) = world.desk() else { return false };

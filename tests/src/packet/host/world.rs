@@ -356,12 +356,10 @@ macro_rules! tables {
                 })
             }
 
-            fn next_hop(&self) -> bool {
+            fn next_hop(&self) -> Option<u32> {
                 let mut desk = self.$cabinet.desk.borrow_mut();
                 let way = &mut desk.way;
-                let Some(hop) = self.$cabinet.next_hops.get(&way.rewrite.dst) else {
-                    return false;
-                };
+                let hop = self.$cabinet.next_hops.get(&way.rewrite.dst)?;
                 let arrives = self
                     .devices
                     .get(&World::ifindex(self))
@@ -371,7 +369,7 @@ macro_rules! tables {
                 let is_generic = arrives.flags.has(DeviceFlags::GENERIC);
                 let sends = is_generic || leaves.flags.has(DeviceFlags::FORWARDS);
                 if !sends || arrives.link == [0; 2] {
-                    return false;
+                    return None;
                 }
                 let card = if leaves.lower == 0 {
                     hop.ifindex
@@ -386,7 +384,7 @@ macro_rules! tables {
                 if card == self.ifindex && arrives.flags.has(DeviceFlags::TURNS) {
                     way.flags = way.flags.with(WayFlags::TURNS);
                 }
-                true
+                Some(hop.ifindex)
             }
         }
     };
