@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     kernel::{LinkKind, XdpMode, XdpOutcome, XdpPolicy},
-    source::devices::{
-        Device, Framing, Listing, node_addresses,
-        vlan::{card_of, on_top},
-    },
+    source::devices::{Device, Framing, Listing, node_addresses, vlan::card_of},
 };
 
 impl Agent {
@@ -95,7 +92,7 @@ impl Agent {
         let is_generic = mode == Some(XdpMode::Generic);
         // A VLAN device's frames are sent by its card.
         let (sender, sends) = match card_of(&self.devices, device) {
-            Some((card, _)) => (card, self.xdp_mode(card)),
+            Some(card) => (card, self.xdp_mode(card)),
             None => (device, mode),
         };
         let because = match self.options.xdp {
@@ -140,12 +137,7 @@ impl Agent {
             Framing::Ethernet => LinkKind::Ethernet,
             Framing::None => LinkKind::None,
         };
-        for changed in sysctl::prepare_device(&device.name) {
-            let earlier = &mut self.state.settings_changed;
-            if !earlier.iter().any(|earlier| earlier.file == changed.file) {
-                earlier.push(changed);
-            }
-        }
+        self.state.note_settings(sysctl::prepare_device(&device.name));
         let attached = self
             .attachments
             .attach_tc(&mut self.datapath, device.ifindex, &device.name, kind);
@@ -216,7 +208,7 @@ impl Agent {
         if device.framing != Some(Framing::Ethernet) || !self.is_outward(device) {
             return Some("not an outward device".to_owned());
         }
-        if let Some((card, _)) = card_of(&self.devices, device) {
+        if let Some(card) = card_of(&self.devices, device) {
             return Some(format!("a VLAN device: what XDP does, it does on {}", card.name));
         }
         why_tags_are_hidden(device, &self.devices)
@@ -231,9 +223,8 @@ impl Agent {
                 self.options.outward_devices.contains(&device.name)
             }
         };
-        let is_under =
-            |vlan: &Device| card_of(&self.devices, vlan).is_some_and(|(card, _)| card.ifindex == device.ifindex);
-        by_itself(device) || on_top(&self.devices, device).any(|vlan| by_itself(vlan) && is_under(vlan))
+        let is_under = |vlan: &Device| card_of(&self.devices, vlan).is_some_and(|card| card.ifindex == device.ifindex);
+        by_itself(device) || self.devices.values().any(|vlan| by_itself(vlan) && is_under(vlan))
     }
 }
 

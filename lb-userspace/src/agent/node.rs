@@ -224,7 +224,7 @@ pub fn device_records(
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
         // What XDP does with a VLAN device's frames, it does on the card.
-        let card = card_of(devices, device).map_or(device, |(card, _)| card);
+        let card = card_of(devices, device).unwrap_or(device);
         let mode = xdp(card);
         let mut record = DeviceRecord {
             flags: xdp_flags(card, mode),

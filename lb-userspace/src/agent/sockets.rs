@@ -1,12 +1,6 @@
 //! The socket tier: attached once the tables say everything and tc is there for what sockets leave to it; looked after from then on.
 
-use std::{
-    collections::BTreeSet,
-    fmt, fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
 
 use anyhow::{Context as _, Result, bail};
 use lb_common::layout::{SocketFlags, SocketTier, limits::LEFT_CGROUPS_MAX};
@@ -14,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::kernel::{SocketLinks, SocketPolicy, cgroup_root, namespace_cookie};
+use crate::kernel::{SocketLinks, SocketPolicy, cgroup_number, cgroup_root, namespace_cookie};
 
 /// How the socket tier is wanted.
 #[derive(Clone, Debug)]
@@ -158,11 +152,6 @@ fn records(options: &SocketOptions) -> Result<(SocketTier, BTreeSet<u64>)> {
         pad: 0,
     };
     Ok((tier, left))
-}
-
-fn cgroup_number(cgroup: &Path) -> Result<u64> {
-    let folder = fs::metadata(cgroup).with_context(|| format!("look at the cgroup {}", cgroup.display()))?;
-    Ok(folder.ino())
 }
 
 #[cfg(test)]

@@ -118,6 +118,16 @@ pub fn state_file(run_dir: &Path) -> PathBuf {
 }
 
 impl State {
+    /// Notes settings that were changed, and what they were before the first change of each.
+    pub fn note_settings(&mut self, changed: impl IntoIterator<Item = ChangedSetting>) {
+        for setting in changed {
+            let is_known = self.settings_changed.iter().any(|earlier| earlier.file == setting.file);
+            if !is_known {
+                self.settings_changed.push(setting);
+            }
+        }
+    }
+
     /// Writes the state.
     ///
     /// # Errors

@@ -73,15 +73,7 @@ pub fn prepare_host(run_dir: &Path) -> Result<Vec<ChangedSetting>> {
         }
     }
     let mut state = State::read(run_dir).ok().flatten().unwrap_or_default();
-    for setting in &changed {
-        if !state
-            .settings_changed
-            .iter()
-            .any(|earlier| earlier.file == setting.file)
-        {
-            state.settings_changed.push(setting.clone());
-        }
-    }
+    state.note_settings(changed.iter().cloned());
     if !changed.is_empty() {
         state
             .write(run_dir)

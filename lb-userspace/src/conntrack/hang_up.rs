@@ -15,30 +15,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use lb_common::layout::{Ip6, Port, SocketPeer};
+use lb_common::layout::{Ip6, SocketPeer};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{error, info, warn};
 
 use super::diag::Diag;
+use crate::reconcile::Gone;
 
-/// An endpoint of a service port that is gone for good, as sockets' storage names it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct GonePeer {
-    /// Service number.
-    pub service: u32,
-    /// The endpoint's address; an IPv4 address as an IPv4-mapped one.
-    pub address: Ip6,
-    /// The endpoint's port.
-    pub port: Port,
-}
+/// An endpoint that is gone for good, as sockets' storage names it: an IPv4 address as an IPv4-mapped one.
+pub type GonePeer = Gone<Ip6>;
 
-impl GonePeer {
-    fn of(peer: &SocketPeer) -> Self {
-        Self {
-            service: peer.service,
-            address: peer.address,
-            port: peer.port,
-        }
+fn named_by(peer: &SocketPeer) -> GonePeer {
+    Gone {
+        service: peer.service,
+        address: peer.address,
+        port: peer.port,
     }
 }
 
@@ -114,7 +105,7 @@ fn close_in(path: &PathBuf, storage: &OwnedFd, gone: &HashSet<GonePeer>) -> io::
     let mut diag = Diag::open()?;
     let mut closed = 0;
     for found in diag.sockets(storage.as_fd())? {
-        if gone.contains(&GonePeer::of(&found.peer)) {
+        if gone.contains(&named_by(&found.peer)) {
             closed += usize::from(diag.destroy(&found)?);
         }
     }

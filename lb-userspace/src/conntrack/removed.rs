@@ -11,7 +11,7 @@ use std::{
 
 use lb_common::{
     datapath::SocketFamily,
-    layout::{Address, Flow, FlowFlags, FlowKey, Ip4, Ip6, Port, Proto, V4, V6},
+    layout::{Address, Flow, FlowFlags, FlowKey, Ip4, Ip6, Proto, V4, V6},
 };
 use tracing::{error, info};
 
@@ -95,25 +95,25 @@ fn mark<F: TableFamily + SocketFamily, T: Tables<F::Addr>>(
         ),
         Err(error) => error!(%error, "connections to endpoints that are gone could not be found"),
     }
-    let peer = |(service, address, port)| GonePeer {
-        service,
-        address: F::wide(&address),
-        port,
+    let peer = |gone: Gone<F::Addr>| GonePeer {
+        service: gone.service,
+        address: F::wide(&gone.address),
+        port: gone.port,
     };
     gone.endpoints.into_iter().map(peer).collect()
 }
 
 /// Endpoints that have not come back, and the service numbers that had them.
 struct GoneForGood<A> {
-    endpoints: HashSet<(u32, A, Port)>,
+    endpoints: HashSet<Gone<A>>,
     services: HashSet<u32>,
 }
 
 impl<A: Address> GoneForGood<A> {
     fn of(missing: &[Gone<A>], is_back: impl Fn(&Gone<A>) -> bool) -> Self {
         let gone = missing.iter().filter(|gone| !is_back(gone));
-        let endpoints: HashSet<_> = gone.map(|gone| (gone.service, gone.address, gone.port)).collect();
-        let services = endpoints.iter().map(|(service, ..)| *service).collect();
+        let endpoints: HashSet<_> = gone.copied().collect();
+        let services = endpoints.iter().map(|gone| gone.service).collect();
         Self { endpoints, services }
     }
 
@@ -134,12 +134,17 @@ impl<A: Address> GoneForGood<A> {
                 && !nodes.contains(&(flow.service, flow.dst))
                 && !has_endpoint();
         }
-        self.endpoints.contains(&(flow.service, flow.dst, flow.dport))
+        self.endpoints.contains(&Gone {
+            service: flow.service,
+            address: flow.dst,
+            port: flow.dport,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use lb_common::layout::Port;
     use rstest::rstest;
 
     use super::*;

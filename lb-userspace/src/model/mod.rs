@@ -25,7 +25,7 @@ pub use change::{Change, SyncedKind};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointSlice, SlicePort};
 pub use key::{ServiceKey, SliceKey};
 pub use merge::PortEndpoint;
-pub use node::{NodeFacts, NodeView, OtherNodes, reachable};
+pub use node::{NodeFacts, NodeView, OtherNodes, reachable, reachable_in};
 pub use problem::{ObjectRef, Problem, Severity};
 pub use protocol::{Family, Protocol};
 pub use service::{

@@ -26,6 +26,11 @@ pub fn reachable(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     addresses.iter().copied().filter(may_be_sent_to)
 }
 
+/// The first of them of a family.
+pub fn reachable_in(addresses: &[IpAddr], family: Family) -> Option<IpAddr> {
+    reachable(addresses).find(|address| Family::of(*address) == family)
+}
+
 /// What the own Node object says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -124,7 +129,7 @@ impl NodeView {
     /// The address by which other nodes know this one: what its object says, else as it was told, else as its devices say.
     pub fn tunnel_address(&self, family: Family) -> Option<IpAddr> {
         let facts = self.facts.as_ref();
-        let known = facts.and_then(|facts| reachable(&facts.addresses).find(|address| Family::of(*address) == family));
+        let known = facts.and_then(|facts| reachable_in(&facts.addresses, family));
         known.or_else(|| self.address(family))
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{NodeView, Tunnel, service::warning};
-use crate::model::{Endpoint, Family, ObjectRef, Problem, Service, ServicePort, Store, reachable};
+use crate::model::{Endpoint, Family, ObjectRef, Problem, Service, ServicePort, Store, reachable_in};
 
 /// Where tunnels to an endpoint's node lead: to the first InternalIP of the endpoint's family, else to the first ExternalIP.
 pub(super) fn tunnel(store: &Store, node: &NodeView, endpoint: &Endpoint, family: Family) -> Tunnel {
@@ -18,11 +18,8 @@ pub(super) fn tunnel(store: &Store, node: &NodeView, endpoint: &Endpoint, family
         return Tunnel::Unknown;
     };
     let addresses = endpoint.node_name.as_ref().and_then(|name| nodes.get(name));
-    let mut of_family = addresses
-        .into_iter()
-        .flat_map(|addresses| reachable(addresses))
-        .filter(|address| Family::of(*address) == family);
-    of_family.next().map_or(Tunnel::None, Tunnel::To)
+    let address = addresses.and_then(|addresses| reachable_in(addresses, family));
+    address.map_or(Tunnel::None, Tunnel::To)
 }
 
 /// How many nodes are named.

@@ -132,7 +132,7 @@ pub(super) struct Used<A: Address> {
 }
 
 /// An endpoint of a service port that is gone, and whose clients are to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gone<A> {
     /// Service number.
     pub service: u32,

@@ -9,7 +9,7 @@ use futures::{TryStream, TryStreamExt as _};
 use netlink_packet_generic::GenlMessage;
 use serde::Serialize;
 
-use super::vlan_features::{VlanFeatures, command, vlan_features};
+use super::vlan_features::{VlanFeatures, command, vlan_features_by};
 
 /// From here on a larger ring costs more in the CPU's caches than it saves in bursts.
 const RING_MAX: u32 = 4_096;
@@ -103,7 +103,7 @@ impl Card {
 pub async fn cards(devices: &[&str]) -> Result<BTreeMap<String, Card>> {
     let (connection, mut handle, _) = ethtool::new_connection().context("open generic netlink to ask for rings")?;
     tokio::spawn(connection);
-    let features = vlan_features(devices).await?;
+    let features = vlan_features_by(&mut handle, devices).await?;
     let mut cards = BTreeMap::new();
     for device in devices {
         let mut card = Card {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, future::ready};
 
 use anyhow::{Context as _, Result};
-use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit};
+use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolFeatureBit, EthtoolHandle};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -49,6 +49,14 @@ impl VlanFeatures {
 pub async fn vlan_features(devices: &[&str]) -> Result<BTreeMap<String, VlanFeatures>> {
     let (connection, mut handle, _) = ethtool::new_connection().context("open generic netlink to ask for features")?;
     tokio::spawn(connection);
+    vlan_features_by(&mut handle, devices).await
+}
+
+/// The same by a connection that is open.
+pub(super) async fn vlan_features_by(
+    handle: &mut EthtoolHandle,
+    devices: &[&str],
+) -> Result<BTreeMap<String, VlanFeatures>> {
     let mut known = BTreeMap::new();
     for device in devices {
         let mut features = VlanFeatures::default();

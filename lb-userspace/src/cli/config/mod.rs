@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, bail};
 use clap::parser::ValueSource;
@@ -148,11 +149,16 @@ fn flags(run: &Command) -> impl Iterator<Item = (&Arg, &str)> {
         .filter(|(_, long)| !NOT_IN_FILES.contains(long))
 }
 
-fn run_command() -> Command {
+/// What `sluice run` takes.
+static RUN: LazyLock<Command> = LazyLock::new(|| {
     let mut cli = Cli::command();
     // Global arguments become known to the subcommands.
     cli.build();
     cli.find_subcommand("run").cloned().unwrap_or_default()
+});
+
+fn load(file: &Path) -> Result<Understood> {
+    understand(&read(file)?).map_err(|reason| anyhow::anyhow!("the configuration {}: {reason}", file.display()))
 }
 
 /// Reads a file, or standard input for `-`.
@@ -182,7 +188,7 @@ fn understand(text: &str) -> Result<Understood, String> {
     let kind = tree.get("kind").and_then(Located::text).unwrap_or_default();
     let group = tree.get("apiVersion").and_then(Located::text).unwrap_or_default();
     let mut understood = match (group, kind) {
-        (own::API_VERSION, own::KIND) => own::understand(&tree, &run_command()),
+        (own::API_VERSION, own::KIND) => own::understand(&tree, &RUN),
         (group, "KubeProxyConfiguration") if group.starts_with("kubeproxy.config.k8s.io/") => {
             kube_proxy::understand(&tree)
         }
@@ -247,8 +253,7 @@ fn check_values(understood: &mut Understood) {
 /// A setting as it would be typed. What is switched off is not said.
 fn word(setting: &Setting) -> Option<String> {
     let Setting { flag, value, .. } = setting;
-    let run = run_command();
-    let is_switch = flags(&run).any(|(arg, long)| long == *flag && matches!(arg.get_action(), ArgAction::SetTrue));
+    let is_switch = flags(&RUN).any(|(arg, long)| long == *flag && matches!(arg.get_action(), ArgAction::SetTrue));
     match (is_switch, value.as_str()) {
         (true, "true") => Some(format!("--{flag}")),
         (true, "false") => None,
@@ -269,8 +274,7 @@ pub(super) struct Merged {
 /// # Errors
 /// If there is anything wrong with the file: all of it, told together.
 pub(super) fn merge(file: &Path, words: Vec<OsString>, run: &ArgMatches) -> Result<Merged> {
-    let understood =
-        understand(&read(file)?).map_err(|reason| anyhow::anyhow!("the configuration {}: {reason}", file.display()))?;
+    let understood = load(file)?;
     let wrong: Vec<String> = understood
         .wrong()
         .map(|finding| {
@@ -308,8 +312,7 @@ pub(super) fn merge(file: &Path, words: Vec<OsString>, run: &ArgMatches) -> Resu
 /// `sluice config …`.
 pub(super) fn config(args: &ConfigArgs) -> Result<ExitCode> {
     let Verb::Check { file, output } = &args.verb;
-    let understood =
-        understand(&read(file)?).map_err(|reason| anyhow::anyhow!("the configuration {}: {reason}", file.display()))?;
+    let understood = load(file)?;
     let is_good = understood.wrong().next().is_none();
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&understood.findings)?),

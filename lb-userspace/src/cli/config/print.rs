@@ -6,13 +6,12 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches};
 
 use super::own::{API_VERSION, KIND, field_of};
-use super::{Merged, flags, run_command};
+use super::{Merged, RUN, flags};
 
 /// The configuration of `sluice run`, each line with where it comes from.
 pub(in crate::cli) fn print(run: &ArgMatches, merged: Option<&Merged>) -> String {
     let mut text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n");
-    let command = run_command();
-    for (arg, flag) in flags(&command) {
+    for (arg, flag) in flags(&RUN) {
         let id = arg.get_id().as_str();
         let values: Vec<String> = if matches!(arg.get_action(), ArgAction::SetTrue) {
             vec![run.get_flag(id).to_string()]

@@ -102,27 +102,25 @@ fn no_sockets(object: &core_v1::Service, findings: &mut Findings) -> bool {
 }
 
 fn algorithm(object: &core_v1::Service, findings: &mut Findings) -> Option<Algorithm> {
-    match annotation(object, ALGORITHM_ANNOTATION)? {
-        "hash" => Some(Algorithm::Hash),
-        "maglev" => Some(Algorithm::Maglev),
-        other => {
-            let reason = format_args!("\"{}\" is not known; write hash or maglev", clip(other));
-            findings.warning(annotation_field(ALGORITHM_ANNOTATION), reason);
-            None
-        }
-    }
+    let words = [("hash", Algorithm::Hash), ("maglev", Algorithm::Maglev)];
+    one_of(object, ALGORITHM_ANNOTATION, words, findings)
 }
 
 fn forwarding(object: &core_v1::Service, findings: &mut Findings) -> Option<Forwarding> {
-    match annotation(object, FORWARDING_ANNOTATION)? {
-        "snat" => Some(Forwarding::Snat),
-        "dsr" => Some(Forwarding::Dsr),
-        other => {
-            let reason = format_args!("\"{}\" is not known; write snat or dsr", clip(other));
-            findings.warning(annotation_field(FORWARDING_ANNOTATION), reason);
-            None
-        }
+    let words = [("snat", Forwarding::Snat), ("dsr", Forwarding::Dsr)];
+    one_of(object, FORWARDING_ANNOTATION, words, findings)
+}
+
+/// What an annotation's word stands for. Another word is a finding, and counts as none.
+fn one_of<T: Copy>(object: &core_v1::Service, name: &str, words: [(&str, T); 2], findings: &mut Findings) -> Option<T> {
+    let said = annotation(object, name)?;
+    let known = words.iter().find(|(word, _)| *word == said);
+    if known.is_none() {
+        let [(one, _), (other, _)] = words;
+        let reason = format_args!("\"{}\" is not known; write {one} or {other}", clip(said));
+        findings.warning(annotation_field(name), reason);
     }
+    known.map(|(_, meaning)| *meaning)
 }
 
 /// `web-0=3,10.0.1.7=2`. What of it can't be read is left out, and the rest holds.

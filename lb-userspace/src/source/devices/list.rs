@@ -76,7 +76,7 @@ async fn learn_of_vlans(devices: &mut Devices) {
     // The device below leaves tagged packets alone, so that this is the first after it.
     let first: Vec<u32> = devices
         .values()
-        .filter(|device| card_of(devices, device).is_some_and(|(card, _)| card.is_first))
+        .filter(|device| card_of(devices, device).is_some_and(|card| card.is_first))
         .map(|device| device.ifindex)
         .collect();
     for ifindex in first {

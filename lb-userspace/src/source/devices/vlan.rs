@@ -15,37 +15,36 @@ pub struct Vlan {
     pub is_up: bool,
 }
 
-/// The device at the bottom of a VLAN device, and the tags of its frames there. Nothing for other devices.
+/// The device at the bottom of a VLAN device. Nothing for other devices.
 #[must_use]
-pub fn card_of<'a>(devices: &'a Devices, device: &Device) -> Option<(&'a Device, Vec<Tag>)> {
-    let mut tags = Vec::new();
+pub fn card_of<'a>(devices: &'a Devices, device: &Device) -> Option<&'a Device> {
     let mut vlan = device.vlan?;
     // Nobody can make a circle of them; but this is somebody else's list.
-    while tags.len() <= devices.len() {
-        tags.insert(0, vlan.tag);
+    for _ in 0..=devices.len() {
         let lower = devices.get(&vlan.lower)?;
         match lower.vlan {
             Some(next) => vlan = next,
-            None => return Some((lower, tags)),
+            None => return Some(lower),
         }
     }
     None
 }
 
-/// The same as the kernel programs know it: two tags at most, and all that it stands on is up.
+/// The same, and the tags of its frames there, as the kernel programs know them: two at most, and all that it stands on is up.
 #[must_use]
 pub fn tags_on_card<'a>(devices: &'a Devices, device: &Device) -> Option<(&'a Device, Tags)> {
-    let (card, tags) = card_of(devices, device)?;
-    let mut next = Some(device);
-    while let Some(Some(vlan)) = next.map(|device| device.vlan) {
+    let card = card_of(devices, device)?;
+    let (mut tags, mut next) = (Vec::new(), Some(device));
+    while let Some(vlan) = next.and_then(|device| device.vlan) {
         if !vlan.is_up {
             return None;
         }
+        tags.push(vlan.tag);
         next = devices.get(&vlan.lower);
     }
     match *tags.as_slice() {
         [tag] => Some((card, Tags::new(tag, Tag::NONE))),
-        [outer, inner] => Some((card, Tags::new(outer, inner))),
+        [inner, outer] => Some((card, Tags::new(outer, inner))),
         _ => None,
     }
 }
@@ -54,7 +53,7 @@ pub fn tags_on_card<'a>(devices: &'a Devices, device: &Device) -> Option<(&'a De
 pub fn on_top<'a>(devices: &'a Devices, device: &Device) -> impl Iterator<Item = &'a Device> {
     let (ifindex, controller) = (device.ifindex, device.controller);
     devices.values().filter(move |vlan| {
-        let card = card_of(devices, vlan).map(|(card, _)| card.ifindex);
+        let card = card_of(devices, vlan).map(|card| card.ifindex);
         card.is_some_and(|card| card == ifindex || Some(card) == controller)
     })
 }

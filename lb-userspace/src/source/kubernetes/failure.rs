@@ -48,6 +48,11 @@ impl Cause {
         }
     }
 
+    /// The server doesn't let us, or has no such thing.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self.code(), Some(403 | 404))
+    }
+
     /// What a person can do about it.
     pub(super) fn remedy(&self) -> &'static str {
         let code = match self {

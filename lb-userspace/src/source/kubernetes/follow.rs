@@ -223,15 +223,14 @@ impl<T: Wanted> Follower<T> {
             self.failures = 1;
             return Ok(());
         }
-        let wait = match cause.code() {
-            Some(403 | 404) if self.kind.optional => self.patience.refused,
-            _ => {
-                let asked = match &cause {
-                    Cause::Refused { retry_after, .. } => *retry_after,
-                    _ => None,
-                };
-                self.pause(asked)
-            }
+        let wait = if self.kind.optional && cause.is_denied() {
+            self.patience.refused
+        } else {
+            let asked = match &cause {
+                Cause::Refused { retry_after, .. } => *retry_after,
+                _ => None,
+            };
+            self.pause(asked)
         };
         self.tell(News::Failed(cause)).await?;
         tokio::select! {

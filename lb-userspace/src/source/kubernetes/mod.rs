@@ -409,7 +409,7 @@ impl Teller {
         let problem = |severity, remedy: &str| {
             SourceProblem::general(severity, None, format!("watching {watched}: {cause}. {remedy}"))
         };
-        if watched == SERVICE_CIDRS && matches!(cause.code(), Some(403 | 404)) {
+        if watched == SERVICE_CIDRS && cause.is_denied() {
             self.complaints
                 .done_without(watched, problem(Severity::Info, WITHOUT_SERVICE_CIDRS));
         } else {
@@ -429,13 +429,14 @@ impl Teller {
         let changed = if off <= CLOCK_OFF_MAX {
             self.complaints.works(CLOCK)
         } else {
-            let reason = format!(
-                "the API server's clock is {} s {way} this machine's: certificates and tokens may be refused, and the latency \
-                 of programming is measured wrongly; what is served does not depend on it. Synchronise both (NTP)",
-                off.as_secs()
-            );
-            self.complaints
-                .done_without_if_new(CLOCK, || SourceProblem::general(Severity::Info, None, reason))
+            self.complaints.done_without_if_new(CLOCK, || {
+                let reason = format!(
+                    "the API server's clock is {} s {way} this machine's: certificates and tokens may be refused, and the latency \
+                     of programming is measured wrongly; what is served does not depend on it. Synchronise both (NTP)",
+                    off.as_secs()
+                );
+                SourceProblem::general(Severity::Info, None, reason)
+            })
         };
         if changed {
             self.publish();

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use crate::model::{Change, OtherNodes};
 
 /// What is known of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Others {
     own: Box<str>,
     by_name: OtherNodes,
-    told: Option<Arc<OtherNodes>>,
+    /// Something is known that was not told yet; at first, that there is none.
+    untold: bool,
 }
 
 impl Others {
@@ -22,7 +23,8 @@ impl Others {
     pub(super) fn on_node(own: &str) -> Self {
         Self {
             own: own.into(),
-            ..Self::default()
+            by_name: OtherNodes::default(),
+            untold: true,
         }
     }
 
@@ -33,21 +35,18 @@ impl Others {
 
     /// The Node has these addresses now; nothing if it is gone.
     pub(super) fn put(&mut self, name: Box<str>, addresses: Option<Box<[IpAddr]>>) {
+        let addresses = addresses.filter(|_| self.is_other(&name));
+        self.untold |= self.by_name.get(&name) != addresses.as_ref();
         match addresses {
-            Some(addresses) if self.is_other(&name) => drop(self.by_name.insert(name, addresses)),
-            _ => drop(self.by_name.remove(&name)),
+            Some(addresses) => drop(self.by_name.insert(name, addresses)),
+            None => drop(self.by_name.remove(&name)),
         }
     }
 
     /// What is to be told, now that all of a list or of an event was put. The kubelet writes a Node every few minutes, mostly
     /// things that are not read.
     pub(super) fn news(&mut self) -> Option<Change> {
-        if self.told.as_deref() == Some(&self.by_name) {
-            return None;
-        }
-        let nodes = Arc::new(self.by_name.clone());
-        self.told = Some(nodes.clone());
-        Some(Change::OtherNodes(nodes))
+        std::mem::take(&mut self.untold).then(|| Change::OtherNodes(Arc::new(self.by_name.clone())))
     }
 }
 

@@ -191,8 +191,7 @@ fn a_file_that_is_wrong_is_refused_whole() {
 
 #[test]
 fn every_flag_but_those_about_files_has_a_field_of_its_own() {
-    let run = run_command();
-    let fields: Vec<String> = flags(&run).map(|(_, long)| own::field_of(long)).collect();
+    let fields: Vec<String> = flags(&RUN).map(|(_, long)| own::field_of(long)).collect();
     let unique: BTreeSet<&String> = fields.iter().collect();
     assert_eq!(unique.len(), fields.len());
     assert!(
