@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::object::{is_bpf, write_if_changed};
+use crate::object::{is_bpf, without_debug_info, write_if_changed};
 use crate::process;
 use crate::repository::{Repository, TESTS_PACKAGE};
 use crate::setup::Session;
@@ -58,6 +58,7 @@ pub(crate) fn kernel_programs(session: &mut Session<'_>) -> Result<PathBuf> {
                 compiled.display()
             );
         }
+        let bytes = without_debug_info(&bytes).with_context(|| format!("cannot use {}", compiled.display()))?;
         let object = repository.ebpf_object(bin);
         let news = if write_if_changed(&object, &bytes)? {
             "new"
