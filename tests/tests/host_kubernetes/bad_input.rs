@@ -159,7 +159,7 @@ async fn plays(resource: Resource, bad: &Value, good: &Value, read_as: &str, pro
         server.fault(|faults| faults.no_streamed_lists = in_pages);
         let mut source = Source::of(&server.kubeconfig());
         let count = if read_as.is_empty() { 3 } else { 4 };
-        has(&mut source, count, read_as, true).await;
+        has(&mut source, count, read_as).await;
         complaints(&mut source, problems).await;
     }
     let server = server([]);
@@ -167,14 +167,14 @@ async fn plays(resource: Resource, bad: &Value, good: &Value, read_as: &str, pro
     source.next(2).await;
     server.put([bad.clone(), good.clone()]).unwrap();
     let count = if read_as.is_empty() { 1 } else { 2 };
-    has(&mut source, count, read_as, true).await;
+    has(&mut source, count, read_as).await;
     complaints(&mut source, problems).await;
     server.delete(resource, "shop", "bad").unwrap();
     source.well().await;
 }
 
 /// So many changes, among them the good object and the bad one as it is read.
-async fn has(source: &mut Source, count: usize, read_as: &str, good: bool) {
+async fn has(source: &mut Source, count: usize, read_as: &str) {
     let (mut bad_text, mut good_seen) = (String::new(), false);
     for _ in 0..count {
         let (name, text) = match source.change().await {
@@ -187,7 +187,7 @@ async fn has(source: &mut Source, count: usize, read_as: &str, good: bool) {
             _ => good_seen = true,
         }
     }
-    assert_eq!((bad_text.as_str(), good_seen), (read_as, good));
+    assert_eq!((bad_text.as_str(), good_seen), (read_as, true));
 }
 
 async fn complaints(source: &mut Source, expected: &[&str]) {

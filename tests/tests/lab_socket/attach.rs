@@ -125,7 +125,7 @@ fn attached_to_its_cgroup_exchanged_by_the_next_agent_and_gone_after_cleanup() {
 }
 
 #[test]
-fn what_others_take_away_comes_back_and_another_cgroup_is_moved_to() {
+fn what_others_take_away_comes_back_and_switched_off_all_is_gone() {
     let mut cluster = served(Lab::one_node().backends(2).build().expect("a lab"), &[]);
     let cgroup = cluster.lab.cgroup().expect("a cgroup").to_owned();
     let links = cluster
