@@ -226,8 +226,12 @@ macro_rules! opens {
     };
 }
 
-opens!(V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_claim4, lb_write4, try_port4, lb_split4);
-opens!(V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_claim6, lb_write6, try_port6, lb_split6);
+opens!(
+    V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_claim4, lb_write4, try_port4, lb_split4
+);
+opens!(
+    V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_claim6, lb_write6, try_port6, lb_split6
+);
 opens!(
     V4,
     Ip4,

@@ -29,6 +29,7 @@ mod path;
 mod reject;
 mod reset;
 mod rewrite;
+mod search;
 mod select;
 mod socket;
 mod tagged;
@@ -51,6 +52,7 @@ pub use parse::Parsed;
 pub use path::{
     Errors, Opens, PathFamily, clamp, echo, enter_tunnel, error, refuse, reset, stray, tc, too_big, translate,
 };
+pub use search::{Found, Step, find, find_at, step};
 pub use select::{cell, flow_hash, pick, place, socket_hash};
 pub use socket::{Dialled, Socket, SocketFamily, connect, guard, is_mapped, peer_name, received, send};
 pub use tagged::{Tagged, retag};
@@ -62,6 +64,6 @@ pub use tunnel::{
     xdp::come_out,
 };
 pub use verdict::{Hook, Verdict};
-pub use way::{Found, Step, Ways, find, find_at, go, step, xdp};
+pub use way::{Ways, go, xdp};
 pub use whole::split;
 pub use world::{Bucket, Insert, Refused, Tables, World};

@@ -316,7 +316,11 @@ mod tests {
     /// Who takes the flows by the paper's rule: as many cells as the smallest prime from 100 for each endpoint on; a turn goes on until a
     /// free one is found.
     fn takers_by_the_paper(members: &[Member<Ip4>]) -> Vec<Ip4> {
-        let is_prime = |number: &u64| (2..).take_while(|by| by * by <= *number).all(|by| number % by != 0);
+        let is_prime = |number: &u64| {
+            (2..)
+                .take_while(|by| by * by <= *number)
+                .all(|by| !number.is_multiple_of(by))
+        };
         let cells = (100 * members.len() as u64..)
             .find(is_prime)
             .expect("there is always one");
@@ -340,7 +344,7 @@ mod tests {
                 }
             }
         }
-        let hashes = (0..1_u64 << 16).map(|top| spread(top));
+        let hashes = (0..1_u64 << 16).map(spread);
         hashes
             .map(|hash| owners[(hash % cells) as usize].expect("no cell is free"))
             .collect()

@@ -12,9 +12,10 @@ use crate::{
         header::Ethernet,
         parse::Parsed,
         path::{PathFamily, checksum_may_be_partial, drop_packet},
+        search::Found,
         tagged::{Tagged, readdress},
         verdict::Verdict,
-        way::{Found, Ways, act, known, may_send, sent},
+        way::{Ways, act, known, may_send, sent},
     },
     layout::{DropReason, Stage, Tags, TcpSeen, Tunnelled, Way, WayFlags},
 };
