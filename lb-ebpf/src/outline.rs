@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     datapath::{
-        Chosen, Claim, Errors, Fit, Hook, Insert, Opened, Opens, Quoted, Refused, Side, Taken, Verdict, choose, claim,
-        claim_tuple, clamp, crc32c_of_change, echo, enter_tunnel, error, fit, open, place, refuse, reset, split, stray,
-        take_out, too_big, translate, write_entry,
+        Chosen, Claim, Errors, Fit, Held, Hook, Insert, Opened, Opens, Quoted, Refused, Side, Taken, Verdict, choose,
+        claim, claim_tuple, clamp, crc32c_of_change, echo, enter_tunnel, error, fit, held_by, open, place, refuse,
+        reset, split, stray, take_out, too_big, translate, write_entry,
     },
     layout::{DropReason, FlowKey, Ip4, Ip6, Scope, V4, V6},
 };
@@ -87,7 +87,7 @@ const GO_ON: i64 = 0;
 const ENOUGH: i64 = 1;
 
 macro_rules! opens {
-    ($family:ty, $addr:ty, $context:ty, $open:ident, $choose:ident, $claim:ident, $write:ident, $one:ident $(, $split:ident)?) => {
+    ($family:ty, $addr:ty, $context:ty, $open:ident, $choose:ident, $claim:ident, $write:ident, $held:ident, $one:ident $(, $split:ident)?) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $open(context: $context, ifindex: u32, hook: u32, chosen: u32) -> u32 {
@@ -110,6 +110,16 @@ macro_rules! opens {
                 None => 0,
                 Some(reason) => reason as u32 + 1,
             }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $held(context: $context, closed_is_free: u32) -> u32 {
+            let kernel = Kernel {
+                ifindex: 0,
+                context: black_box(context),
+            };
+            held_by::<$family, _>(&kernel, closed_is_free != 0) as u32
         }
 
         #[inline(never)]
@@ -176,6 +186,11 @@ macro_rules! opens {
             }
 
             #[inline(always)]
+            fn held_by(&self, closed_is_free: bool) -> Held {
+                Held::from_code($held(self.context, closed_is_free.into()))
+            }
+
+            #[inline(always)]
             fn write_entry(&self, side: Side, how: Insert) -> Result<(), Refused> {
                 match $write(self.context, (side == Side::Reply).into(), (how == Insert::New).into()) {
                     0 => Ok(()),
@@ -227,10 +242,10 @@ macro_rules! opens {
 }
 
 opens!(
-    V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_claim4, lb_write4, try_port4, lb_split4
+    V4, Ip4, OfSkb, lb_open4, lb_choose4, lb_claim4, lb_write4, lb_held4, try_port4, lb_split4
 );
 opens!(
-    V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_claim6, lb_write6, try_port6, lb_split6
+    V6, Ip6, OfSkb, lb_open6, lb_choose6, lb_claim6, lb_write6, lb_held6, try_port6, lb_split6
 );
 opens!(
     V4,
@@ -240,6 +255,7 @@ opens!(
     lb_choose4_xdp,
     lb_claim4_xdp,
     lb_write4_xdp,
+    lb_held4_xdp,
     try_port4_xdp
 );
 opens!(
@@ -250,6 +266,7 @@ opens!(
     lb_choose6_xdp,
     lb_claim6_xdp,
     lb_write6_xdp,
+    lb_held6_xdp,
     try_port6_xdp
 );
 

@@ -7,6 +7,7 @@ use lb_common::layout::{
         ErrorsTranslated, FlowsCreated, FlowsHealed, FlowsMasqueraded, FlowsReselected, FlowsSplit, PortsTranslated,
         WaysFound,
     },
+    DropReason::FlowTableFull,
     limits::{HEAL_NS_LOG2, REST_NS},
 };
 use tests::packet::{
@@ -347,5 +348,70 @@ fn the_packet_that_keeps_a_neighbour_known_splits_its_flow() {
         .becomes("outside:40000 > far:8080")
         .counting(&[FlowsSplit])
         .leaving(&SPLIT)
+        .run();
+}
+
+#[test]
+fn a_flow_keeps_its_port_in_the_other_form_when_the_client_s_entry_was_evicted() {
+    // Split, then XDP opens it anew as a whole.
+    answered()
+        .ingress(any("outside:40000 > node:30080"))
+        .becomes("outside:40000 > far:8080")
+        .counting(&[FlowsSplit])
+        .evict("outside:40000 > node:30080")
+        .xdp(any("outside:40000 > node:30080"))
+        .gets_forwarded("node:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
+        .run();
+    // Whole, then tc opens it anew in two steps.
+    answered()
+        .evict("outside:40000 > node:30080")
+        .ingress(any("outside:40000 > node:30080"))
+        .becomes("outside:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .egress(any("outside:40000 > far:8080"))
+        .becomes("node:40000 > far:8080")
+        .ingress(any("far:8080 > node:40000"))
+        .becomes("far:8080 > outside:40000")
+        .run();
+}
+
+#[test]
+fn a_flow_whose_port_is_another_s_by_now_is_opened_anew() {
+    answered()
+        .evict("far:8080 > node:40000")
+        .xdp(any("client:40000 > node:30080").syn())
+        .gets_forwarded("node:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
+        .ingress(any("outside:40000 > node:30080"))
+        .gets_dropped(FlowTableFull)
+        .ingress(any("outside:40000 > node:30080"))
+        .becomes("outside:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
+        .egress(any("outside:40000 > far:8080"))
+        .becomes("node:* > far:8080")
+        .run();
+}
+
+#[test]
+fn what_takes_a_late_answer_s_port_leaves_the_client_alone_that_went_elsewhere() {
+    let service = |backend: &str| service("web").node_port(30080).to(&[backend]);
+    answered_by_udp(service("far:8080"))
+        .given(service("far2:8080"))
+        .stop_serving("far:8080")
+        .xdp(udp("outside:40000 > node:30080"))
+        .gets_forwarded("node:40000 > far2:8080")
+        .counting(&[FlowsReselected, FlowsCreated, FlowsMasqueraded, WaysFound])
+        .given(service("far:8080"))
+        // The entry for late answers of the first endpoint is over by now, and its port another client's.
+        .later(Duration::from_secs(40))
+        .xdp(udp("outside:40000 > node:30080"))
+        .gets_forwarded("node:40000 > far2:8080")
+        .counting(&[WaysFound])
+        .xdp(udp("client:40000 > node:30080"))
+        .gets_forwarded("node:40000 > far:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, WaysFound])
+        .xdp(udp("outside:40000 > node:30080"))
+        .gets_forwarded("node:40000 > far2:8080")
         .run();
 }

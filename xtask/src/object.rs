@@ -62,7 +62,8 @@ pub(crate) fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
 mod tests {
     use super::*;
 
-    /// An object as the linker makes it: names of sections and symbols in one table.
+    /// An object with these sections. (That of the linker has one table for the names of sections and symbols; the tests that load it see to
+    /// that.)
     fn linked(sections: &[&str]) -> Vec<u8> {
         let mut builder = Builder::new(object::Endianness::Little, true);
         builder.header.e_machine = MACHINE_BPF;

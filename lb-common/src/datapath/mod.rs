@@ -56,7 +56,7 @@ pub use search::{Found, Step, find, find_at, step};
 pub use select::{cell, flow_hash, pick, place, socket_hash};
 pub use socket::{Dialled, Socket, SocketFamily, connect, guard, is_mapped, peer_name, received, send};
 pub use tagged::{Tagged, retag};
-pub use track::{Claim, Side, claim, claim_tuple, counterpart, idle_limit_ns, is_over, write_entry};
+pub use track::{Claim, Held, Side, claim, claim_tuple, counterpart, held_by, idle_limit_ns, is_over, write_entry};
 pub use tunnel::{
     GUE_PORT, TunnelFamily,
     receive::{Taken, take_out},

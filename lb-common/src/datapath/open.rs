@@ -234,6 +234,8 @@ fn make_tunnelled<F: PathFamily, W: Opens<F>>(world: &W) -> Result<Opened, End> 
 fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
     let Some(mut desk) = world.desk() else { return false };
     let desk = &mut *desk;
+    // Whose the flow is, as others see it.
+    desk.arrives.take(&desk.old);
     desk.old.dst = desk.new.dst;
     desk.old.sport = desk.new.sport;
     desk.old.dport = desk.new.dport;

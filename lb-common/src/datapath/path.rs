@@ -14,7 +14,7 @@ use super::{
     reject::{Told, turn_into_error},
     reset::turn_into_reset,
     rewrite::{RewriteFamily, address_sum, apply},
-    track::{Claim, Side, claim, claim_tuple, write_entry},
+    track::{Claim, Held, Side, claim, claim_tuple, held_by, write_entry},
     tunnel::{
         TunnelFamily, mss,
         receive::{Taken, may_be, take_out},
@@ -134,6 +134,12 @@ pub trait Opens<F: PathFamily>: World + Tables<F> + Sized {
     #[inline(always)]
     fn claim_tuple(&self) -> Option<DropReason> {
         claim_tuple::<F, Self>(self)
+    }
+
+    /// See [`held_by`].
+    #[inline(always)]
+    fn held_by(&self, closed_is_free: bool) -> Held {
+        held_by::<F, Self>(self, closed_is_free)
     }
 
     /// See [`write_entry`].

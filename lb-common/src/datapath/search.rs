@@ -141,7 +141,7 @@ pub fn find<F: PathFamily, W: Ways<F>>(world: &W) -> Found {
             let sent_by = send::<F, W>(world);
             is_sent = sent_by.is_some();
             if !is_open {
-                // What is not sent is not opened either: tc will do it in two steps.
+                // Without a next hop it is not opened either: tc will do it in two steps.
                 return match sent_by {
                     Some(ifindex) if take_source::<F, W>(world, ifindex) => opened_whole::<F, W>(world, step),
                     _ => Found::None,

@@ -220,7 +220,7 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
         // Clients share such an address, and ports meet often. A look costs a fraction of an insertion that is refused.
         (is_put, is_host_client, is_put && world.flow(&desk.key).is_some())
     };
-    if is_held && !reply_is_free::<F, W>(world, closed_is_free) {
+    if is_held && world.held_by(closed_is_free) == Held::ByAnother {
         return Claim::Taken;
     }
     if is_put || is_host_client {
@@ -235,14 +235,17 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
     match world.write_entry(Side::Reply, Insert::New) {
         Ok(()) => Claim::Got,
         Err(Refused::Full) => Claim::Full,
-        Err(Refused::Exists) if reply_is_free::<F, W>(world, closed_is_free) => {
-            end_holder::<F, W>(world);
+        Err(Refused::Exists) => {
+            match world.held_by(closed_is_free) {
+                Held::ByAnother => return Claim::Taken,
+                Held::ByNobody => end_holder::<F, W>(world),
+                Held::ByItself => {}
+            }
             match world.write_entry(Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
                 Err(_) => Claim::Full,
             }
         }
-        Err(Refused::Exists) => Claim::Taken,
     }
 }
 
@@ -250,35 +253,110 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
 /// (TIME-WAIT, RFC 9293 §3.6.1) and answer a new one late: better a port that nobody had, while there are any.
 const CLOSED_FROM_ATTEMPT: u32 = 16;
 
-/// Whether the reply entry that exists may be taken: it is this flow's from an earlier life of the tuple, or belongs
-/// to a flow that is over, aborted or, where that is good enough, closed. The desk has the wanted entry's key.
-#[inline(never)]
-fn reply_is_free<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> bool {
-    let Some(desk) = world.desk() else { return false };
-    let now_ns = desk.opening.now_ns;
-    let (forward, tcp, seen_ns) = {
-        let Some(held) = world.flow(&desk.key) else { return true };
-        let is_own = held.dst == desk.old.src
-            && held.dport == desk.old.sport
-            && held.src == desk.old.dst
-            && held.sport == desk.old.dport;
-        if is_own || is_over(&desk.key, &held, None, now_ns) || held.tcp.has(TcpSeen::RST) {
-            return true;
+/// Whose a reply entry is that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Held {
+    /// This flow's, from an earlier life of the tuple or before one of its entries was evicted.
+    ByItself = 0,
+    /// It may be taken: its flow is over, aborted or, where that is good enough, closed.
+    ByNobody = 1,
+    /// Of a flow that goes on.
+    ByAnother = 2,
+}
+
+impl Held {
+    /// From its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::ByItself,
+            1 => Self::ByNobody,
+            _ => Self::ByAnother,
         }
-        if !is_closed(held.tcp) {
-            return false;
-        }
-        let forward = desk.key.of_counterpart(&held);
-        (forward, held.tcp, held.seen_ns)
+    }
+}
+
+/// Whose the reply entry is that exists. The desk has the wanted entry's key.
+#[inline(always)]
+pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held {
+    let Some(mut desk) = world.desk() else {
+        return Held::ByAnother;
     };
+    let desk = &mut *desk;
+    let (is_split, is_free, tcp, seen_ns) = {
+        let Some(held) = world.flow(&desk.key) else {
+            return Held::ByNobody;
+        };
+        // In the same form, or whole where it is to be in two steps.
+        let flags = desk.opening.flags;
+        let is_whole = flags.has(FlowFlags::MASQUERADE) && held.flags.has(FlowFlags::WHOLE);
+        if leads_to(&held, &desk.old) || is_whole && leads_to(&held, &desk.arrives) {
+            return Held::ByItself;
+        }
+        desk.aside.src = held.src;
+        desk.aside.dst = held.dst;
+        desk.aside.sport = held.sport;
+        desk.aside.dport = held.dport;
+        desk.aside.proto = desk.key.proto;
+        (desk.aside.stage, desk.aside.pad) = (Stage::LEAVES, 0);
+        let is_split = flags.has(FlowFlags::WHOLE) && held.flags.has(FlowFlags::MASQUERADE);
+        let is_free = is_over(&desk.key, &held, None, desk.opening.now_ns) || held.tcp.has(TcpSeen::RST);
+        (is_split, is_free, held.tcp, held.seen_ns)
+    };
+    compiler_fence(Ordering::SeqCst);
+    // Or in two steps where it is to be whole: the second one of its answers tells.
+    if is_split
+        && world
+            .flow(&desk.aside)
+            .is_some_and(|second| leads_to(&second, &desk.old))
+    {
+        return Held::ByItself;
+    }
+    if is_free {
+        return Held::ByNobody;
+    }
+    if !is_closed(tcp) {
+        return Held::ByAnother;
+    }
     // Its server has closed. Has its client, too, and how long ago?
-    let Some(flow) = world.flow(&forward) else { return true };
+    {
+        let Some(held) = world.flow(&desk.key) else {
+            return Held::ByNobody;
+        };
+        desk.aside.src = held.dst;
+        desk.aside.dst = held.src;
+        desk.aside.sport = held.dport;
+        desk.aside.dport = held.sport;
+        desk.aside.stage = held.flags.stage_of_counterpart(desk.key.stage);
+    }
+    compiler_fence(Ordering::SeqCst);
+    let Some(flow) = world.flow(&desk.aside) else {
+        return Held::ByNobody;
+    };
     if !is_closed(flow.tcp) {
-        return false;
+        return Held::ByAnother;
     }
     let last_ns = if flow.seen_ns > seen_ns { flow.seen_ns } else { seen_ns };
-    let limit_ns = idle_limit_ns(forward.proto, tcp, Some(flow.tcp), true);
-    closed_is_free || now_ns.saturating_sub(last_ns) > limit_ns
+    let limit_ns = idle_limit_ns(desk.key.proto, tcp, Some(flow.tcp), true);
+    if closed_is_free || desk.opening.now_ns.saturating_sub(last_ns) > limit_ns {
+        Held::ByNobody
+    } else {
+        Held::ByAnother
+    }
+}
+
+/// Whether a reply entry's packets become answers to packets of this tuple.
+#[inline(always)]
+fn leads_to<A: Address>(reply: &Flow<A>, tuple: &FlowKey<A>) -> bool {
+    reply.dst == tuple.src && reply.dport == tuple.sport && reply.src == tuple.dst && reply.sport == tuple.dport
+}
+
+/// Whether an entry's packets get this tuple.
+#[inline(always)]
+fn rewrites_to<A: Address>(flow: &Flow<A>, tuple: &FlowKey<A>) -> bool {
+    flow.src == tuple.src && flow.dst == tuple.dst && flow.sport == tuple.sport && flow.dport == tuple.dport
 }
 
 #[inline(always)]
@@ -302,7 +380,18 @@ fn end_holder<F: Family, W: Tables<F>>(world: &W) {
         desk.flow.flags = held.flags;
         held.flags.has(FlowFlags::MASQUERADE)
     };
-    take_way::<F, W>(world, desk);
+    desk.key.src = desk.flow.dst;
+    desk.key.dst = desk.flow.src;
+    desk.key.sport = desk.flow.dport;
+    desk.key.dport = desk.flow.sport;
+    desk.key.stage = desk.flow.flags.stage_of_counterpart(desk.key.stage);
+    compiler_fence(Ordering::SeqCst);
+    match world.flow(&desk.key) {
+        // The client has gone elsewhere since.
+        Some(flow) if !rewrites_to(&flow, &desk.new) => return,
+        Some(mut flow) => flow.check = !desk.key.check(),
+        None => {}
+    }
     if !masqueraded {
         return;
     }

@@ -15,7 +15,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::{
     path::{Opens, PathFamily},
     track::{Side, counterpart, open_pair, rewrites_alike},
-    world::{Insert, Tables},
+    world::{Insert, Refused, Tables},
 };
 use crate::layout::{Address, Counter, Desk, DropReason, Flow, FlowFlags, Stage, TcpSeen};
 
@@ -101,8 +101,10 @@ enum Cause {
     Client,
     /// An answer.
     Answer,
-    /// A late answer, from before the client's packets went elsewhere: their entry is not touched.
+    /// A late answer, from before the client's packets went elsewhere: their entries are not touched.
     Late,
+    /// The client's, and the entry for answers is another flow's by now, or this one's is about to be.
+    Robbed,
 }
 
 /// Makes two steps of the flow of a packet with the desk's `old` tuple, with the backend, the source port and all else that it had. The
@@ -114,7 +116,7 @@ enum Cause {
 pub fn split<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
     const GONE: Option<DropReason> = Some(DropReason::BackendMissing);
     let now_ns = world.now_ns();
-    let (cause, answered) = {
+    let (cause, answered, ends) = {
         let Some(mut desk) = world.desk() else { return GONE };
         let desk = &mut *desk;
         desk.opening.now_ns = now_ns;
@@ -124,6 +126,14 @@ pub fn split<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
             None => return retake::<F, W>(world, desk),
         }
     };
+    if cause == Cause::Robbed {
+        let Some(desk) = world.desk() else { return GONE };
+        // The client's next packet opens a flow anew.
+        if let Some(mut flow) = world.flow(&desk.old) {
+            flow.check = !desk.old.check();
+        }
+        return Some(DropReason::FlowTableFull);
+    }
     if let Some(reason) = world.claim_tuple() {
         return Some(reason);
     }
@@ -143,7 +153,8 @@ pub fn split<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
         return Some(DropReason::FlowTableFull);
     }
     tell::<F, W>(world, answered);
-    if world.write_entry(Side::Forward, Insert::Any).is_err() {
+    let how = if cause == Cause::Late { Insert::New } else { Insert::Any };
+    if world.write_entry(Side::Forward, how) == Err(Refused::Full) {
         return Some(DropReason::FlowTableFull);
     }
     if cause != Cause::Late {
@@ -152,7 +163,7 @@ pub fn split<F: PathFamily, W: Opens<F>>(world: &W) -> Option<DropReason> {
         desk.new.src = desk.old.src;
         desk.new.sport = desk.old.sport;
         desk.old.take(&desk.arrives);
-        desk.opening.flags = desk.opening.flags.without(FlowFlags::MASQUERADE);
+        desk.opening.flags = desk.opening.flags.without(FlowFlags::MASQUERADE).with(ends);
     }
     if cause != Cause::Late && world.write_entry(Side::Forward, Insert::Any).is_err() {
         return Some(DropReason::FlowTableFull);
@@ -182,9 +193,9 @@ fn retake<F: PathFamily, W: Opens<F>>(world: &W, desk: &mut Desk<F::Addr>) -> Op
 }
 
 /// Lays the flow's first step out on the desk, which gets the client's tuple as `old` and `arrives`, and what the server's side of the flow
-/// is. Nothing if the flow is whole no more.
+/// is, and whether its client's entry says that it is to end. Nothing if the flow is whole no more.
 #[inline(always)]
-fn lay_out<F: PathFamily, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) -> Option<(Cause, Seen)> {
+fn lay_out<F: PathFamily, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) -> Option<(Cause, Seen, FlowFlags)> {
     let (own, is_answer) = {
         let own = world.flow(&desk.old)?;
         if !own.flags.has(FlowFlags::WHOLE) {
@@ -192,6 +203,9 @@ fn lay_out<F: PathFamily, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) -> 
         }
         // What the other entry says follows from this one.
         counterpart(&desk.old, &own, &mut desk.key, &mut desk.flow);
+        if own.check != desk.old.check() {
+            return Some((Cause::Robbed, Seen::of(&own), FlowFlags::default()));
+        }
         let is_answer = own.flags.has(FlowFlags::REPLY);
         if !is_answer {
             desk.source = own.src;
@@ -205,7 +219,11 @@ fn lay_out<F: PathFamily, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) -> 
     };
     compiler_fence(Ordering::SeqCst);
     let (other, is_others) = match world.flow(&desk.key) {
-        Some(other) => (Seen::of(&other), !rewrites_alike(&other, &desk.flow)),
+        Some(other) => {
+            // Or another packet is about to split it.
+            let is_split = !is_answer && other.flags.has(FlowFlags::MASQUERADE) && other.dst == desk.flow.dst;
+            (Seen::of(&other), !is_split && !rewrites_alike(&other, &desk.flow))
+        }
         None => (Seen::of(&desk.flow), false),
     };
     if is_answer {
@@ -219,15 +237,20 @@ fn lay_out<F: PathFamily, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) -> 
     desk.new.src = desk.old.src;
     desk.new.sport = desk.old.sport;
     desk.new.proto = desk.old.proto;
-    let (client, server) = if is_answer { (other, own) } else { (own, other) };
-    desk.opening.tcp = client.tcp;
-    desk.opening.flags = client.flags.without(FlowFlags::WHOLE.with(FlowFlags::REPLY));
     let cause = match (is_answer, is_others) {
-        (false, _) => Cause::Client,
+        (false, true) => Cause::Robbed,
+        (false, false) => Cause::Client,
         (true, false) => Cause::Answer,
         (true, true) => Cause::Late,
     };
-    Some((cause, server))
+    let (client, server) = match (is_answer, cause) {
+        (false, _) => (own, other),
+        (true, Cause::Late) => (Seen::of(&desk.flow), own),
+        (true, _) => (other, own),
+    };
+    desk.opening.tcp = client.tcp;
+    desk.opening.flags = client.flags.only(FlowFlags::SEEN);
+    Some((cause, server, client.flags.only(FlowFlags::RESET)))
 }
 
 /// The entry for answers that was written last gets to know what has been seen of them.

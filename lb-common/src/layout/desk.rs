@@ -92,6 +92,8 @@ pod! {
         pub key: FlowKey<A>,
         /// The entry that is being written.
         pub flow: Flow<A>,
+        /// Key of another entry that is asked for.
+        pub aside: FlowKey<A>,
         /// The tuple with which a packet arrives whose way is being looked for.
         pub arrives: FlowKey<A>,
         /// The way that is being looked for.
@@ -103,5 +105,5 @@ pod! {
         /// Always zero.
         pub fill: A::Fill,
     }
-    sizes: 240, 416;
+    sizes: 256, 456;
 }

@@ -75,6 +75,13 @@ macro_rules! bits {
                 Self(self.0 | other.0)
             }
 
+            /// Of its bits those of `other`.
+            #[must_use]
+            #[inline(always)]
+            pub const fn only(self, other: Self) -> Self {
+                Self(self.0 & other.0)
+            }
+
             /// Without the bits of `other`.
             #[must_use]
             #[inline(always)]

@@ -98,6 +98,8 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
         let other_key = key.of_counterpart(&flow);
         let has_other = !flow.flags.has(FlowFlags::TUNNELS);
         let other = has_other.then(|| table.get(&other_key)).flatten();
+        // Not if it leads elsewhere: the client has another flow by then.
+        let other = other.filter(|other| other_key.of_counterpart(other) == key);
         if !is_over(&key, &flow, other.as_ref(), now_ns) {
             continue;
         }
