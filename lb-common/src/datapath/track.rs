@@ -220,7 +220,7 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
         // Clients share such an address, and ports meet often. A look costs a fraction of an insertion that is refused.
         (is_put, is_host_client, is_put && world.flow(&desk.key).is_some())
     };
-    if is_held && world.held_by(closed_is_free) == Held::ByAnother {
+    if is_held && world.held_by(closed_is_free) == Held::Taken {
         return Claim::Taken;
     }
     if is_put || is_host_client {
@@ -237,9 +237,9 @@ pub fn claim<F: PathFamily, W: Opens<F>>(world: &W, attempt: u32) -> Claim {
         Err(Refused::Full) => Claim::Full,
         Err(Refused::Exists) => {
             match world.held_by(closed_is_free) {
-                Held::ByAnother => return Claim::Taken,
-                Held::ByNobody => end_holder::<F, W>(world),
-                Held::ByItself => {}
+                Held::Taken => return Claim::Taken,
+                Held::Free => end_holder::<F, W>(world),
+                Held::Own => {}
             }
             match world.write_entry(Side::Reply, Insert::Any) {
                 Ok(()) => Claim::Got,
@@ -258,11 +258,11 @@ const CLOSED_FROM_ATTEMPT: u32 = 16;
 #[repr(u32)]
 pub enum Held {
     /// This flow's, from an earlier life of the tuple or before one of its entries was evicted.
-    ByItself = 0,
+    Own = 0,
     /// It may be taken: its flow is over, aborted or, where that is good enough, closed.
-    ByNobody = 1,
+    Free = 1,
     /// Of a flow that goes on.
-    ByAnother = 2,
+    Taken = 2,
 }
 
 impl Held {
@@ -271,9 +271,9 @@ impl Held {
     #[inline(always)]
     pub const fn from_code(code: u32) -> Self {
         match code {
-            0 => Self::ByItself,
-            1 => Self::ByNobody,
-            _ => Self::ByAnother,
+            0 => Self::Own,
+            1 => Self::Free,
+            _ => Self::Taken,
         }
     }
 }
@@ -282,18 +282,18 @@ impl Held {
 #[inline(always)]
 pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held {
     let Some(mut desk) = world.desk() else {
-        return Held::ByAnother;
+        return Held::Taken;
     };
     let desk = &mut *desk;
     let (is_split, is_free, tcp, seen_ns) = {
         let Some(held) = world.flow(&desk.key) else {
-            return Held::ByNobody;
+            return Held::Free;
         };
         // In the same form, or whole where it is to be in two steps.
         let flags = desk.opening.flags;
         let is_whole = flags.has(FlowFlags::MASQUERADE) && held.flags.has(FlowFlags::WHOLE);
         if leads_to(&held, &desk.old) || is_whole && leads_to(&held, &desk.arrives) {
-            return Held::ByItself;
+            return Held::Own;
         }
         desk.aside.src = held.src;
         desk.aside.dst = held.dst;
@@ -312,18 +312,18 @@ pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held
             .flow(&desk.aside)
             .is_some_and(|second| leads_to(&second, &desk.old))
     {
-        return Held::ByItself;
+        return Held::Own;
     }
     if is_free {
-        return Held::ByNobody;
+        return Held::Free;
     }
     if !is_closed(tcp) {
-        return Held::ByAnother;
+        return Held::Taken;
     }
     // Its server has closed. Has its client, too, and how long ago?
     {
         let Some(held) = world.flow(&desk.key) else {
-            return Held::ByNobody;
+            return Held::Free;
         };
         desk.aside.src = held.dst;
         desk.aside.dst = held.src;
@@ -333,17 +333,17 @@ pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held
     }
     compiler_fence(Ordering::SeqCst);
     let Some(flow) = world.flow(&desk.aside) else {
-        return Held::ByNobody;
+        return Held::Free;
     };
     if !is_closed(flow.tcp) {
-        return Held::ByAnother;
+        return Held::Taken;
     }
     let last_ns = if flow.seen_ns > seen_ns { flow.seen_ns } else { seen_ns };
     let limit_ns = idle_limit_ns(desk.key.proto, tcp, Some(flow.tcp), true);
     if closed_is_free || desk.opening.now_ns.saturating_sub(last_ns) > limit_ns {
-        Held::ByNobody
+        Held::Free
     } else {
-        Held::ByAnother
+        Held::Taken
     }
 }
 
