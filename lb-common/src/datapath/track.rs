@@ -380,12 +380,7 @@ fn end_holder<F: Family, W: Tables<F>>(world: &W) {
         desk.flow.flags = held.flags;
         held.flags.has(FlowFlags::MASQUERADE)
     };
-    desk.key.src = desk.flow.dst;
-    desk.key.dst = desk.flow.src;
-    desk.key.sport = desk.flow.dport;
-    desk.key.dport = desk.flow.sport;
-    desk.key.stage = desk.flow.flags.stage_of_counterpart(desk.key.stage);
-    compiler_fence(Ordering::SeqCst);
+    turn_to_counterpart(desk);
     match world.flow(&desk.key) {
         // The client has gone elsewhere since.
         Some(flow) if !rewrites_to(&flow, &desk.new) => return,
@@ -405,7 +400,10 @@ fn end_holder<F: Family, W: Tables<F>>(world: &W) {
         Some(front) => take_rewrite(&mut desk.flow, &front),
         None => return,
     }
-    take_way::<F, W>(world, desk);
+    turn_to_counterpart(desk);
+    if let Some(mut flow) = world.flow(&desk.key) {
+        flow.check = !desk.key.check();
+    }
 }
 
 #[inline(always)]
@@ -417,18 +415,15 @@ fn take_rewrite<A: Address>(to: &mut Flow<A>, from: &Flow<A>) {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// The entry whose counterpart rewrites to what the desk's `flow` says is no longer about its key.
+/// The desk's key becomes that of the counterpart of its entry, whose rewrite the desk's `flow` has.
 #[inline(always)]
-fn take_way<F: Family, W: Tables<F>>(world: &W, desk: &mut Desk<F::Addr>) {
+fn turn_to_counterpart<A: Address>(desk: &mut Desk<A>) {
     desk.key.src = desk.flow.dst;
     desk.key.dst = desk.flow.src;
     desk.key.sport = desk.flow.dport;
     desk.key.dport = desk.flow.sport;
     desk.key.stage = desk.flow.flags.stage_of_counterpart(desk.key.stage);
     compiler_fence(Ordering::SeqCst);
-    if let Some(mut flow) = world.flow(&desk.key) {
-        flow.check = !desk.key.check();
-    }
 }
 
 /// Which of a pair of entries.
