@@ -9,7 +9,7 @@ use tests::packet::decode::{Seen, read, show, verify};
 use tests::packet::encode::Link;
 use tests::traffic::{Cluster, Over};
 
-use crate::scene::{COMBINATIONS, DIRECT, DIRECT_PORTS, Frontend, PATIENCE, Tunnel};
+use crate::scene::{COMBINATIONS, DIRECT, DIRECT_PORTS, Frontend, PATIENCE, Tunnel, ask};
 
 /// Exchanges of each combination.
 const TIMES: usize = 6;
@@ -33,8 +33,7 @@ fn answers_pass_by_the_balancer(cluster: &Cluster, tunnel: Tunnel) -> Vec<String
             let target = frontend.of(DIRECT, lab.node(), over, v6);
             let file = lab.directory().join("direct.pcap");
             let capture = Capture::start(router, &plan::lan_device(1), "ip or ip6", &file).expect("tcpdump runs");
-            let ask = || (0..TIMES).map(|_| over.ask(target, PATIENCE)).collect::<Vec<_>>();
-            let answers = lab.client().run(ask);
+            let answers: Vec<_> = (0..TIMES).map(|_| ask(lab, over, target, PATIENCE)).collect();
             let frames = capture.frames().expect("tcpdump ends");
             let sees_the_client = |answer: &tests::traffic::Answer| answer.seen == answer.own;
             let outcomes = answers

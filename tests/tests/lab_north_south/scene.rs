@@ -1,17 +1,20 @@
 //! What all stories here share: addresses of Services, the Services, the cluster.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tests::lab::{AgentOptions, Host, Lab, LabBuilder, XdpMode, plan};
 use tests::traffic::manifests::Service;
-use tests::traffic::{Cluster, Over};
+use tests::traffic::{Answer, Cluster, Over};
 
 /// How long anything may take that has to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Where nobody answers.
 pub(crate) const SILENCE: Duration = Duration::from_millis(150);
+/// The size of a question that only wants to know who answers.
+const OCTETS: usize = 16;
 /// How long an agent may take to bring a changed file into the tables.
 pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(2);
 
@@ -88,6 +91,18 @@ impl Tunnel {
             Self::Gue => "gue",
         }
     }
+}
+
+/// Asks from outside, from a port that no question before it had. One that chance gives twice would be right to be changed where
+/// a pod sees the client: the flow before it still has it, by whichever frontend it came.
+pub(crate) fn ask(lab: &Lab, over: Over, target: SocketAddr, patience: Duration) -> std::io::Result<Answer> {
+    /// Below those that the kernel chooses (`tests::lab`), and above what needs a privilege.
+    const PORTS: std::ops::Range<u16> = 1_024..10_000;
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let port = PORTS.start + ASKED.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    let client = lab.client();
+    let from = SocketAddr::new(client.addresses()[usize::from(target.is_ipv6())], port);
+    client.run(|| over.exchange_from(from, target, OCTETS, patience))
 }
 
 /// A lab with servers everywhere and an agent on each node.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tests::lab::Lab;
 use tests::traffic::{Cluster, Over};
 
-use crate::scene::{CLUSTER, COMBINATIONS, Frontend, LOCAL, PATIENCE, SILENCE, node};
+use crate::scene::{CLUSTER, COMBINATIONS, Frontend, LOCAL, PATIENCE, SILENCE, ask, node};
 
 use Expect::{Everyone, Nobody, OwnPod};
 use Frontend::{NodePort, Vip};
@@ -69,7 +69,7 @@ fn play(lab: &Lab, entry: u8, target: SocketAddr, over: Over, expect: Expect) ->
         Everyone => lab.backends().iter().map(|pod| pod.name.as_str()).collect(),
         OwnPod => lab.backends_of(entry).map(|pod| pod.name.as_str()).collect(),
         Nobody => {
-            return match lab.client().run(|| over.ask(target, SILENCE)) {
+            return match ask(lab, over, target, SILENCE) {
                 Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => Ok(()),
                 other => Err(format!("nobody should answer: {other:?}")),
             };
@@ -77,7 +77,7 @@ fn play(lab: &Lab, entry: u8, target: SocketAddr, over: Over, expect: Expect) ->
     };
     let mut answered = BTreeSet::new();
     for times in 1..=TIMES_MAX {
-        let answer = lab.client().run(|| over.ask(target, PATIENCE));
+        let answer = ask(lab, over, target, PATIENCE);
         let answer = answer.map_err(|error| format!("{error} (answered: {answered:?})"))?;
         let right = match expect {
             Everyone => node(lab, entry).addresses().contains(&answer.seen.ip()),
