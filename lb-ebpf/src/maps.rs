@@ -9,8 +9,8 @@ use aya_ebpf::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer,
+        Affinity, AffinityKey, BackendEntry, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
+        FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, ServiceEntry, SocketPeer,
         SocketPeers, SocketTier, SourceKeys, TokenBucket, VlanKey, Way,
         limits::{
             ADDRESSES_MAX, AFFINITY_MAX, BACKENDS_MAX, DEVICES_MAX, EVENTS_BYTES, FLOWS_DEFAULT, FRAGMENTS_MAX,
@@ -25,18 +25,16 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 pub type Addresses<A> = HashMap<A, u32, { ADDRESSES_MAX as usize }, NO_PREALLOC>;
 pub type Frontends<A> = HashMap<FrontendKey<A>, u32, { FRONTENDS_MAX as usize }, NO_PREALLOC>;
-pub type Services = Array<Service, { SERVICES_MAX as usize }, MMAPABLE>;
+// Counts are not per CPU: as arrays these would take their whole size on every CPU, and an element of a hash table that comes into use clears
+// its value on all of them, which costs more than all else that opens a flow.
+pub type Services = Array<ServiceEntry, { SERVICES_MAX as usize }, MMAPABLE>;
 pub type Slots = Array<u32, { SLOTS_MAX as usize }, MMAPABLE>;
 // Not mapped by the agent: it writes many at once, reads none, and would have them all in its own memory.
 pub type Maglev = Array<Chunk, { MAGLEV_CHUNKS_MAX as usize }>;
-pub type Backends<A> = Array<Backend<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
+pub type Backends<A> = Array<BackendEntry<A>, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Sources<A> = LpmTrie<<A as SourceKeys>::SourceKey, u32, { SOURCES_MAX as usize }>;
 pub type Nodes<A> = Array<Node<A>, 1>;
 pub type Peers<A> = HashMap<A, Peer, { PEERS_MAX as usize }, NO_PREALLOC>;
-// Not per CPU: as arrays these would take their whole size on every CPU, and an element of a hash table that comes into use clears its
-// value on all of them, which costs more than all else that opens a flow.
-pub type ServiceCounts = Array<ServiceStats, { SERVICES_MAX as usize }, MMAPABLE>;
-pub type BackendCounts = Array<u64, { BACKENDS_MAX as usize }, MMAPABLE>;
 pub type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { AFFINITY_MAX as usize }>;
 pub type Labels = HashMap<u32, Label, { SERVICES_MAX as usize }, NO_PREALLOC>;
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, { FLOWS_DEFAULT as usize }>;
@@ -85,14 +83,6 @@ pub static LB6_NODE: Nodes<Ip6> = Nodes::new();
 pub static LB4_PEERS: Peers<Ip4> = Peers::new();
 #[btf_map]
 pub static LB6_PEERS: Peers<Ip6> = Peers::new();
-#[btf_map]
-pub static LB4_SVC_STATS: ServiceCounts = ServiceCounts::new();
-#[btf_map]
-pub static LB6_SVC_STATS: ServiceCounts = ServiceCounts::new();
-#[btf_map]
-pub static LB4_BACK_STATS: BackendCounts = BackendCounts::new();
-#[btf_map]
-pub static LB6_BACK_STATS: BackendCounts = BackendCounts::new();
 #[btf_map]
 pub static CT4_AFFINITY: Affinities<Ip4> = Affinities::new();
 #[btf_map]

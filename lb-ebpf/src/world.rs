@@ -50,7 +50,6 @@ macro_rules! tables {
     (
         $family:ty, $addr:ty, $device_field:ident, $place_of:ident, $place:ident,
         $addresses:ident, $frontends:ident, $services:ident, $slots:ident, $maglev:ident, $backends:ident, $sources:ident, $node:ident, $peers:ident,
-        $service_stats:ident, $backend_stats:ident,
         $flows:ident, $ways:ident, $fragments:ident, $affinity:ident, $desk:ident
     ) => {
         impl<C: Context> Tables<$family> for Kernel<C> {
@@ -70,7 +69,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn service(&self, number: u32) -> Option<impl Deref<Target = Service>> {
-                maps::$services.get(number)
+                maps::$services.get(number).map(|entry| &entry.record)
             }
 
             #[inline(always)]
@@ -104,7 +103,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn backend(&self, number: u32) -> Option<impl Deref<Target = Backend<$addr>>> {
-                maps::$backends.get(number)
+                maps::$backends.get(number).map(|entry| &entry.record)
             }
 
             #[inline(always)]
@@ -195,20 +194,21 @@ macro_rules! tables {
 
             #[inline(always)]
             fn count_opened(&self, service: u32, backend: u32) {
-                if let Some(stats) = maps::$service_stats.get_ptr_mut(service) {
+                if let Some(entry) = maps::$services.get_ptr_mut(service) {
                     // SAFETY: an element of an array, aligned for words, and alive until the program ends.
-                    add_one(unsafe { &raw mut (*stats).opened });
+                    add_one(unsafe { &raw mut (*entry).stats.opened });
                 }
-                if let Some(count) = maps::$backend_stats.get_ptr_mut(backend) {
-                    add_one(count);
+                if let Some(entry) = maps::$backends.get_ptr_mut(backend) {
+                    // SAFETY: the same.
+                    add_one(unsafe { &raw mut (*entry).opened });
                 }
             }
 
             #[inline(always)]
             fn count_refused(&self, service: u32) {
-                if let Some(stats) = maps::$service_stats.get_ptr_mut(service) {
+                if let Some(entry) = maps::$services.get_ptr_mut(service) {
                     // SAFETY: as in `count_opened`.
-                    add_one(unsafe { &raw mut (*stats).refused });
+                    add_one(unsafe { &raw mut (*entry).stats.refused });
                 }
             }
         }
@@ -230,8 +230,6 @@ tables!(
     LB4_SOURCES,
     LB4_NODE,
     LB4_PEERS,
-    LB4_SVC_STATS,
-    LB4_BACK_STATS,
     CT4_FLOWS,
     CT4_WAYS,
     CT4_FRAGMENTS,
@@ -253,8 +251,6 @@ tables!(
     LB6_SOURCES,
     LB6_NODE,
     LB6_PEERS,
-    LB6_SVC_STATS,
-    LB6_BACK_STATS,
     CT6_FLOWS,
     CT6_WAYS,
     CT6_FRAGMENTS,

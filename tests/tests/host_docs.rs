@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use lb_common::datapath::Bucket;
 use lb_common::layout::{
-    Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey, FragmentKey,
-    FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer, SocketPeers,
+    Affinity, AffinityKey, BackendEntry, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
+    FragmentKey, FragmentPorts, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, ServiceEntry, SocketPeer, SocketPeers,
     SocketTier, SourceKeys, TokenBucket, VlanKey, Way, limits, names,
 };
 use lb_userspace::metrics;
@@ -80,17 +80,16 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 fn rows() -> Vec<Row> {
     use names::{
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
-        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACK_STATS, LB4_BACKENDS,
-        LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES,
-        LB4_SVC_STATS, LB6_ADDRESSES, LB6_BACK_STATS, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE,
-        LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LB6_SVC_STATS, LEFT_CGROUPS, ROUTES, SK_PEER, SK_PEERS,
-        SOCKET_TIER, VLANS,
+        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACKENDS, LB4_FRONTENDS,
+        LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB6_ADDRESSES, LB6_BACKENDS,
+        LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LEFT_CGROUPS,
+        ROUTES, SK_PEER, SK_PEERS, SOCKET_TIER, VLANS,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
     let events = format!("{} KiB", limits::EVENTS_BYTES / 1024);
     let frontend = octets::<FrontendKey<Ip4>, FrontendKey<Ip6>>();
-    let backend = octets::<Backend<Ip4>, Backend<Ip6>>();
+    let backend = octets::<BackendEntry<Ip4>, BackendEntry<Ip6>>();
     let flow_key = octets::<FlowKey<Ip4>, FlowKey<Ip6>>();
     let flow = octets::<Flow<Ip4>, Flow<Ip6>>();
     let fragment = octets::<FragmentKey<Ip4>, FragmentKey<Ip6>>();
@@ -115,7 +114,7 @@ fn rows() -> Vec<Row> {
         row(
             &[LB4_SERVICES, LB6_SERVICES],
             "",
-            octets::<Service, Service>(),
+            octets::<ServiceEntry, ServiceEntry>(),
             services.clone(),
         ),
         row(
@@ -166,18 +165,6 @@ fn rows() -> Vec<Row> {
             octets::<VlanKey, VlanKey>(),
             octets::<u32, u32>(),
             grouped(limits::DEVICES_MAX.into()),
-        ),
-        row(
-            &[LB4_SVC_STATS, LB6_SVC_STATS],
-            "",
-            octets::<ServiceStats, ServiceStats>(),
-            services,
-        ),
-        row(
-            &[LB4_BACK_STATS, LB6_BACK_STATS],
-            "",
-            count.clone(),
-            grouped(limits::BACKENDS_MAX.into()),
         ),
         row(&[CT4_FLOWS, CT6_FLOWS], flow_key.clone(), flow, flows),
         row(

@@ -15,10 +15,9 @@ use aya::{
 use lb_common::{
     datapath::Bucket,
     layout::{
-        Affinity, AffinityKey, Backend, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
-        FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Port, Proto, Service,
-        ServiceStats, SocketPeer, SocketPeers, SocketTier, SourceKeys, TokenBucket, V4, V6, VlanKey, Way, limits,
-        names,
+        Affinity, AffinityKey, BackendEntry, Chunk, Clock, Counter, Desk, Device, DropReason, Event, Flow, FlowKey,
+        FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, Port, Proto, ServiceEntry,
+        SocketPeer, SocketPeers, SocketTier, SourceKeys, TokenBucket, V4, V6, VlanKey, Way, limits, names,
     },
 };
 use lb_userspace::{
@@ -106,10 +105,6 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::LB6_PEERS, keyed::<Ip6, Peer>(hash, limits::PEERS_MAX)),
         (names::DEVICES, keyed::<u32, Device>(hash, limits::DEVICES_MAX)),
         (names::VLANS, keyed::<VlanKey, u32>(hash, limits::DEVICES_MAX)),
-        (names::LB4_SVC_STATS, array::<ServiceStats>(limits::SERVICES_MAX)),
-        (names::LB6_SVC_STATS, array::<ServiceStats>(limits::SERVICES_MAX)),
-        (names::LB4_BACK_STATS, array::<u64>(limits::BACKENDS_MAX)),
-        (names::LB6_BACK_STATS, array::<u64>(limits::BACKENDS_MAX)),
         (
             names::CT4_AFFINITY,
             keyed::<AffinityKey<Ip4>, Affinity>(lru, limits::AFFINITY_MAX),
@@ -126,14 +121,14 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
             names::LB6_FRONTENDS,
             keyed::<FrontendKey<Ip6>, u32>(hash, limits::FRONTENDS_MAX),
         ),
-        (names::LB4_SERVICES, array::<Service>(limits::SERVICES_MAX)),
-        (names::LB6_SERVICES, array::<Service>(limits::SERVICES_MAX)),
+        (names::LB4_SERVICES, array::<ServiceEntry>(limits::SERVICES_MAX)),
+        (names::LB6_SERVICES, array::<ServiceEntry>(limits::SERVICES_MAX)),
         (names::LB4_SLOTS, array::<u32>(limits::SLOTS_MAX)),
         (names::LB6_SLOTS, array::<u32>(limits::SLOTS_MAX)),
         (names::LB4_MAGLEV, array::<Chunk>(limits::MAGLEV_CHUNKS_MAX)),
         (names::LB6_MAGLEV, array::<Chunk>(limits::MAGLEV_CHUNKS_MAX)),
-        (names::LB4_BACKENDS, array::<Backend<Ip4>>(limits::BACKENDS_MAX)),
-        (names::LB6_BACKENDS, array::<Backend<Ip6>>(limits::BACKENDS_MAX)),
+        (names::LB4_BACKENDS, array::<BackendEntry<Ip4>>(limits::BACKENDS_MAX)),
+        (names::LB6_BACKENDS, array::<BackendEntry<Ip6>>(limits::BACKENDS_MAX)),
         (names::LB4_LABELS, keyed::<u32, Label>(hash, limits::SERVICES_MAX)),
         (names::LB6_LABELS, keyed::<u32, Label>(hash, limits::SERVICES_MAX)),
         (names::CT4_FLOWS, keyed::<FlowKey<Ip4>, Flow<Ip4>>(lru, FLOWS)),

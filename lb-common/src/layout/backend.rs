@@ -20,7 +20,7 @@ impl BackendFlags {
 }
 
 pod! {
-    /// An endpoint of one service port: address and target port. Its index is the backend number; 0 is never used.
+    /// An endpoint of one service port: address and target port. Backend number 0 is never used.
     #[derive(Default)]
     pub struct Backend<A> {
         /// Endpoint address.
@@ -37,6 +37,18 @@ pod! {
         pub node: A,
     }
     sizes: 16, 40;
+}
+
+pod! {
+    /// What the table of backends has for each backend number: see [`ServiceEntry`](super::ServiceEntry).
+    #[derive(Default)]
+    pub struct BackendEntry<A> {
+        /// The agent's.
+        pub record: Backend<A>,
+        /// Connections for which it was chosen, which the programs count.
+        pub opened: u64,
+    }
+    sizes: 24, 48;
 }
 
 impl<A: Address> Backend<A> {

@@ -1,7 +1,7 @@
 //! Sizes, rates and times, each with its unit in the name.
 
 /// Version of all layouts in this folder. Pins carry it: an agent never touches tables of another version.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Places for service ports, per family.
 pub const SERVICES_MAX: u32 = 65_536;

@@ -31,7 +31,7 @@ mod vlan;
 mod way;
 
 pub use affinity::{Affinity, AffinityKey};
-pub use backend::{Backend, BackendFlags};
+pub use backend::{Backend, BackendEntry, BackendFlags};
 pub use bucket::TokenBucket;
 pub use clock::Clock;
 pub use counter::Counter;
@@ -45,7 +45,7 @@ pub use maglev::{CHUNK_CELLS, Cells, Chunk, TableHeader};
 pub use net::{Address, Family, Ip4, Ip6, Port, Proto, V4, V6};
 pub use node::{Device, DeviceFlags, Node, NodeFlags, Peer, Range, SERVICE_RANGES};
 pub use reason::DropReason;
-pub use service::{Choice, Rules, Scope, Service, ServiceFlags, ServiceStats, Sets};
+pub use service::{Choice, Rules, Scope, Service, ServiceEntry, ServiceFlags, ServiceStats, Sets};
 pub use socket::{CGROUP_LEVELS_MAX, SOCKET_PEERS_MAX, SocketFlags, SocketPeer, SocketPeers, SocketTier};
 pub use source_range::{SET_LEN, SourceKeys};
 pub use vlan::{Tag, Tags, VlanKey};

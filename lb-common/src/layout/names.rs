@@ -21,7 +21,7 @@ names! {
     LB4_FRONTENDS;
     /// IPv6 frontends.
     LB6_FRONTENDS;
-    /// IPv4 services: service number to [`Service`](super::Service).
+    /// IPv4 services: service number to [`ServiceEntry`](super::ServiceEntry).
     LB4_SERVICES;
     /// IPv6 services.
     LB6_SERVICES;
@@ -33,7 +33,7 @@ names! {
     LB4_MAGLEV;
     /// IPv6 Maglev tables.
     LB6_MAGLEV;
-    /// IPv4 backends: backend number to [`Backend`](super::Backend).
+    /// IPv4 backends: backend number to [`BackendEntry`](super::BackendEntry).
     LB4_BACKENDS;
     /// IPv6 backends.
     LB6_BACKENDS;
@@ -53,14 +53,6 @@ names! {
     LB4_PEERS;
     /// Other nodes by their IPv6 addresses.
     LB6_PEERS;
-    /// Connections by IPv4 service number: [`ServiceStats`](super::ServiceStats).
-    LB4_SVC_STATS;
-    /// Connections by IPv6 service number.
-    LB6_SVC_STATS;
-    /// Connections by IPv4 backend number.
-    LB4_BACK_STATS;
-    /// Connections by IPv6 backend number.
-    LB6_BACK_STATS;
     /// IPv4 session affinity: [`AffinityKey`](super::AffinityKey) to [`Affinity`](super::Affinity).
     CT4_AFFINITY;
     /// IPv6 session affinity.

@@ -129,7 +129,7 @@ pub struct Sets {
 }
 
 pod! {
-    /// One service port of one family. Its index is the service number.
+    /// One service port of one family.
     #[derive(Default)]
     pub struct Service {
         /// Endpoints of the whole cluster (kube-proxy-behaviour §3.1).
@@ -197,6 +197,21 @@ pod! {
         pub refused: u64,
     }
     size: 16;
+}
+
+pod! {
+    /// What the table of services has for each service number. A connection's first packet reads the record and counts: both
+    /// lie in one cache line.
+    #[derive(Default)]
+    pub struct ServiceEntry {
+        /// The agent's.
+        pub record: Service,
+        /// The programs' own.
+        pub stats: ServiceStats,
+        /// Always zero.
+        pub pad: [u64; 2],
+    }
+    size: 64;
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/sluice/            the pin folder (--pin-dir); the agent's lock is on it
-//!   layout-6/                    one folder per layout version: no agent touches another's
+//!   layout-N/                    one folder per layout version: no agent touches another's
 //!     maps/LB4_FRONTENDS …       every table
 //!     links/3-ingress            one link per device and hook: <ifindex>-<hook>
 //!     links/cgroup-connect4 …    one link per socket hook

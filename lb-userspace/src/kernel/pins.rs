@@ -9,8 +9,8 @@ use std::{
 
 use aya::maps::{MapData, MapType, lpm_trie::Key};
 use lb_common::layout::{
-    Affinity, AffinityKey, Backend, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    Hop, Ip4, Ip6, Label, Node, Peer, Service, ServiceStats, SocketPeer, SocketPeers, SocketTier, SourceKeys,
+    Affinity, AffinityKey, BackendEntry, Chunk, Clock, Desk, Device, Flow, FlowKey, FragmentKey, FragmentPorts,
+    FrontendKey, Hop, Ip4, Ip6, Label, Node, Peer, ServiceEntry, SocketPeer, SocketPeers, SocketTier, SourceKeys,
     TokenBucket, VlanKey, Way, limits::LAYOUT_VERSION, names,
 };
 use rustix::{
@@ -362,14 +362,14 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB6_ADDRESSES, shape::<Ip6, u32>(Hash)),
         (names::LB4_FRONTENDS, shape::<FrontendKey<Ip4>, u32>(Hash)),
         (names::LB6_FRONTENDS, shape::<FrontendKey<Ip6>, u32>(Hash)),
-        (names::LB4_SERVICES, shape::<u32, Service>(Array)),
-        (names::LB6_SERVICES, shape::<u32, Service>(Array)),
+        (names::LB4_SERVICES, shape::<u32, ServiceEntry>(Array)),
+        (names::LB6_SERVICES, shape::<u32, ServiceEntry>(Array)),
         (names::LB4_SLOTS, shape::<u32, u32>(Array)),
         (names::LB6_SLOTS, shape::<u32, u32>(Array)),
         (names::LB4_MAGLEV, shape::<u32, Chunk>(Array)),
         (names::LB6_MAGLEV, shape::<u32, Chunk>(Array)),
-        (names::LB4_BACKENDS, shape::<u32, Backend<Ip4>>(Array)),
-        (names::LB6_BACKENDS, shape::<u32, Backend<Ip6>>(Array)),
+        (names::LB4_BACKENDS, shape::<u32, BackendEntry<Ip4>>(Array)),
+        (names::LB6_BACKENDS, shape::<u32, BackendEntry<Ip6>>(Array)),
         (names::LB4_LABELS, shape::<u32, Label>(Hash)),
         (names::LB6_LABELS, shape::<u32, Label>(Hash)),
         (names::LB4_SOURCES, shape::<SourceKey<Ip4>, u32>(LpmTrie)),
@@ -378,10 +378,6 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::LB6_NODE, shape::<u32, Node<Ip6>>(Array)),
         (names::LB4_PEERS, shape::<Ip4, Peer>(Hash)),
         (names::LB6_PEERS, shape::<Ip6, Peer>(Hash)),
-        (names::LB4_SVC_STATS, shape::<u32, ServiceStats>(Array)),
-        (names::LB6_SVC_STATS, shape::<u32, ServiceStats>(Array)),
-        (names::LB4_BACK_STATS, shape::<u32, u64>(Array)),
-        (names::LB6_BACK_STATS, shape::<u32, u64>(Array)),
         (names::CT4_AFFINITY, shape::<AffinityKey<Ip4>, Affinity>(LruHash)),
         (names::CT6_AFFINITY, shape::<AffinityKey<Ip6>, Affinity>(LruHash)),
         (names::DEVICES, shape::<u32, Device>(Hash)),

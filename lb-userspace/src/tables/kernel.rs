@@ -8,8 +8,8 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
-    AddressFlags, Backend, BackendFlags, Chunk, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules, SET_LEN, Scope,
-    Service, ServiceStats, Sets, SourceKeys, V4, V6, names,
+    AddressFlags, Backend, BackendEntry, BackendFlags, Chunk, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules,
+    SET_LEN, Scope, Service, ServiceEntry, ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 
 use super::{Capacity, List, SourceRange, TableError, Tables, batch, mapped::MappedArray};
@@ -26,10 +26,6 @@ pub trait TableFamily:
     const NODE: &'static str;
     /// Name of the map of other nodes.
     const PEERS: &'static str;
-    /// Name of the map of connections by service.
-    const SERVICE_STATS: &'static str;
-    /// Name of the map of connections by backend.
-    const BACKEND_STATS: &'static str;
     /// Name of the frontend map.
     const FRONTENDS: &'static str;
     /// Name of the service map.
@@ -50,7 +46,7 @@ pub trait TableFamily:
     fn to_ip(address: Self::Addr) -> std::net::IpAddr;
     /// An address from the octets of a key of source ranges.
     fn from_octets(octets: &[u8]) -> Option<Self::Addr>;
-    /// A backend record as words.
+    /// A backend record as words; IPv4 needs the first two.
     fn backend_to_words(backend: &Backend<Self::Addr>) -> [u64; 5];
     /// A backend record from words.
     fn backend_from_words(words: [u64; 5]) -> Backend<Self::Addr>;
@@ -61,8 +57,6 @@ impl TableFamily for V4 {
     const SOURCES: &'static str = names::LB4_SOURCES;
     const NODE: &'static str = names::LB4_NODE;
     const PEERS: &'static str = names::LB4_PEERS;
-    const SERVICE_STATS: &'static str = names::LB4_SVC_STATS;
-    const BACKEND_STATS: &'static str = names::LB4_BACK_STATS;
     const FRONTENDS: &'static str = names::LB4_FRONTENDS;
     const SERVICES: &'static str = names::LB4_SERVICES;
     const SLOTS: &'static str = names::LB4_SLOTS;
@@ -119,8 +113,6 @@ impl TableFamily for V6 {
     const SOURCES: &'static str = names::LB6_SOURCES;
     const NODE: &'static str = names::LB6_NODE;
     const PEERS: &'static str = names::LB6_PEERS;
-    const SERVICE_STATS: &'static str = names::LB6_SVC_STATS;
-    const BACKEND_STATS: &'static str = names::LB6_BACK_STATS;
     const FRONTENDS: &'static str = names::LB6_FRONTENDS;
     const SERVICES: &'static str = names::LB6_SERVICES;
     const SLOTS: &'static str = names::LB6_SLOTS;
@@ -195,8 +187,6 @@ pub struct KernelTables<F: TableFamily> {
     addresses: HashMap<MapData, F::Addr, u32>,
     sources: LpmTrie<MapData, <F::Addr as SourceKeys>::SourceKey, u32>,
     labels: HashMap<MapData, u32, Label>,
-    service_counts: MappedArray,
-    backend_counts: MappedArray,
     services: MappedArray,
     slots: MappedArray,
     maglev: MapData,
@@ -205,6 +195,9 @@ pub struct KernelTables<F: TableFamily> {
 }
 
 impl<F: TableFamily> KernelTables<F> {
+    /// Words of a backend record; the next one counts.
+    const BACKEND_WORDS: usize = size_of::<Backend<F::Addr>>() / 8;
+
     /// Opens the tables through `take`, which finds a map by its name: in the loaded object, or among the pins.
     ///
     /// # Errors
@@ -224,11 +217,9 @@ impl<F: TableFamily> KernelTables<F> {
                 .with_context(|| format!("map the table {name} into memory"))?;
             Ok((mapped, entries))
         };
-        let (services, service_count) = array(F::SERVICES, size_of::<Service>())?;
+        let (services, service_count) = array(F::SERVICES, size_of::<ServiceEntry>())?;
         let (slots, slot_count) = array(F::SLOTS, size_of::<u32>())?;
-        let (backends, backend_count) = array(F::BACKENDS, size_of::<Backend<F::Addr>>())?;
-        let (service_counts, _) = array(F::SERVICE_STATS, size_of::<ServiceStats>())?;
-        let (backend_counts, _) = array(F::BACKEND_STATS, size_of::<u64>())?;
+        let (backends, backend_count) = array(F::BACKENDS, size_of::<BackendEntry<F::Addr>>())?;
         let capacity = Capacity {
             services: service_count,
             slots: slot_count,
@@ -240,8 +231,6 @@ impl<F: TableFamily> KernelTables<F> {
             addresses: HashMap::try_from(take(F::ADDRESSES)?).with_context(|| F::ADDRESSES)?,
             sources: LpmTrie::try_from(take(F::SOURCES)?).with_context(|| F::SOURCES)?,
             labels: HashMap::try_from(take(F::LABELS)?).with_context(|| F::LABELS)?,
-            service_counts,
-            backend_counts,
             services,
             slots,
             maglev,
@@ -254,27 +243,25 @@ impl<F: TableFamily> KernelTables<F> {
     #[must_use]
     pub fn service_counts(&self, number: u32) -> ServiceStats {
         ServiceStats {
-            opened: self.service_counts.load(number, OPENED_WORD),
-            refused: self.service_counts.load(number, REFUSED_WORD),
+            opened: self.services.load(number, OPENED_WORD),
+            refused: self.services.load(number, REFUSED_WORD),
         }
     }
 
     /// The connections that were counted for a backend since its number is its own.
     #[must_use]
     pub fn backend_counts(&self, number: u32) -> u64 {
-        self.backend_counts.load(number, 0)
+        self.backends.load(number, Self::BACKEND_WORDS)
     }
 }
 
-/// Words of a service record.
+/// Words of a service's entry: its record, and what is counted.
 const CLUSTER_WORD: usize = 0;
 const LOCAL_WORD: usize = 1;
 const RULES_WORD: usize = 2;
 const SETS_WORD: usize = 3;
-
-/// Words of what is counted for a service.
-const OPENED_WORD: usize = 0;
-const REFUSED_WORD: usize = 1;
+const OPENED_WORD: usize = 4;
+const REFUSED_WORD: usize = 5;
 
 fn source_key<F: TableFamily>(range: &SourceRange<F::Addr>) -> Key<<F::Addr as SourceKeys>::SourceKey> {
     let prefix_len = SET_LEN as u32 * 8 + u32::from(range.prefix_len);
@@ -363,18 +350,19 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn put_backend(&mut self, number: u32, backend: &Backend<F::Addr>) {
-        for (index, word) in F::backend_to_words(backend).into_iter().enumerate() {
+        let words = F::backend_to_words(backend).into_iter().take(Self::BACKEND_WORDS);
+        for (index, word) in words.enumerate() {
             self.backends.store(number, index, word);
         }
     }
 
     fn forget_service_counts(&mut self, number: u32) {
-        self.service_counts.store(number, OPENED_WORD, 0);
-        self.service_counts.store(number, REFUSED_WORD, 0);
+        self.services.store(number, OPENED_WORD, 0);
+        self.services.store(number, REFUSED_WORD, 0);
     }
 
     fn forget_backend_counts(&mut self, number: u32) {
-        self.backend_counts.store(number, 0, 0);
+        self.backends.store(number, Self::BACKEND_WORDS, 0);
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey<F::Addr>, Frontend)>, TableError> {

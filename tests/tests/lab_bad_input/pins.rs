@@ -41,20 +41,20 @@ fn check(spoil: impl Fn(&Path), parts: &[&str], mend: impl Fn(&Path)) {
 #[test]
 fn tables_of_another_layout_are_left_alone() {
     check(
-        |root| rename(&root.join("layout-6"), &root.join("layout-0")),
+        |root| rename(&root.join("layout-7"), &root.join("layout-0")),
         &[
             "holds tables of layout layout-0",
             "this Sluice knows layout 6",
             "Run the version that made them",
         ],
-        |root| rename(&root.join("layout-0"), &root.join("layout-6")),
+        |root| rename(&root.join("layout-0"), &root.join("layout-7")),
     );
 }
 
 #[test]
 fn a_table_of_another_shape_at_our_pin_is_left_alone() {
     let swap = |root: &Path| {
-        let maps = root.join("layout-6/maps");
+        let maps = root.join("layout-7/maps");
         let (one, other, aside) = (maps.join("LB4_SERVICES"), maps.join("LB4_SLOTS"), maps.join("aside"));
         rename(&one, &aside);
         rename(&other, &one);
@@ -63,7 +63,7 @@ fn a_table_of_another_shape_at_our_pin_is_left_alone() {
     check(
         swap,
         &[
-            "layout-6/maps/LB4_SERVICES is not the table that Sluice puts there",
+            "layout-7/maps/LB4_SERVICES is not the table that Sluice puts there",
             "found Array with keys of 4 and values of 4 octets, expected Array with keys of 4 and values of 32 octets",
             "Move it away",
         ],
@@ -74,26 +74,26 @@ fn a_table_of_another_shape_at_our_pin_is_left_alone() {
 #[test]
 fn a_link_at_the_pin_of_a_table_is_left_alone() {
     let first = |root: &Path| {
-        root.join("layout-6/links")
-            .join(&names(&root.join("layout-6/links"))[0])
+        root.join("layout-7/links")
+            .join(&names(&root.join("layout-7/links"))[0])
     };
     let held = std::cell::RefCell::new(None);
     check(
         |root| {
-            let (link, pin) = (first(root), root.join("layout-6/maps/EVENTS"));
-            rename(&pin, &root.join("layout-6/events-aside"));
+            let (link, pin) = (first(root), root.join("layout-7/maps/EVENTS"));
+            rename(&pin, &root.join("layout-7/events-aside"));
             rename(&link, &pin);
             held.replace(Some(link));
         },
         &[
-            "layout-6/maps/EVENTS is not the table that Sluice puts there",
+            "layout-7/maps/EVENTS is not the table that Sluice puts there",
             "found a bpf",
             "link, expected RingBuf",
         ],
         |root| {
-            let pin = root.join("layout-6/maps/EVENTS");
+            let pin = root.join("layout-7/maps/EVENTS");
             rename(&pin, &held.take().expect("it was spoilt"));
-            rename(&root.join("layout-6/events-aside"), &pin);
+            rename(&root.join("layout-7/events-aside"), &pin);
         },
     );
 }
