@@ -124,6 +124,9 @@ pub static HOPS: LruHashMap<Hop, u64, { HOPS_MAX as usize }> = LruHashMap::new()
 /// Written by userspace: another number after every change of the routing, neighbours and devices included.
 #[btf_map]
 pub static ROUTES: Array<u32, 1, MMAPABLE> = Array::new();
+/// Written by userspace.
+#[btf_map]
+pub static DEFERS: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
 #[btf_map]

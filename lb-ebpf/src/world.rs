@@ -305,6 +305,11 @@ impl<C: Context> World for Kernel<C> {
     }
 
     #[inline(always)]
+    fn defers(&self) -> bool {
+        maps::DEFERS.get(0).is_some_and(|word| *word != 0)
+    }
+
+    #[inline(always)]
     fn rested_ns(&self, hop: &Hop) -> Option<u64> {
         // SAFETY: one aligned word is copied out at once; a recycled entry yields another neighbour's time at worst.
         unsafe { maps::HOPS.get(hop).copied() }

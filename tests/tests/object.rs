@@ -152,6 +152,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         (names::CLOCK, per_cpu::<Clock>(1)),
         (names::HOPS, keyed::<Hop, u64>(lru, limits::HOPS_MAX)),
         (names::ROUTES, array::<u32>(1)),
+        (names::DEFERS, array::<u32>(1)),
         (names::DROPS, per_cpu::<u64>(DropReason::COUNT)),
         (names::COUNTERS, per_cpu::<u64>(Counter::COUNT)),
         (names::BUCKETS, per_cpu::<TokenBucket>(Bucket::COUNT)),

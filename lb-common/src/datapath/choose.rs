@@ -13,6 +13,8 @@
 //!       │
 //! masquerade, tunnel? ──> `open`
 //! ```
+//!
+//! While new flows are left to netfilter (`sluice run --shadow`, `sluice retire`) the choice is made, counted, and not carried out.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -47,6 +49,8 @@ pub enum Chosen {
     /// A backend on another machine, to which XDP sends, and which sees an address of this node. What XDP makes of
     /// [`Self::Masqueraded`] where it can.
     Whole,
+    /// A backend, but new flows are left to netfilter.
+    Deferred,
     /// None.
     End(End),
 }
@@ -64,6 +68,7 @@ impl Chosen {
             Self::Direct => 4,
             Self::Tunnelled => 5,
             Self::Whole => 6,
+            Self::Deferred => 7,
             Self::End(end) => end.code(),
         }
     }
@@ -80,6 +85,7 @@ impl Chosen {
             4 => Self::Direct,
             5 => Self::Tunnelled,
             6 => Self::Whole,
+            7 => Self::Deferred,
             _ => Self::End(End::from_code(code)),
         }
     }
@@ -235,8 +241,34 @@ pub(super) fn policy(
 /// it, `opening` what the entries have in common.
 #[inline(always)]
 pub fn choose<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Chosen {
-    match backend::<F, W>(world, hook) {
+    let chosen = match backend::<F, W>(world, hook) {
         Ok(chosen) | Err(chosen) => chosen,
+    };
+    if matches!(chosen, Chosen::NotOurs | Chosen::Direct) || !world.defers() {
+        return chosen;
+    }
+    deferred::<F, W>(world, hook, chosen)
+}
+
+/// What becomes of a choice while new flows are left to netfilter. Not of what another node has sent in a tunnel: that one has taken over,
+/// and netfilter would answer from here for an address that is there.
+#[inline(always)]
+fn deferred<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -> Chosen {
+    let (is_tunnelled, service) = match world.desk() {
+        Some(desk) => (desk.opening.tunnelled != Tunnelled::NOT, desk.opening.service),
+        None => return Chosen::NotOurs,
+    };
+    if is_tunnelled {
+        return chosen;
+    }
+    match chosen {
+        // Netfilter has translated what processes of this host send before it comes here.
+        Chosen::Plain | Chosen::Masqueraded | Chosen::Tunnelled if !hook.is_egress() => Chosen::Deferred,
+        Chosen::End(_) if hook != Hook::Xdp && service != u32::MAX => {
+            world.count_refused(service);
+            Chosen::NotOurs
+        }
+        _ => Chosen::NotOurs,
     }
 }
 

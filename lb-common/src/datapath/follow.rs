@@ -10,7 +10,7 @@ use super::{
 };
 use crate::layout::{
     Address, Counter, DeviceFlags, Family, FlowFlags, FlowKey, Proto, Rewrite, TcpSeen,
-    limits::{HEAL_NS_LOG2, REFRESH_NS},
+    limits::{DEFERRED_NS, HEAL_NS_LOG2, REFRESH_NS},
 };
 
 /// What the flow table says of a packet.
@@ -69,12 +69,13 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     }
     // What an earlier hook has translated may look like a direct connection by now.
     let is_direct = flags.has(FlowFlags::DIRECT);
-    if is_direct && !flags.has(FlowFlags::REPLY) && !is_first::<W>(world, hook) {
+    if is_direct && !flags.any(FlowFlags::REPLY.with(FlowFlags::DEFERRED)) && !is_first::<W>(world, hook) {
         return Followed::Alone;
     }
     let now_ns = world.now_ns();
     let seen_ns = flow.seen_ns;
-    let stale = now_ns.saturating_sub(seen_ns) > REFRESH_NS;
+    let idle_ns = now_ns.saturating_sub(seen_ns);
+    let stale = idle_ns > REFRESH_NS;
     // Each flow at its own time, so that not all are healed at once.
     let phase_ns = u64::from(check) << (HEAL_NS_LOG2 - u32::BITS);
     let heals = stale && (now_ns.wrapping_add(phase_ns) ^ seen_ns.wrapping_add(phase_ns)) >> HEAL_NS_LOG2 != 0;
@@ -91,19 +92,22 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     drop(flow);
     let to_backend = !flags.has(FlowFlags::REPLY) && !flags.has(FlowFlags::MASQUERADE);
     let tunnels = flags.has(FlowFlags::TUNNELS);
+    let is_deferred = flags.has(FlowFlags::DEFERRED) && !flags.has(FlowFlags::REPLY);
     if to_backend && key.proto == Proto::UDP {
         // UDP flows leave an endpoint that no longer serves at the next datagram (kube-proxy-behaviour §5.2).
         if !serves::<F, W>(world, backend, service, &rewrite, tunnels) {
             return Followed::Left;
         }
-    } else if to_backend && opens {
+    } else if opens && (to_backend || is_deferred) {
         // A new connection with the tuple of an old one; a retransmitted SYN keeps its backend.
         if is_closed(tcp_before)
             || !tunnels && counterpart_is_closed::<F, W>(world, key, flags, &rewrite)
-            || !serves::<F, W>(world, backend, service, &rewrite, tunnels)
+            || to_backend && !serves::<F, W>(world, backend, service, &rewrite, tunnels)
         {
             return Followed::Unknown;
         }
+    } else if is_deferred && key.proto != Proto::TCP && idle_ns > DEFERRED_NS {
+        return Followed::Unknown;
     }
     if heals && !tunnels {
         heal::<F, W>(world, key);

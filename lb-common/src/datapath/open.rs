@@ -7,10 +7,10 @@ use super::{
     choose::Chosen,
     follow::is_first,
     path::{Opens, PathFamily, dropped},
-    track::{self, is_over, mark, open_pair},
+    track::{self, Side, is_over, mark, open_pair},
     verdict::Hook,
     whole,
-    world::Bucket,
+    world::{Bucket, Insert},
 };
 use crate::layout::{Address, Counter, Desk, DropReason, FlowFlags, Proto, Stage, limits::REJECTS_PER_SECOND_MAX};
 
@@ -109,6 +109,10 @@ pub fn open<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, chosen: Chosen) -
         Chosen::Whole => whole::make::<F, W>(world)
             .map(|()| Opened::Translate)
             .map_err(End::Drop),
+        Chosen::Deferred => {
+            defer::<F, W>(world);
+            Ok(Opened::NotOurs)
+        }
         Chosen::End(end) => Err(end),
     };
     match opened {
@@ -208,6 +212,33 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
     } else {
         Opened::Translate
     })
+}
+
+/// Makes the entries of a flow that is netfilter's: nothing is done to its packets, now and when new flows are Sluice's again. Without
+/// room for them its next packet is chosen for anew.
+#[inline(always)]
+fn defer<F: PathFamily, W: Opens<F>>(world: &W) {
+    let (service, backend) = {
+        let Some(mut desk) = world.desk() else { return };
+        let desk = &mut *desk;
+        desk.new.src = desk.old.src;
+        desk.new.dst = desk.old.dst;
+        desk.new.sport = desk.old.sport;
+        desk.new.dport = desk.old.dport;
+        desk.new.proto = desk.old.proto;
+        let backend = desk.opening.backend;
+        // As of a direct connection: what happens to Services doesn't concern it.
+        desk.opening.backend = 0;
+        desk.opening.flags = FlowFlags::SEEN
+            .with(FlowFlags::DIRECT)
+            .with(FlowFlags::MASQUERADE)
+            .with(FlowFlags::DEFERRED);
+        (desk.opening.service, backend)
+    };
+    let _ = world.write_entry(Side::Reply, Insert::Any);
+    let _ = world.write_entry(Side::Forward, Insert::Any);
+    world.count(Counter::FlowsDeferred);
+    world.count_opened(service, backend);
 }
 
 /// Makes the only entry of a flow that goes in a tunnel.

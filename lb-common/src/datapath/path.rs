@@ -269,6 +269,9 @@ pub fn stray<F: PathFamily, P: Packet, W: Opens<F>>(packet: &mut P, world: &W, h
     let Some(is) = world.address(&dst.looked_up()) else {
         return Verdict::Pass;
     };
+    if world.defers() {
+        return Verdict::Pass;
+    }
     let is_service = is.any(AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL));
     if is_service && !is.has(AddressFlags::HOST) && echo::is_request::<F, P>(packet) {
         world.count(Counter::EchoesAnswered);
@@ -352,7 +355,8 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
         }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
         Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => {
-            if !is_unallocated::<F, W>(world, &parsed.key.dst) || world.address(&parsed.key.dst).is_some() {
+            let is_known = world.address(&parsed.key.dst).is_some();
+            if !is_unallocated::<F, W>(world, &parsed.key.dst) || is_known || world.defers() {
                 return Verdict::Pass;
             }
             return drop_packet::<F, W>(world, &parsed, DropReason::UnknownAddress);

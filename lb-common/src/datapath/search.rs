@@ -249,7 +249,9 @@ fn arrive<F: PathFamily, W: Ways<F>>(world: &W, step: Step) -> Result<Arrived, F
             if chosen == Chosen::Masqueraded && may_be_whole::<F, W>(world) {
                 return Ok(Arrived::Whole);
             }
-            if matches!(chosen, Chosen::Stray | Chosen::Tunnelled) || chosen == Chosen::Direct && !may {
+            if matches!(chosen, Chosen::Stray | Chosen::Tunnelled | Chosen::Deferred)
+                || chosen == Chosen::Direct && !may
+            {
                 return Err(Found::None);
             }
             match world.open(Hook::Xdp, chosen) {

@@ -317,7 +317,7 @@ pub fn guard<F: SocketFamily, W: World + Tables<F> + Socket>(
         return false;
     }
     let node_port = FrontendKey::new(F::Addr::default(), port, proto);
-    if world.frontend(&node_port).is_none() {
+    if world.frontend(&node_port).is_none() || world.defers() {
         return false;
     }
     let is_everywhere = !address.is_some();
@@ -379,6 +379,9 @@ fn pick<F: SocketFamily, W: World + Tables<F> + Socket>(
 ) -> Result<Picked<F::Addr>, Unpicked> {
     const ALONE: Unpicked = Unpicked::Alone;
     let is = world.address(&dialled.looked_up()).ok_or(ALONE)?;
+    if world.defers() {
+        return Err(ALONE);
+    }
     // A pod's loopback is its own.
     if is.has(AddressFlags::LOOPBACK) && !world.is_host() {
         return Err(ALONE);

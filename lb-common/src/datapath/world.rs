@@ -114,6 +114,8 @@ pub trait World {
     fn vlan(&self, tags: Tags) -> Option<u32>;
     /// A number that is another after every change of the routing.
     fn routes(&self) -> u32;
+    /// Whether new flows are left to netfilter; what is under way goes on.
+    fn defers(&self) -> bool;
     /// When a packet to a neighbour was last left to the stack, in monotonic nanoseconds.
     fn rested_ns(&self, hop: &Hop) -> Option<u64>;
     /// Remembers it; if there is no room, not.

@@ -45,4 +45,5 @@ counters! {
     SocketConnects = 13, "socket_connects", "TCP connections that were given a backend when their socket was connected.";
     SocketPeers = 14, "socket_peers", "Service addresses for which an unconnected UDP socket was given a backend.";
     FlowsSplit = 15, "flows_split", "Flows that XDP did in one step, until the stack got one of their packets: its hooks take two.";
+    FlowsDeferred = 16, "flows_deferred", "New flows that were left to netfilter: before `sluice takeover`, or after `sluice retire`.";
 }

@@ -147,6 +147,8 @@ impl FlowFlags {
     /// This entry says both steps of a masqueraded flow, and so does the one for the opposite direction. Both are for packets that arrive,
     /// in XDP: see `datapath::whole`.
     pub const WHOLE: Self = Self(1 << 9);
+    /// Netfilter's: it began while new flows were left to it, or netfilter had it before. [`Self::DIRECT`] says what is done: nothing.
+    pub const DEFERRED: Self = Self(1 << 10);
 
     /// Where packets of the opposite direction are seen, if those of this one are seen at `stage`.
     #[must_use]

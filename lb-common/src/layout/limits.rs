@@ -52,6 +52,10 @@ pub const EVENTS_PER_SECOND_MAX: u64 = 100;
 /// shared memory.
 pub const REFRESH_NS: u64 = 1_000_000_000;
 
+/// How long a flow without connections (UDP, SCTP) that was left to netfilter may be silent before its next packet is a new flow's:
+/// netfilter's default `nf_conntrack_udp_timeout`. What conntrack keeps for longer, the agent renews.
+pub const DEFERRED_NS: u64 = 30_000_000_000;
+
 /// How often a flow's packets look after the opposite entry, as a power of two in nanoseconds: 17 s. An entry that is
 /// evicted while only the other direction carries packets is back by then.
 pub const HEAL_NS_LOG2: u32 = 34;

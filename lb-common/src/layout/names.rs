@@ -91,6 +91,8 @@ names! {
     HOPS;
     /// How often the routing has changed: one word, which a next hop that is remembered was found under.
     ROUTES;
+    /// One word: not 0 while new flows are left to netfilter.
+    DEFERS;
     /// Drops by [`DropReason`](super::DropReason), per CPU.
     DROPS;
     /// Counts by [`Counter`](super::Counter), per CPU.

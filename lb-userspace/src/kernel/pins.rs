@@ -397,6 +397,7 @@ fn expected_maps() -> Vec<(&'static str, Shape)> {
         (names::CLOCK, shape::<u32, Clock>(PerCpuArray)),
         (names::HOPS, shape::<Hop, u64>(LruHash)),
         (names::ROUTES, shape::<u32, u32>(Array)),
+        (names::DEFERS, shape::<u32, u32>(Array)),
         (names::DROPS, shape::<u32, u64>(PerCpuArray)),
         (names::COUNTERS, shape::<u32, u64>(PerCpuArray)),
         (names::BUCKETS, shape::<u32, TokenBucket>(PerCpuArray)),

@@ -5,6 +5,7 @@
 //! `reconcile`.
 
 mod batch;
+mod defers;
 mod flows;
 mod kernel;
 mod mapped;
@@ -20,6 +21,7 @@ use lb_common::layout::{
 };
 use thiserror::Error;
 
+pub use defers::DefersTable;
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};

@@ -61,6 +61,8 @@ pub enum Change {
     VlansTurn,
     /// The routing changes.
     Routing,
+    /// New flows are left to netfilter, or no longer.
+    Defer(bool),
     /// Every connection to a ClusterIP is masqueraded.
     MasqueradeAll,
     /// A ServiceCIDR is known.
@@ -126,6 +128,8 @@ pub enum Write<F: Named> {
     Vlan(VlanKey, u32),
     /// How often the routing has changed.
     Routes(u32),
+    /// Whether new flows are left to netfilter.
+    Defers(bool),
     /// The device by which packets to an address leave; what the kernel's routing table says in a kernel world.
     Route(F::Addr, u32),
     /// An address to which no route leads; what the kernel's routing table says in a kernel world.
@@ -254,6 +258,7 @@ impl Scene {
                 self.routes += 1;
                 vec![Write::Routes(self.routes)]
             }
+            Change::Defer(defers) => vec![Write::Defers(*defers)],
             Change::FirstDevice => vec![self.device(DeviceFlags::FIRST)],
             Change::DetectOtherDevice => {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);

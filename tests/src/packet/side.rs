@@ -171,6 +171,7 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
         (FlowFlags::TUNNELS, "tunnels"),
         (FlowFlags::TUNNELLED, "tunnelled"),
         (FlowFlags::WHOLE, "whole"),
+        (FlowFlags::DEFERRED, "deferred"),
         (FlowFlags::SEEN, "seen"),
     ];
     words.extend(

@@ -68,8 +68,8 @@ fn check(history: &History, client: &Client, first: usize, world: &Racing<'_>) {
     let fine = match chosen {
         Chosen::Plain | Chosen::Masqueraded => allowed.backends.contains(&backend),
         Chosen::NotOurs | Chosen::Direct => allowed.absent,
-        // No Service here is answered directly, and choosing alone makes nothing whole.
-        Chosen::Tunnelled | Chosen::Whole => false,
+        // No Service here is answered directly, choosing alone makes nothing whole, and nothing is left to netfilter.
+        Chosen::Tunnelled | Chosen::Whole | Chosen::Deferred => false,
         Chosen::Stray => allowed.absent && client.kind == FrontendKind::LoadBalancer,
         Chosen::End(End::Refuse(DropReason::UnknownPort)) => allowed.absent && !client.is_external(),
         Chosen::End(End::Refuse(reason)) => reason == DropReason::NoEndpoint && allowed.ends.contains(reason.name()),

@@ -205,6 +205,10 @@ impl World for Racing<'_> {
         0
     }
 
+    fn defers(&self) -> bool {
+        false
+    }
+
     fn count(&self, _what: Counter) {}
 
     fn count_drop(&self, _reason: DropReason) {}

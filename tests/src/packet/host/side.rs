@@ -99,6 +99,7 @@ impl<F: HostFamily> Side<F> for HostWorld {
             Write::Device(ifindex, device) => drop(self.devices.insert(*ifindex, *device)),
             Write::Vlan(key, ifindex) => drop(self.vlans.insert(*key, *ifindex)),
             Write::Routes(number) => self.routes = *number,
+            Write::Defers(defers) => self.defers = *defers,
             other => {
                 let now_ns = self.now_ns.get();
                 put(F::cabinet_mut(self), other, now_ns);
@@ -221,7 +222,7 @@ fn put<F: Named>(cabinet: &mut Cabinet<F::Addr>, write: &Write<F>, now_ns: u64) 
             let peer = Peer { mtu, told_ns, pad: 0 };
             cabinet.peers.get_mut().insert(address, peer);
         }
-        Write::Device(..) | Write::Vlan(..) | Write::Routes(_) => {}
+        Write::Device(..) | Write::Vlan(..) | Write::Routes(_) | Write::Defers(_) => {}
     }
 }
 

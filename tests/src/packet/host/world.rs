@@ -123,6 +123,8 @@ pub struct HostWorld {
     pub rested_ns: RefCell<BTreeMap<Hop, u64>>,
     /// How often the routing has changed.
     pub routes: u32,
+    /// Whether new flows are left to netfilter.
+    pub defers: bool,
     /// The clock, turned by hand.
     pub now_ns: Cell<u64>,
     /// Device of every packet.
@@ -159,6 +161,7 @@ impl Default for HostWorld {
             vlans: BTreeMap::new(),
             rested_ns: RefCell::default(),
             routes: 0,
+            defers: false,
             // An hour after the machine came up.
             now_ns: Cell::new(3_600_000_000_000),
             ifindex: 1,
@@ -413,6 +416,10 @@ impl World for HostWorld {
 
     fn routes(&self) -> u32 {
         self.routes
+    }
+
+    fn defers(&self) -> bool {
+        self.defers
     }
 
     fn rested_ns(&self, hop: &Hop) -> Option<u64> {

@@ -19,7 +19,8 @@ use lb_common::{
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     tables::{
-        DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats, Tables as _, VlanTable,
+        DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats,
+        Tables as _, VlanTable,
     },
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -47,6 +48,7 @@ pub struct KernelWorld {
     vlan_records: BTreeMap<VlanKey, u32>,
     hops: HashMap<MapData, Hop, u64>,
     routes: Array<MapData, u32>,
+    defers: DefersTable,
     stats: Stats,
     counted_before: Vec<u64>,
     dropped_before: Vec<u64>,
@@ -286,7 +288,7 @@ impl<F: KernelFamily> Drawer<F> {
             Write::Route(..) | Write::NoRoute(_) | Write::Socket(_) => {
                 bail!("the kernel's routes and sockets are not a row's: for the host only")
             }
-            Write::Device(..) | Write::Vlan(..) | Write::Routes(_) => {}
+            Write::Device(..) | Write::Vlan(..) | Write::Routes(_) | Write::Defers(_) => {}
         }
         Ok(())
     }
@@ -321,6 +323,7 @@ impl KernelWorld {
             vlan_records: BTreeMap::new(),
             hops: lru(&mut datapath, names::HOPS)?,
             routes: Array::try_from(datapath.take_map(names::ROUTES)?).context(names::ROUTES)?,
+            defers: DefersTable::open(datapath.take_map(names::DEFERS)?)?,
             stats: Stats::open(|name| datapath.take_map(name))?,
             counted_before: Vec::new(),
             dropped_before: Vec::new(),
@@ -353,6 +356,7 @@ impl KernelWorld {
             self.hops.remove(&hop).context(names::HOPS)?;
         }
         self.routes.set(0, 0, 0).context(names::ROUTES)?;
+        self.defers.put(false)?;
         for bucket in [Bucket::Reject, Bucket::Event, Bucket::Search] {
             self.put_bucket(bucket, TokenBucket::default())?;
         }
@@ -442,6 +446,9 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
         }
         if let Write::Routes(number) = write {
             return self.routes.set(0, *number, 0).context(names::ROUTES);
+        }
+        if let Write::Defers(defers) = write {
+            return Ok(self.defers.put(*defers)?);
         }
         F::drawer(self).write(write)
     }

@@ -313,6 +313,18 @@ impl Row {
         self.change(Change::Routing)
     }
 
+    /// From now on new flows are left to netfilter.
+    #[must_use]
+    pub fn defers(self) -> Self {
+        self.change(Change::Defer(true))
+    }
+
+    /// New flows are Sluice's again.
+    #[must_use]
+    pub fn takes_over(self) -> Self {
+        self.change(Change::Defer(false))
+    }
+
     /// Every connection to a ClusterIP is masqueraded.
     #[must_use]
     pub fn masquerade_all(self) -> Self {

@@ -1,0 +1,193 @@
+//! Rows: new flows are left to netfilter, before `sluice takeover` and after `sluice retire`. Nothing is changed then, what would be is
+//! counted, and each flow stays with whom it began.
+
+use std::time::Duration;
+
+use lb_common::layout::Counter::{EchoesAnswered, FlowsCreated, FlowsDeferred};
+use tests::packet::{
+    row::{Row, row},
+    sketch::{Sketch, any, icmp, tcp, udp},
+};
+
+/// What stands in the table of a flow that is netfilter's.
+const DEFERRED: [&str; 2] = [
+    "client:40000 > web:80 => client:40000 > web:80 | in masq direct deferred seen",
+    "web:80 > client:40000 => web:80 > client:40000 | out reply masq direct deferred",
+];
+
+fn web() -> Row {
+    row().node().serve("web:80", &["pod:8080"])
+}
+
+#[test]
+fn a_new_flow_is_left_as_it_is_and_counted() {
+    web()
+        .defers()
+        .ingress(any("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .leaving(&DEFERRED)
+        .run();
+}
+
+#[test]
+fn a_flow_counts_once() {
+    web()
+        .defers()
+        .ingress(any("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .ingress(any("client:40000 > web:80"))
+        .passes()
+        .counting(&[])
+        .run();
+}
+
+#[test]
+fn who_began_with_netfilter_stays_there_after_the_takeover() {
+    web()
+        .defers()
+        .ingress(any("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .takes_over()
+        .ingress(any("client:40000 > web:80"))
+        .passes()
+        .egress(any("web:80 > client:40000"))
+        .passes()
+        .counting(&[])
+        .run();
+}
+
+#[test]
+fn whoever_comes_after_the_takeover_is_ours() {
+    web()
+        .defers()
+        .ingress(any("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .takes_over()
+        .ingress(any("client:40001 > web:80").syn())
+        .becomes("client:40001 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
+fn a_syn_that_is_sent_again_stays_with_netfilter() {
+    web()
+        .defers()
+        .ingress(tcp("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .takes_over()
+        .ingress(tcp("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[])
+        .run();
+}
+
+#[test]
+fn a_port_that_is_used_again_is_a_new_flow() {
+    web()
+        .defers()
+        .ingress(tcp("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .ingress(tcp("client:40000 > web:80").fin())
+        .passes()
+        .takes_over()
+        .ingress(tcp("client:40000 > web:80").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
+fn datagrams_that_conntrack_has_forgotten_are_a_new_flow() {
+    web()
+        .defers()
+        .ingress(udp("client:40000 > web:80"))
+        .passes()
+        .counting(&[FlowsDeferred])
+        .takes_over()
+        .later(Duration::from_secs(29))
+        .ingress(udp("client:40000 > web:80"))
+        .passes()
+        .later(Duration::from_secs(31))
+        .ingress(udp("client:40000 > web:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .run();
+}
+
+#[test]
+fn a_flow_of_ours_goes_on_when_new_ones_are_left() {
+    web()
+        .ingress(any("client:40000 > web:80").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .defers()
+        .ingress(any("client:40000 > web:80"))
+        .becomes("client:40000 > pod:8080")
+        .egress(any("pod:8080 > client:40000"))
+        .becomes("web:80 > client:40000")
+        .ingress(any("client:40001 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .run();
+}
+
+#[test]
+fn datagrams_whose_backend_is_gone_go_over_to_netfilter() {
+    web()
+        .ingress(udp("client:40000 > web:80"))
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .defers()
+        .serve("web:80", &["pod2:8080"])
+        .withdraw("pod:8080")
+        .ingress(udp("client:40000 > web:80"))
+        .passes()
+        .counting(&[FlowsDeferred])
+        .run();
+}
+
+#[test]
+fn who_would_be_refused_is_left_to_netfilter() {
+    row()
+        .reject("web:80")
+        .defers()
+        .ingress(any("client:40000 > web:80").syn())
+        .passes()
+        .ingress(any("client:40000 > web:81").syn())
+        .passes()
+        .counting(&[])
+        .leaving(&[])
+        .run();
+}
+
+#[test]
+fn pings_to_service_addresses_are_left_to_netfilter() {
+    for request in [v4(), v6()] {
+        request
+            .0
+            .serve("web:80", &["pod:8080"])
+            .defers()
+            .ingress(request.1.clone())
+            .stays_untouched()
+            .takes_over()
+            .ingress(request.1)
+            .gets_echoed()
+            .counting(&[EchoesAnswered])
+            .run();
+    }
+}
+
+fn v4() -> (Row, Sketch) {
+    (row().v4(), icmp("client > web", 8, 0))
+}
+
+fn v6() -> (Row, Sketch) {
+    (row().v6(), icmp("client > web", 128, 0))
+}
