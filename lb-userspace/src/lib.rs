@@ -25,6 +25,8 @@ pub mod kernel;
 pub mod metrics;
 /// Services, EndpointSlices and the own Node as values, and the fold that keeps them.
 pub mod model;
+/// What netfilter has: connections that it translates, rules of kube-proxy.
+pub mod netfilter;
 /// What the tables should say for one Service.
 pub mod plan;
 /// From the plan to the tables: books, order of writes, retry.

@@ -168,7 +168,7 @@ pub(super) fn is_unallocated<F: Family, W: Tables<F>>(world: &W, address: &F::Ad
 
 /// Where a connection comes from, as far as it matters to policies (kube-proxy-behaviour §3.2, §4.1).
 #[derive(Clone, Copy)]
-pub(super) struct Origin {
+pub struct Origin {
     /// A process in the host's own namespace.
     pub host: bool,
     /// A pod, as the local detector says.
@@ -191,7 +191,7 @@ fn origin<F: PathFamily, W: Opens<F>>(world: &W, node: &Node<F::Addr>, client: &
 }
 
 /// How a client is served.
-pub(super) struct Policy {
+pub struct Policy {
     /// By the list of this node instead of the cluster's.
     pub local: bool,
     /// The backend sees it with an address of this node.
@@ -202,14 +202,10 @@ pub(super) struct Policy {
     pub tunnel: bool,
 }
 
+/// How a client from `origin` is served by a Service, by an external frontend or its ClusterIP (kube-proxy-behaviour §3.2, §4.1).
+#[must_use]
 #[inline(always)]
-pub(super) fn policy(
-    service: &Service,
-    external: bool,
-    origin: Origin,
-    masquerade_all: bool,
-    tunnelled: Tunnelled,
-) -> Policy {
+pub fn policy(service: &Service, external: bool, origin: Origin, masquerade_all: bool, tunnelled: Tunnelled) -> Policy {
     let flags = service.rules.flags;
     if tunnelled != Tunnelled::NOT {
         let local = tunnelled == Tunnelled::HERE && matches!(service.local.choice(), Choice::Slots { .. });

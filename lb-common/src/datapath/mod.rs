@@ -41,7 +41,7 @@ mod whole;
 mod world;
 
 pub use checksum::{fold, updated};
-pub use choose::{Chosen, choose};
+pub use choose::{Chosen, Origin, Policy, choose, policy};
 pub use crc32c::of_change as crc32c_of_change;
 pub use error::Quoted;
 pub use forward::ForwardFamily;

@@ -7,6 +7,7 @@
 
 mod devices;
 mod events;
+mod netfilter;
 mod node;
 mod observe;
 mod peers;
@@ -14,6 +15,7 @@ mod routes;
 mod sockets;
 mod state;
 mod sysctl;
+mod takeover;
 mod xdp;
 
 use std::{
@@ -32,11 +34,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+pub use netfilter::NetfilterState;
 pub use node::{NodeOptions, TunnelKind, device_records, host_addresses, node_record};
 pub use observe::ObserveOptions;
 pub use sockets::{Mark, SocketOptions, SocketState};
 pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
 pub use sysctl::{ChangedSetting, prepare_host};
+pub use takeover::{Half, TakenOver, take_over};
 
 use crate::{
     conntrack::{RemovedEndpoints, SocketCloser, now_ns, sweep},
@@ -51,11 +55,12 @@ use crate::{
         kubernetes::{Access, Patience},
     },
     tables::{
-        DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, SocketTable, Stats,
-        VlanTable,
+        DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, SocketTable,
+        Stats, VlanTable,
     },
 };
 
+use netfilter::{Deferring, Said};
 use observe::{Observer, Servers};
 
 /// Where Services and EndpointSlices come from.
@@ -86,6 +91,8 @@ pub struct AgentOptions {
     pub outward_devices: BTreeSet<String>,
     /// Entries of each flow table.
     pub flows_max: u32,
+    /// New flows are left to netfilter until `sluice takeover`.
+    pub shadow: bool,
     /// How the node takes part in proxying.
     pub node: NodeOptions,
     /// Where it is asked how it goes.
@@ -123,6 +130,7 @@ struct Agent {
     vlan_table: VlanTable,
     socket_table: SocketTable,
     routes: RoutesTable,
+    deferring: Deferring,
     /// Why changes of the routing are not followed, if they aren't.
     routes_problem: Option<String>,
     /// The kernel refused some of what it is to know about the node: tried again.
@@ -151,7 +159,7 @@ struct Agent {
 pub async fn run(options: AgentOptions) -> Result<()> {
     check_machine(&options)?;
     let _lock = options.pins.claim()?;
-    let (mut agent, mut servers) = Agent::start(options)?;
+    let (mut agent, mut servers, mut netfilter_said) = Agent::start(options)?;
 
     let (device_sender, mut device_updates) = mpsc::channel::<Listing>(4);
     let mut device_task = tokio::spawn(source::devices::follow(device_sender));
@@ -228,6 +236,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 // Backends that are gone for good stop serving UDP flows with the end of their grace period.
                 agent.reconciler.collect();
                 agent.follow_health().await;
+                agent.take_over_if_due();
                 agent.write_state();
             }
             Some(scrape) = servers.scrapes.recv() => {
@@ -238,6 +247,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 Ok(Err(error)) => bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again"),
                 Err(error) => return Err(anyhow!(error).context("a server of health or metrics")),
             },
+            Some(said) = netfilter_said.recv() => agent.netfilter_said(said),
             _ = sweeps.tick() => {
                 agent.sweep();
                 agent.follow_sockets();
@@ -273,7 +283,7 @@ fn check_machine(options: &AgentOptions) -> Result<()> {
 }
 
 impl Agent {
-    fn start(options: AgentOptions) -> Result<(Self, Servers)> {
+    fn start(options: AgentOptions) -> Result<(Self, Servers, mpsc::Receiver<Said>)> {
         let adopting = options.pins.exist();
         let load = LoadOptions {
             maps: Some(options.pins.maps()),
@@ -299,6 +309,8 @@ impl Agent {
         let socket_table = SocketTable::open(&mut take)?;
         let closer = SocketCloser::start(socket_table.storage()?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
+        let defers = DefersTable::open(take(names::DEFERS)?)?;
+        let (deferring, netfilter_said) = Deferring::start(defers, !adopting, options.shadow)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
             warn!(
@@ -360,6 +372,7 @@ impl Agent {
             vlan_table,
             socket_table,
             routes,
+            deferring,
             routes_problem: None,
             node_is_refused: false,
             devices: Devices::new(),
@@ -372,7 +385,7 @@ impl Agent {
             state_is_old: true,
             devices_followed: false,
         };
-        Ok((agent, servers))
+        Ok((agent, servers, netfilter_said))
     }
 
     fn apply(&mut self, batch: &mut Vec<Change>) {
@@ -457,6 +470,7 @@ impl Agent {
             v6.entries - v6.ended.min(v6.entries),
         ];
         self.state.flows_ended_total += (v4.ended + v6.ended) as u64;
+        self.follow_netfilter(v4.deferred + v6.deferred);
         self.state.source_ports_used_max = v4.source_ports_max.max(v6.source_ports_max);
         self.observer.swept(v4, v6);
         self.state_is_old = true;

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{sockets::SocketState, sysctl::ChangedSetting};
+use super::{netfilter::NetfilterState, sockets::SocketState, sysctl::ChangedSetting};
 
 /// What the agent says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct State {
     pub health_problems: Vec<String>,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
+    /// What netfilter has of the Services of this node.
+    #[serde(default)]
+    pub netfilter: NetfilterState,
     /// What came of the socket tier.
     #[serde(default)]
     pub sockets: SocketState,

@@ -8,8 +8,10 @@ mod dsr;
 mod get;
 mod open;
 mod prepare;
+mod retire;
 mod run;
 mod status;
+mod takeover;
 mod text;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -78,6 +80,14 @@ enum Command {
     ///
     /// For an init container: the agent does it itself where it may. sluice cleanup puts the settings back.
     Prepare,
+    /// Serve new connections from now on, on a node that kube-proxy has served, and take kube-proxy's rules away
+    ///
+    /// Connections that netfilter translates go on with it until they end. Stop kube-proxy on this node, or it writes its rules again.
+    Takeover(takeover::TakeoverArgs),
+    /// Leave new connections to kube-proxy's rules from now on: the way back
+    ///
+    /// Connections that Sluice translates go on until they end; sluice cleanup ends the datapath.
+    Retire(retire::RetireArgs),
     /// What this machine lacks, and what to do about it
     Doctor(doctor::DoctorArgs),
     /// End the datapath: detach all programs, remove all tables and the state
@@ -127,6 +137,8 @@ fn answer(words: Vec<OsString>) -> Result<ExitCode> {
         Command::Config(args) => config::config(&args),
         Command::Status(args) => status::status(&cli.place, &args),
         Command::Get(args) => get::get(&cli.place, &args).map(|()| ExitCode::SUCCESS),
+        Command::Takeover(args) => takeover::takeover(&cli.place, &args).map(|()| ExitCode::SUCCESS),
+        Command::Retire(args) => retire::retire(&cli.place, &args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(&cli.place, &args),
         Command::Prepare => prepare::prepare(&cli.place).map(|()| ExitCode::SUCCESS),
         Command::Cleanup => cleanup::cleanup(&cli.place).map(|()| ExitCode::SUCCESS),

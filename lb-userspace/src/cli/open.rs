@@ -1,12 +1,12 @@
 //! Opening the pinned tables to read from them.
 
 use anyhow::{Result, bail};
-use lb_common::layout::Node;
+use lb_common::layout::{Node, names};
 
 use super::Place;
 use crate::{
     kernel::{Pins, open_pinned_map},
-    tables::{FlowTable, KernelTables, NodeTable, PeerTable, Stats, TableFamily},
+    tables::{DefersTable, FlowTable, KernelTables, NodeTable, PeerTable, Stats, TableFamily},
 };
 
 impl Place {
@@ -40,6 +40,10 @@ impl Place {
 
     pub(super) fn peers<F: TableFamily>(&self) -> Result<PeerTable<F>> {
         PeerTable::open(open_pinned_map(&self.existing_pins()?.maps(), F::PEERS)?)
+    }
+
+    pub(super) fn defers(&self) -> Result<DefersTable> {
+        DefersTable::open(open_pinned_map(&self.existing_pins()?.maps(), names::DEFERS)?)
     }
 
     pub(super) fn stats(&self) -> Result<Stats> {

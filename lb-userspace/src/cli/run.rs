@@ -58,6 +58,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ENTRIES", default_value_t = FLOWS_DEFAULT,
           value_parser = clap::value_parser!(u32).range(i64::from(FLOWS_MIN)..=1 << 26))]
     flows_max: u32,
+    /// Decide and count, but leave new connections to netfilter, until sluice takeover
+    ///
+    /// For a node that kube-proxy serves. Without it a node is taken over as soon as all Services are in the tables; connections that
+    /// netfilter has translated before go on either way.
+    #[arg(long)]
+    shadow: bool,
     #[command(flatten)]
     sockets: SocketArgs,
     #[command(flatten)]
@@ -312,6 +318,7 @@ impl RunArgs {
             sockets: self.sockets.options(),
             outward_devices: BTreeSet::from_iter(self.outward_devices.iter().cloned()),
             flows_max: self.flows_max,
+            shadow: self.shadow,
             node: self.node.options()?,
             observe: self.observe.options()?,
         })

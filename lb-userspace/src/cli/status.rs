@@ -15,8 +15,8 @@ use super::{
     text::print_table,
 };
 use crate::{
-    agent::{State, unix_now_s},
-    tables::{TableFamily, Tables as _},
+    agent::{NetfilterState, State, unix_now_s},
+    tables::{Deferral, TableFamily, Tables as _},
 };
 
 /// Arguments of `sluice status`.
@@ -35,6 +35,8 @@ struct Status {
     datapath_pinned: bool,
     /// Running, ready, and nothing to complain about.
     healthy: bool,
+    /// Whose new connections are, if a datapath is pinned: `no` if ours.
+    deferral: Option<Deferral>,
     /// What the agent last said of itself.
     agent: Option<State>,
     /// Rings and queues of outward devices.
@@ -91,6 +93,7 @@ fn gather(place: &Place) -> Result<Status> {
         agent_running,
         datapath_pinned,
         healthy: false,
+        deferral: None,
         agent,
         cards,
         dsr: None,
@@ -101,6 +104,7 @@ fn gather(place: &Place) -> Result<Status> {
     if datapath_pinned {
         fill::<V4>(place, &mut status.tables)?;
         fill::<V6>(place, &mut status.tables)?;
+        status.deferral = Some(place.defers()?.get()?);
         let dsr = Dsr::of(place)?;
         status.tables.extend(dsr.fill());
         status.dsr = Some(dsr);
@@ -176,15 +180,35 @@ fn print_problems(mark: &str, problems: &[String]) {
     }
 }
 
+fn print_netfilter(netfilter: &NetfilterState) {
+    if netfilter.flows > 0 {
+        println!(
+            "netfilter: {} connections of Services go on with it until they end",
+            netfilter.flows
+        );
+    }
+    if netfilter.compared_total > 0 {
+        println!(
+            "compared:  {} connections of netfilter's, of which {} would have gone another way",
+            netfilter.compared_total, netfilter.otherwise_total
+        );
+    }
+    print_problems("  OTHERWISE: ", &netfilter.otherwise);
+    print_problems("  NETFILTER: ", netfilter.problem.as_slice());
+}
+
 fn print(place: &Place, status: &Status) {
     let yes = |yes| if yes { "yes" } else { "NO" };
     println!("healthy:   {}", yes(status.healthy));
     println!(
         "datapath:  {}",
-        if status.datapath_pinned {
-            "pinned, serving"
-        } else {
-            "none"
+        match status.deferral {
+            None => "none",
+            Some(Deferral::No) => "pinned, serving",
+            Some(Deferral::Shadow) =>
+                "pinned, IN SHADOW: new connections are left to netfilter; take over with: sluice takeover",
+            Some(Deferral::Retired) =>
+                "pinned, RETIRED: new connections are left to netfilter; back with: sluice takeover, or end with: sluice cleanup",
         }
     );
     if let Some(text) = status.dsr.as_ref().and_then(Dsr::text) {
@@ -233,6 +257,7 @@ fn print(place: &Place, status: &Status) {
             );
         }
         println!("sockets:   {}", agent.sockets);
+        print_netfilter(&agent.netfilter);
         println!();
         print!("{}", devices::text(&agent.devices, status.cards.as_ref()));
     }

@@ -1,7 +1,8 @@
 //! Ending flows: a sweep over the flow tables that removes entries whose flow is over. The rule of when a flow is over
 //! is `lb_common::datapath::is_over`; here is how a table is walked without disturbing the flows that live. And closing sockets that the
-//! socket tier has led to endpoints that are gone for good.
+//! socket tier has led to endpoints that are gone for good. And the flows that netfilter has, before a takeover from kube-proxy and after.
 
+mod deferred;
 mod diag;
 mod hang_up;
 mod removed;
@@ -14,6 +15,7 @@ use lb_common::{
     layout::{Address, Flow, FlowFlags, FlowKey, Stage, TcpSeen},
 };
 
+pub use deferred::{DeferredFlows, Followed, entries};
 pub use hang_up::{GonePeer, SocketCloser};
 pub use removed::RemovedEndpoints;
 
@@ -60,6 +62,8 @@ pub struct Swept {
     pub entries: usize,
     /// Entries that were removed.
     pub ended: usize,
+    /// Entries of flows that are netfilter's.
+    pub deferred: usize,
     /// Most source ports that one address of this node has in use towards one endpoint.
     pub source_ports_max: usize,
     /// What is left, by what it belongs to.
@@ -84,6 +88,7 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
     table.for_each(|key, flow| {
         swept.entries += 1;
         swept.flows.add(flow);
+        swept.deferred += usize::from(flow.flags.has(FlowFlags::DEFERRED));
         if holds_source_port(key, flow.flags) {
             *source_ports
                 .entry((key.src, key.sport, key.dst, key.proto))

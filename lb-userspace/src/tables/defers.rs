@@ -6,8 +6,22 @@ use lb_common::layout::names;
 
 use super::{TableError, kernel::error};
 
-/// The one word of `DEFERS`. Who writes it is `sluice takeover` and `sluice retire`, and an agent that starts on a node without a
-/// datapath; it outlives them all.
+/// Whose new flows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u32)]
+pub enum Deferral {
+    /// Ours.
+    #[default]
+    No = 0,
+    /// Netfilter's: this node has not been taken over yet.
+    Shadow = 1,
+    /// Netfilter's again: this node was given back.
+    Retired = 2,
+}
+
+/// The one word of `DEFERS`. It is written by `sluice takeover` and `sluice retire`, and by an agent that starts on a node without a
+/// datapath or takes one over; it outlives them all.
 pub struct DefersTable {
     map: Array<MapData, u32>,
 }
@@ -23,22 +37,26 @@ impl DefersTable {
         })
     }
 
-    /// Whether new flows are left to netfilter.
+    /// Whose new flows are.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn get(&self) -> Result<bool, TableError> {
+    pub fn get(&self) -> Result<Deferral, TableError> {
         let word = self.map.get(&0, 0).map_err(error("read the word", names::DEFERS))?;
-        Ok(word != 0)
+        Ok(match word {
+            0 => Deferral::No,
+            2 => Deferral::Retired,
+            _ => Deferral::Shadow,
+        })
     }
 
-    /// From now on they are, or no longer. One store: a packet sees the one or the other.
+    /// Whose they are from now on. One store: a packet sees the one or the other.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn put(&mut self, defers: bool) -> Result<(), TableError> {
+    pub fn put(&mut self, deferral: Deferral) -> Result<(), TableError> {
         self.map
-            .set(0, u32::from(defers), 0)
+            .set(0, deferral as u32, 0)
             .map_err(error("write the word", names::DEFERS))
     }
 }

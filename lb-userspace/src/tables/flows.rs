@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::layout::{Flow, FlowKey};
 
 use super::{batch, kernel::TableFamily};
 
+/// `BPF_NOEXIST` of the kernel's `linux/bpf.h`.
+const BPF_NOEXIST: u64 = 1;
 /// Entries read in one system call.
 const BATCH_LEN: u32 = 4096;
 
@@ -66,7 +68,19 @@ impl<F: TableFamily> FlowTable<F> {
         self.map.remove(key).is_ok()
     }
 
-    /// Writes an entry: for tests and benches.
+    /// Writes an entry if there is none with this key; false if there is.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn insert_new(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool> {
+        match self.map.insert(key, flow, BPF_NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(failed)) if failed.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(reason) => Err(reason).with_context(|| format!("write {}", F::FLOWS)),
+        }
+    }
+
+    /// Writes an entry.
     ///
     /// # Errors
     /// If the kernel refuses.

@@ -8,8 +8,8 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use lb_common::layout::{
-    AddressFlags, Backend, BackendEntry, BackendFlags, Chunk, Frontend, FrontendKey, Ip4, Ip6, Label, Port, Rules,
-    SET_LEN, Scope, Service, ServiceEntry, ServiceStats, Sets, SourceKeys, V4, V6, names,
+    Address as _, AddressFlags, Backend, BackendEntry, BackendFlags, Chunk, Frontend, FrontendKey, Ip4, Ip6, Label,
+    Port, Proto, Rules, SET_LEN, Scope, Service, ServiceEntry, ServiceStats, Sets, SourceKeys, V4, V6, names,
 };
 
 use super::{Capacity, List, SourceRange, TableError, Tables, batch, mapped::MappedArray};
@@ -237,6 +237,24 @@ impl<F: TableFamily> KernelTables<F> {
             backends,
             capacity,
         })
+    }
+
+    /// What an address is to Sluice.
+    #[must_use]
+    pub fn address_is(&self, address: &F::Addr) -> AddressFlags {
+        self.addresses.get(address, 0).map(AddressFlags).unwrap_or_default()
+    }
+
+    /// The frontend that answers at this address and port, if there is one: as `frontend_at` of the datapath.
+    #[must_use]
+    pub fn frontend_at(&self, address: &F::Addr, port: Port, proto: Proto) -> Option<Frontend> {
+        let is = self.address_is(&address.looked_up());
+        let at = |address| self.frontends.get(&FrontendKey::new(address, port, proto), 0).ok();
+        let own = is
+            .any(AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL))
+            .then(|| at(*address));
+        let node_port = || is.has(AddressFlags::NODE_PORTS).then(|| at(F::Addr::default()));
+        own.flatten().or_else(|| node_port().flatten()).map(Frontend)
     }
 
     /// What was counted for a service port since its number is its own.

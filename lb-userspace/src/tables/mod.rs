@@ -21,7 +21,7 @@ use lb_common::layout::{
 };
 use thiserror::Error;
 
-pub use defers::DefersTable;
+pub use defers::{Deferral, DefersTable};
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};

@@ -19,7 +19,7 @@ use lb_common::{
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     tables::{
-        DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats,
+        Deferral, DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats,
         Tables as _, VlanTable,
     },
 };
@@ -356,7 +356,7 @@ impl KernelWorld {
             self.hops.remove(&hop).context(names::HOPS)?;
         }
         self.routes.set(0, 0, 0).context(names::ROUTES)?;
-        self.defers.put(false)?;
+        self.defers.put(Deferral::No)?;
         for bucket in [Bucket::Reject, Bucket::Event, Bucket::Search] {
             self.put_bucket(bucket, TokenBucket::default())?;
         }
@@ -448,7 +448,8 @@ impl<F: KernelFamily> Side<F> for KernelWorld {
             return self.routes.set(0, *number, 0).context(names::ROUTES);
         }
         if let Write::Defers(defers) = write {
-            return Ok(self.defers.put(*defers)?);
+            let deferral = if *defers { Deferral::Shadow } else { Deferral::No };
+            return Ok(self.defers.put(deferral)?);
         }
         F::drawer(self).write(write)
     }

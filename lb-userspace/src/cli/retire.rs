@@ -1,0 +1,45 @@
+//! `sluice retire`: from Sluice back to kube-proxy, on a node where both are.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use lb_common::layout::{FlowFlags, V4, V6};
+
+use super::Place;
+use crate::{
+    netfilter,
+    tables::{Deferral, FlowTable, TableFamily},
+};
+
+/// Arguments of `sluice retire`.
+#[derive(Debug, Args)]
+pub(super) struct RetireArgs {
+    /// Even though no rules of kube-proxy's are found: those of legacy iptables and IPVS are not seen from here
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn retire(place: &Place, args: &RetireArgs) -> Result<()> {
+    let mut defers = place.defers()?;
+    let found = netfilter::find().context("look for kube-proxy's rules")?;
+    if found.is_empty() && !args.force {
+        bail!(
+            "no rules of kube-proxy's are in nftables, so new connections would be nobody's, and nothing was changed: start kube-proxy on \
+             this node first, or use --force if its rules are of legacy iptables or IPVS"
+        );
+    }
+    defers.put(Deferral::Retired)?;
+    let flows = own_flows(&place.flows::<V4>()?)? + own_flows(&place.flows::<V6>()?)?;
+    println!("new connections are netfilter's ({found}); {flows} of Sluice's go on until they end");
+    println!(
+        "`sluice takeover` is the way back; `sluice cleanup` ends the datapath, and with it what is still under way"
+    );
+    Ok(())
+}
+
+/// Flows that Sluice translates.
+fn own_flows<F: TableFamily>(table: &FlowTable<F>) -> Result<usize> {
+    let mut flows = 0;
+    let others = FlowFlags::REPLY.with(FlowFlags::MASQUERADE).with(FlowFlags::DEFERRED);
+    table.for_each(|_, flow| flows += usize::from(!flow.flags.any(others)))?;
+    Ok(flows)
+}

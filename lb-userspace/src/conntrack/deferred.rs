@@ -1,0 +1,248 @@
+//! Flows that are netfilter's: it has translated them since before this node was taken over from kube-proxy, or while new flows are left
+//! to it. They stand in the flow tables as such, so that their packets are left alone and nobody else gets their tuples.
+//!
+//! | entry | key | why |
+//! |---|---|---|
+//! | the client's packets | what the client sends, where it arrives | left as they are |
+//! | the answers | the reverse, where they leave | tells when the endpoint has closed |
+//! | the claim | what the endpoint sends: where it arrives if the flow is masqueraded, or else where it leaves | no flow of ours gets this tuple |
+//!
+//! The first two are made by the first packet, too (`datapath/open.rs`); the claim is known to netfilter alone. What of it is still going
+//! on, conntrack says: entries that it has are renewed here, entries that it has no longer are removed.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context as _, Result};
+use lb_common::{
+    datapath::counterpart,
+    layout::{Flow, FlowFlags, FlowKey, Frontend, Port, Stage},
+};
+
+use crate::{
+    netfilter::{Tracked, Tuple},
+    tables::{FlowEntry, FlowTable, TableFamily},
+};
+
+/// Of entries that conntrack still has, the time is written anew when it is this old: well before they count as over.
+const RENEW_NS: u64 = 10_000_000_000;
+/// A packet may have made its entry after conntrack was read: what was seen so shortly before stays.
+const FRESH_NS: u64 = 3_000_000_000;
+
+/// The place of the claim among [`entries`].
+const CLAIM: usize = 2;
+
+/// What bringing a flow table up to date with conntrack has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Flows of netfilter's that are under way.
+    pub flows: usize,
+    /// Entries that were missing.
+    pub added: usize,
+    /// Entries that were removed.
+    pub removed: usize,
+    /// Tuples of netfilter's that a flow of ours has: answers to one of the two go astray.
+    pub conflicts: usize,
+    /// Which of the connections were not known before, by their places.
+    pub new: Vec<usize>,
+}
+
+/// Which entries of a family are netfilter's, and what was seen of them before.
+#[derive(Debug)]
+pub struct DeferredFlows<F: TableFamily> {
+    /// Not in conntrack the last time: removed if they aren't the next time either.
+    missing: HashSet<FlowKey<F::Addr>>,
+}
+
+impl<F: TableFamily> Default for DeferredFlows<F> {
+    fn default() -> Self {
+        Self {
+            missing: HashSet::new(),
+        }
+    }
+}
+
+/// A tuple as the key of an entry, or nothing if it is of the other family.
+fn key<F: TableFamily>(tuple: &Tuple, stage: Stage) -> Option<FlowKey<F::Addr>> {
+    let (src, dst) = (F::from_ip(tuple.src.ip())?, F::from_ip(tuple.dst.ip())?);
+    let (sport, dport) = (Port::new(tuple.src.port()), Port::new(tuple.dst.port()));
+    Some(FlowKey::new(src, sport, dst, dport, tuple.proto).at(stage))
+}
+
+/// An entry that leaves packets of its key as they are.
+fn untouched<F: TableFamily>(key: &FlowKey<F::Addr>, flags: FlowFlags, service: u32, now_ns: u64) -> Flow<F::Addr> {
+    Flow {
+        check: key.check(),
+        src: key.src,
+        dst: key.dst,
+        sport: key.sport,
+        dport: key.dport,
+        service,
+        flags: flags
+            .with(FlowFlags::DIRECT)
+            .with(FlowFlags::MASQUERADE)
+            .with(FlowFlags::DEFERRED),
+        seen_ns: now_ns,
+        ..Flow::default()
+    }
+}
+
+/// The entries of a connection that netfilter translates for a service port with this number; nothing if it is of the other family.
+#[must_use]
+pub fn entries<F: TableFamily>(tracked: &Tracked, service: u32, now_ns: u64) -> Option<[FlowEntry<F>; 3]> {
+    let original = key::<F>(&tracked.original, Stage::ARRIVES)?;
+    let flow = untouched::<F>(&original, FlowFlags::SEEN, service, now_ns);
+    let (mut answers, mut answer) = (FlowKey::default(), Flow::default());
+    counterpart(&original, &flow, &mut answers, &mut answer);
+    if tracked.answered {
+        answer.flags = answer.flags.with(FlowFlags::SEEN);
+    }
+    let stage = if tracked.is_masqueraded() {
+        Stage::ARRIVES
+    } else {
+        Stage::LEAVES
+    };
+    let claimed = key::<F>(&tracked.reply, stage)?;
+    let claim = untouched::<F>(&claimed, FlowFlags::REPLY.with(FlowFlags::SEEN), service, now_ns);
+    Some([(original, flow), (answers, answer), (claimed, claim)])
+}
+
+impl<F: TableFamily> DeferredFlows<F> {
+    /// Brings a flow table up to date with what conntrack has: `tracked`, each with its frontend, as it was read at `now_ns`.
+    ///
+    /// # Errors
+    /// If the table can't be read or written.
+    pub fn follow(
+        &mut self,
+        table: &mut FlowTable<F>,
+        tracked: &[(Tracked, Frontend)],
+        now_ns: u64,
+    ) -> Result<Followed> {
+        let (mut followed, unknown) = self.write(table, tracked, now_ns)?;
+        let is_old = |flow: &Flow<F::Addr>| now_ns.saturating_sub(flow.seen_ns) > FRESH_NS;
+        let missing: HashSet<_> = unknown
+            .iter()
+            .filter(|(_, flow)| is_old(flow))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in missing.intersection(&self.missing) {
+            followed.removed += usize::from(table.remove(key));
+        }
+        self.missing = missing;
+        Ok(followed)
+    }
+
+    /// The same at the end of a takeover, when no flow is left to netfilter any more: what conntrack doesn't have now is not netfilter's,
+    /// such as the first packet of a connection to a Service that it doesn't know.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn settle(
+        &mut self,
+        table: &mut FlowTable<F>,
+        tracked: &[(Tracked, Frontend)],
+        now_ns: u64,
+    ) -> Result<Followed> {
+        let (mut followed, unknown) = self.write(table, tracked, now_ns)?;
+        for key in unknown.keys() {
+            followed.removed += usize::from(table.remove(key));
+        }
+        Ok(followed)
+    }
+
+    /// Adds and renews. What else there is of netfilter's.
+    #[allow(clippy::type_complexity, reason = "it is named in one place")]
+    fn write(
+        &self,
+        table: &mut FlowTable<F>,
+        tracked: &[(Tracked, Frontend)],
+        now_ns: u64,
+    ) -> Result<(Followed, HashMap<FlowKey<F::Addr>, Flow<F::Addr>>)> {
+        let mut known = HashMap::new();
+        table.for_each(|key, flow| {
+            if flow.flags.has(FlowFlags::DEFERRED) {
+                known.insert(*key, *flow);
+            }
+        })?;
+        let mut followed = Followed::default();
+        for (place, (tracked, frontend)) in tracked.iter().enumerate().filter(|(_, (tracked, _))| !tracked.closed) {
+            let Some(entries) = entries::<F>(tracked, frontend.number(), now_ns) else {
+                continue;
+            };
+            followed.flows += 1;
+            for (index, (key, flow)) in entries.into_iter().enumerate() {
+                match known.remove(&key) {
+                    Some(before) if now_ns.saturating_sub(before.seen_ns) > RENEW_NS => {
+                        // Flags of TCP that a packet adds meanwhile would be lost: the next one of the flow says them again, or conntrack
+                        // that it is over.
+                        let renewed = Flow {
+                            seen_ns: now_ns,
+                            ..before
+                        };
+                        table.insert(&key, &renewed).context("renew a flow of netfilter's")?;
+                    }
+                    Some(_) => {}
+                    None if table.insert_new(&key, &flow).context("write a flow of netfilter's")? => {
+                        followed.added += 1;
+                        if index == CLAIM {
+                            followed.new.push(place);
+                        }
+                    }
+                    None => {
+                        let is_ours = |held: Flow<F::Addr>| !held.flags.has(FlowFlags::DEFERRED);
+                        followed.conflicts += usize::from(index == CLAIM && table.get(&key).is_some_and(is_ours));
+                    }
+                }
+            }
+        }
+        Ok((followed, known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::layout::{Proto, V4, V6};
+    use rstest::rstest;
+
+    use super::*;
+
+    fn tracked(original: [&str; 2], reply: [&str; 2]) -> Tracked {
+        let tuple = |[src, dst]: [&str; 2]| Tuple {
+            src: src.parse().expect("an address"),
+            dst: dst.parse().expect("an address"),
+            proto: Proto::TCP,
+        };
+        Tracked {
+            original: tuple(original),
+            reply: tuple(reply),
+            answered: true,
+            closed: false,
+        }
+    }
+
+    fn line<F: TableFamily>((key, flow): &FlowEntry<F>) -> String {
+        let stage = if key.stage == Stage::ARRIVES { "in" } else { "out" };
+        let reply = if flow.flags.has(FlowFlags::REPLY) { " reply" } else { "" };
+        assert_eq!(
+            (flow.src, flow.dst, flow.sport, flow.dport),
+            (key.src, key.dst, key.sport, key.dport),
+            "left alone"
+        );
+        assert_eq!(flow.check, key.check());
+        format!("{}:{} > {}:{} {stage}{reply}", key.src, key.sport, key.dst, key.dport)
+    }
+
+    #[rstest]
+    #[case::client_kept(
+        tracked(["10.1.0.9:40000", "10.96.0.10:80"], ["10.244.1.7:8080", "10.1.0.9:40000"]),
+        ["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 10.1.0.9:40000 out reply"]
+    )]
+    #[case::masqueraded(
+        tracked(["10.1.0.9:40000", "10.96.0.10:80"], ["10.244.1.7:8080", "192.168.3.4:1234"]),
+        ["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 192.168.3.4:1234 in reply"]
+    )]
+    fn a_flow_of_netfilters_has_three_entries(#[case] tracked: Tracked, #[case] expected: [&str; 3]) {
+        let entries = entries::<V4>(&tracked, 7, 5).expect("of this family");
+        assert_eq!(entries.map(|entry| line::<V4>(&entry)), expected);
+        assert!(super::entries::<V6>(&tracked, 7, 5).is_none(), "of the other family");
+    }
+}

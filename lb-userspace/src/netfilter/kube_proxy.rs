@@ -1,0 +1,328 @@
+//! kube-proxy's rules: finding them, and taking them away without what is not its own. And what keeps connections translated that began by
+//! them.
+//!
+//! | mode | what is kube-proxy's | here |
+//! |---|---|---|
+//! | nftables | the tables `ip kube-proxy`, `ip6 kube-proxy` | removed |
+//! | iptables, nf_tables variant | chains `KUBE-…` in `nat`, `filter`, `mangle`, but for kubelet's; rules that lead to them | removed |
+//! | iptables, legacy variant | the same in `x_tables` | not seen by this interface: the tool that has written them takes them away |
+//!
+//! What a mode writes where is kube-proxy's own `pkg/proxy/nftables` and `pkg/proxy/iptables` (Kubernetes 1.36).
+
+use std::io;
+
+use netlink_packet_netfilter::{
+    NetfilterMessageInner, NetfilterProtoFamily as Family,
+    nftables::{
+        ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber, Immediate,
+        InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
+        VerdictAttribute,
+    },
+};
+use rtnetlink::packet_core::NLM_F_CREATE;
+
+use super::socket::Socket;
+
+/// The table of its nftables mode.
+const TABLE: &str = "kube-proxy";
+/// The tables of iptables in which it has chains.
+const IPTABLES: [&str; 3] = ["nat", "filter", "mangle"];
+/// How its chains begin there.
+const CHAIN: &str = "KUBE-";
+/// kubelet's, which begin like that, too.
+const KUBELETS: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL"];
+/// Ours: while connections go on that began by kube-proxy's rules.
+const KEEPER: &str = "sluice-takeover";
+/// `NF_IP_PRI_NAT_DST`.
+const NAT_PRIORITY: i32 = -100;
+
+/// kube-proxy's rules on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Its tables of nftables, as `ip kube-proxy`.
+    pub tables: Vec<String>,
+    /// How many chains it has in tables of iptables.
+    pub chains: usize,
+}
+
+impl Found {
+    /// There are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.chains == 0
+    }
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts: Vec<String> = self.tables.iter().map(|table| format!("table {table}")).collect();
+        if self.chains > 0 {
+            parts.push(format!("{} chains {CHAIN}… of iptables", self.chains));
+        }
+        f.write_str(&if parts.is_empty() {
+            "none".to_owned()
+        } else {
+            parts.join(", ")
+        })
+    }
+}
+
+/// A chain, or a rule that leads to one of kube-proxy's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Chain {
+    family: Family,
+    table: String,
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Rule {
+    chain: Chain,
+    handle: u64,
+}
+
+/// Everything of kube-proxy's.
+#[derive(Default)]
+struct Rules {
+    tables: Vec<Family>,
+    chains: Vec<Chain>,
+    /// Rules of others' chains.
+    leading_there: Vec<Rule>,
+}
+
+/// Looks for kube-proxy's rules, in the network namespace of this thread.
+///
+/// # Errors
+/// What the kernel says.
+pub fn find() -> io::Result<Found> {
+    let rules = look(&mut Socket::open()?)?;
+    Ok(Found {
+        tables: rules
+            .tables
+            .iter()
+            .map(|family| format!("{} {TABLE}", word(*family)))
+            .collect(),
+        chains: rules.chains.len(),
+    })
+}
+
+/// Takes kube-proxy's rules away, all or none. What there was.
+///
+/// # Errors
+/// What the kernel says. A rule that somebody has changed meanwhile is such an error: once more will do.
+pub fn remove() -> io::Result<Found> {
+    let mut socket = Socket::open()?;
+    let rules = look(&mut socket)?;
+    let found = Found {
+        tables: rules
+            .tables
+            .iter()
+            .map(|family| format!("{} {TABLE}", word(*family)))
+            .collect(),
+        chains: rules.chains.len(),
+    };
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let tables = rules.tables.iter().map(|family| (*family, delete_table(TABLE)));
+    let leading = rules
+        .leading_there
+        .iter()
+        .map(|rule| (rule.chain.family, delete_rules(&rule.chain, Some(rule.handle))));
+    // First all rules, since they lead to each other's chains.
+    let flushes = rules
+        .chains
+        .iter()
+        .map(|chain| (chain.family, delete_rules(chain, None)));
+    let chains = rules.chains.iter().map(|chain| (chain.family, delete_chain(chain)));
+    let changes = tables.chain(leading).chain(flushes).chain(chains);
+    socket.transact(changes.map(|(family, change)| (family, 0, change.into())))?;
+    Ok(found)
+}
+
+/// Sees to it that connections that are translated already stay so when all other rules for translating are gone: without any, the kernel
+/// stops (`nf_nat_unregister_fn`). Twice is as good as once.
+///
+/// # Errors
+/// What the kernel says.
+pub fn keep_translating() -> io::Result<()> {
+    let mut socket = Socket::open()?;
+    let changes = [Family::IPv4, Family::IPv6].into_iter().flat_map(|family| {
+        let table = NfTablesMessage::NewTable(TableMessage {
+            attributes: vec![TableAttribute::Name(KEEPER.to_owned())],
+        });
+        let chain = NfTablesMessage::NewChain(ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(KEEPER.to_owned()),
+                ChainAttribute::Name("prerouting".to_owned()),
+                ChainAttribute::Hook(vec![
+                    Hook::Number(HookNumber::Inet(InetHookNumber::PreRouting)),
+                    Hook::Priority(NAT_PRIORITY.cast_unsigned()),
+                ]),
+                ChainAttribute::Type("nat".to_owned()),
+            ],
+        });
+        [table, chain].map(|change| (family, NLM_F_CREATE, change.into()))
+    });
+    socket.transact(changes)
+}
+
+/// Takes away what [`keep_translating`] has made. False if there was nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn let_go() -> io::Result<bool> {
+    let mut socket = Socket::open()?;
+    let families = tables(&mut socket, KEEPER)?;
+    let is_there = !families.is_empty();
+    if is_there {
+        socket.transact(
+            families
+                .into_iter()
+                .map(|family| (family, 0, delete_table(KEEPER).into())),
+        )?;
+    }
+    Ok(is_there)
+}
+
+const fn word(family: Family) -> &'static str {
+    match family {
+        Family::IPv4 => "ip",
+        Family::IPv6 => "ip6",
+        _ => "inet",
+    }
+}
+
+/// The families in which there is a table of this name.
+fn tables(socket: &mut Socket, name: &str) -> io::Result<Vec<Family>> {
+    let mut found = Vec::new();
+    for family in [Family::IPv4, Family::IPv6] {
+        let all = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
+        socket.dump(family, all, |message| {
+            let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = message else {
+                return;
+            };
+            if table
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, TableAttribute::Name(known) if known == name))
+            {
+                found.push(family);
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+fn look(socket: &mut Socket) -> io::Result<Rules> {
+    let mut rules = Rules {
+        tables: tables(socket, TABLE)?,
+        ..Rules::default()
+    };
+    for family in [Family::IPv4, Family::IPv6] {
+        let all = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        socket.dump(family, all, |message| {
+            if let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = message {
+                rules
+                    .chains
+                    .extend(read_chain(family, &chain.attributes).filter(|chain| is_own(&chain.table, &chain.name)));
+            }
+        })?;
+        if !rules.chains.iter().any(|chain| chain.family == family) {
+            continue;
+        }
+        let all = NfTablesMessage::GetRule(RuleMessage { attributes: Vec::new() });
+        socket.dump(family, all, |message| {
+            if let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = message {
+                rules.leading_there.extend(read_leading_rule(family, &rule.attributes));
+            }
+        })?;
+    }
+    Ok(rules)
+}
+
+/// Whether a chain is kube-proxy's.
+fn is_own(table: &str, chain: &str) -> bool {
+    IPTABLES.contains(&table) && chain.starts_with(CHAIN) && !KUBELETS.contains(&chain)
+}
+
+fn read_chain(family: Family, attributes: &[ChainAttribute]) -> Option<Chain> {
+    let table = attributes.iter().find_map(|attribute| match attribute {
+        ChainAttribute::Table(table) => Some(table.clone()),
+        _ => None,
+    })?;
+    let name = attributes.iter().find_map(|attribute| match attribute {
+        ChainAttribute::Name(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    Some(Chain { family, table, name })
+}
+
+/// A rule that leads from somebody else's chain to one of kube-proxy's.
+fn read_leading_rule(family: Family, attributes: &[RuleAttribute]) -> Option<Rule> {
+    let (mut table, mut chain, mut handle, mut leads_to) = (None, None, None, None);
+    for attribute in attributes {
+        match attribute {
+            RuleAttribute::Table(name) => table = Some(name.clone()),
+            RuleAttribute::Chain(name) => chain = Some(name.clone()),
+            RuleAttribute::Handle(number) => handle = Some(*number),
+            RuleAttribute::Expressions(list) => leads_to = list.iter().find_map(target),
+            _ => {}
+        }
+    }
+    let (table, chain, leads_to) = (table?, chain?, leads_to?);
+    (is_own(&table, &leads_to) && !is_own(&table, &chain)).then_some(Rule {
+        chain: Chain {
+            family,
+            table,
+            name: chain,
+        },
+        handle: handle?,
+    })
+}
+
+/// The chain to which an expression of a rule leads, if it does.
+fn target(expression: &ListAttribute<ExpressionAttribute>) -> Option<String> {
+    let ListAttribute::Element(parts) = expression else {
+        return None;
+    };
+    parts.iter().find_map(|part| {
+        let ExpressionAttribute::Data(Expressions::Immediate(parts)) = part else {
+            return None;
+        };
+        parts.iter().find_map(|part| {
+            let Immediate::Data(DataAttribute::Verdict(parts)) = part else {
+                return None;
+            };
+            parts.iter().find_map(|part| match part {
+                VerdictAttribute::Chain(name) => Some(name.clone()),
+                _ => None,
+            })
+        })
+    })
+}
+
+fn delete_table(name: &str) -> NfTablesMessage {
+    NfTablesMessage::DeleteTable(TableMessage {
+        attributes: vec![TableAttribute::Name(name.to_owned())],
+    })
+}
+
+/// One rule of a chain, or all.
+fn delete_rules(chain: &Chain, handle: Option<u64>) -> NfTablesMessage {
+    let mut attributes = vec![
+        RuleAttribute::Table(chain.table.clone()),
+        RuleAttribute::Chain(chain.name.clone()),
+    ];
+    attributes.extend(handle.map(RuleAttribute::Handle));
+    NfTablesMessage::DeleteRule(RuleMessage { attributes })
+}
+
+fn delete_chain(chain: &Chain) -> NfTablesMessage {
+    NfTablesMessage::DeleteChain(ChainMessage {
+        attributes: vec![
+            ChainAttribute::Table(chain.table.clone()),
+            ChainAttribute::Name(chain.name.clone()),
+        ],
+    })
+}

@@ -1,0 +1,317 @@
+//! From kube-proxy to Sluice and back, under load: connections that are open, new ones, and UDP sessions, by ClusterIP and NodePort, in both
+//! families. Nothing is lost either way, and what began with one ends with it.
+//!
+//! kube-proxy itself is not here: its rules are, as it writes them (`kube_proxy`).
+
+mod kube_proxy;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use kube_proxy::{Mode, ruleset, write};
+use rstest::rstest;
+use tests::lab::{Agent, AgentOptions, Lab, XdpMode, plan};
+use tests::traffic::manifests::{ManifestFolder, Service};
+use tests::traffic::{Entry, HttpLoad, HttpPlan, LongLived, LongLivedPlan, Phase, Serve, Server, UdpPlan, UdpSessions};
+
+/// How long each part of the story is watched.
+const WHILE: Duration = Duration::from_millis(1_500);
+/// Less than a second, after which TCP sends again: a lost packet is a lost connection.
+const NO_SECOND_TRY: Duration = Duration::from_millis(900);
+/// One every millisecond.
+const PER_SECOND: u32 = 1_000;
+const LONG_LIVED: usize = 1_000;
+const SESSIONS: u16 = 64;
+/// Until the agent has looked at conntrack twice, and found nothing that goes on.
+const LET_GO_WITHIN: Duration = Duration::from_secs(60);
+
+/// What listens on the pods, by protocol, with the port of the Service and the NodePort.
+const PORTS: [(&str, u16, u16, u16); 3] = [
+    ("TCP", 7, 7000, 30007),
+    ("TCP", 80, 8080, 30080),
+    ("UDP", 53, 5353, 30053),
+];
+
+fn cluster_ips() -> [IpAddr; 2] {
+    ["10.96.0.80", "fd00:10:96::80"].map(|text| text.parse().expect("an address"))
+}
+
+/// All frontends of the port: ClusterIPs and the node's addresses.
+fn frontends(lab: &Lab, port: u16, node_port: u16) -> Vec<SocketAddr> {
+    let by_cluster_ip = cluster_ips().map(|address| SocketAddr::new(address, port));
+    let by_node = lab
+        .node()
+        .addresses()
+        .map(|address| SocketAddr::new(address, node_port));
+    [by_cluster_ip, by_node].concat()
+}
+
+/// A lab in which kube-proxy's rules serve.
+struct Scene {
+    agent: Option<Agent>,
+    _servers: Vec<Server>,
+    _manifests: ManifestFolder,
+    services: Vec<Service>,
+    lab: Lab,
+}
+
+impl Scene {
+    fn new(mode: Mode) -> Self {
+        let lab = Lab::one_node()
+            .complete_checksums()
+            .build()
+            .expect("the lab can be built: this needs root");
+        let servers = Server::start_on(lab.backends(), &Serve::default()).expect("the servers start");
+        let mut service = Service::new("web", cluster_ips()).backends(lab.backends());
+        for (protocol, port, target, node_port) in PORTS {
+            service = service.port(protocol, port, target).node_port(node_port);
+        }
+        let service = service.with_spec(serde_json::json!({"type": "NodePort"}));
+        let manifests = ManifestFolder::of(&lab).expect("a folder");
+        manifests.apply(&service).expect("it can be written to");
+        write(lab.node(), mode, std::slice::from_ref(&service));
+        Self {
+            agent: None,
+            _servers: servers,
+            _manifests: manifests,
+            services: vec![service],
+            lab,
+        }
+    }
+
+    /// Starts an agent with more words on its command line, and waits until it is ready.
+    fn start(&mut self, xdp: XdpMode, words: &[&str]) {
+        let pods = [plan::ALL_PODS_V4, plan::ALL_PODS_V6].join(",");
+        let mut extra = vec!["--cluster-cidr".to_owned(), pods];
+        extra.extend(words.iter().map(|word| (*word).to_owned()));
+        let options = AgentOptions {
+            xdp,
+            extra,
+            ..AgentOptions::default()
+        };
+        let mut agent = Agent::start(&self.lab, &options).expect("it can be started");
+        agent.wait_ready().expect("it gets ready");
+        self.agent = Some(agent);
+    }
+
+    fn agent(&mut self) -> &mut Agent {
+        self.agent.as_mut().expect("it was started")
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let agent = self.agent.as_ref().expect("it was started");
+        agent.cli_json(["status", "-o", "json"]).expect("there is a status")
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let status = self.status();
+        let counters = status["counters"].as_array().expect("counters");
+        let counter = counters
+            .iter()
+            .find(|counter| counter["name"] == name)
+            .expect("it is counted");
+        counter["value"].as_u64().expect("a number")
+    }
+}
+
+/// Clients of every kind.
+struct Load {
+    http: HttpLoad,
+    long_lived: LongLived,
+    udp: UdpSessions,
+}
+
+impl Load {
+    fn start(lab: &Lab) -> Self {
+        let client = lab.client();
+        let plan = LongLivedPlan {
+            connections: LONG_LIVED,
+            every: Duration::from_millis(500),
+            message: 200,
+            ..LongLivedPlan::to(frontends(lab, 7, 30007), Entry::Raw)
+        };
+        let long_lived = LongLived::start(client, plan).expect("threads can be started");
+        long_lived.wait_open().expect("the Service is served");
+        let plan = UdpPlan {
+            sessions: SESSIONS,
+            answer_within: NO_SECOND_TRY,
+            ..UdpPlan::to(frontends(lab, 53, 30053))
+        };
+        let udp = UdpSessions::start(client, plan).expect("threads can be started");
+        let plan = HttpPlan {
+            per_second: PER_SECOND,
+            connect_within: NO_SECOND_TRY,
+            ..HttpPlan::to(frontends(lab, 80, 30080))
+        };
+        let http = HttpLoad::start(client, plan, Phase::served("kube-proxy alone")).expect("threads can be started");
+        std::thread::sleep(WHILE);
+        Self { http, long_lived, udp }
+    }
+
+    fn begin(&self, phase: &str) {
+        self.http.begin(Phase::served(phase));
+    }
+
+    fn expect_no_loss(self) {
+        let (phases, long_lived, udp) = (self.http.finish(), self.long_lived.finish(), self.udp.finish());
+        let mut wrong = Vec::new();
+        for report in &phases {
+            let name = &report.phase.name;
+            println!(
+                "{name}: {} new connections answered, {} lost",
+                report.answered, report.lost
+            );
+            if report.lost > 0 {
+                wrong.push(format!("{name}: {} lost: {:?}", report.lost, report.failures));
+            }
+            let due = report.length.as_secs_f64() * f64::from(PER_SECOND);
+            if (report.answered as f64) < due * 0.3 {
+                wrong.push(format!("{name}: only {} connections", report.answered));
+            }
+        }
+        println!(
+            "{} open connections, {} bytes, longest pause {:?}; {} of {} questions answered",
+            long_lived.open, long_lived.bytes, long_lived.longest_pause, udp.answered, udp.asked
+        );
+        if (long_lived.open, long_lived.lost) != (LONG_LIVED, 0) {
+            wrong.push(format!(
+                "{} open connections were lost: {:?}",
+                long_lived.lost, long_lived.failures
+            ));
+        }
+        if udp.answered != udp.asked || !udp.moves.is_empty() {
+            wrong.push(format!(
+                "of {} questions {} were answered: {:?}; moves: {:?}",
+                udp.asked, udp.answered, udp.failures, udp.moves
+            ));
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[rstest]
+#[case::nftables(Mode::Nftables, XdpMode::Off)]
+#[case::nftables_with_xdp(Mode::Nftables, XdpMode::Native)]
+#[case::iptables(Mode::Iptables, XdpMode::Off)]
+fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: XdpMode) {
+    let mut scene = Scene::new(mode);
+    let load = Load::start(&scene.lab);
+
+    load.begin("in shadow");
+    scene.start(xdp, &["--shadow"]);
+    std::thread::sleep(WHILE);
+    assert_eq!(scene.status()["deferral"], "shadow");
+    assert_eq!(scene.count("flows_created"), 0, "nothing is translated");
+    assert!(scene.count("flows_deferred") > 0, "what would be is counted");
+
+    load.begin("taken over");
+    let said = scene.agent().cli(["takeover"]).expect("it is taken over");
+    println!("{said}");
+    std::thread::sleep(WHILE);
+    assert_eq!(scene.status()["deferral"], "no");
+    assert!(scene.count("flows_created") > 0, "new ones are served");
+    let left = ruleset(scene.lab.node());
+    let is_kube_proxys =
+        |line: &&str| line.contains("kube-proxy") || line.contains("KUBE-S") || line.contains("KUBE-NODEPORTS");
+    assert_eq!(left.lines().find(is_kube_proxys), None, "{left}");
+    if mode == Mode::Iptables {
+        for others in [
+            "KUBE-FIREWALL",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-IPTABLES-HINT",
+            "jump CNI-FORWARD",
+        ] {
+            assert!(left.contains(others), "{others} is somebody else's:\n{left}");
+        }
+    }
+
+    load.begin("given back");
+    let nothing_to_give_back_to = scene.agent().cli(["retire"]);
+    assert!(nothing_to_give_back_to.is_err(), "{nothing_to_give_back_to:?}");
+    write(scene.lab.node(), mode, &scene.services);
+    let said = scene.agent().cli(["retire"]).expect("it is given back");
+    println!("{said}");
+    std::thread::sleep(WHILE / 4);
+    let created = scene.count("flows_created");
+    std::thread::sleep(WHILE);
+    assert_eq!(scene.status()["deferral"], "retired");
+    assert_eq!(scene.count("flows_created"), created, "new ones are netfilter's");
+
+    load.begin("taken over again");
+    scene.agent().cli(["takeover"]).expect("it is taken over");
+    std::thread::sleep(WHILE);
+    load.expect_no_loss();
+}
+
+/// Who just starts an agent on a node that kube-proxy serves cuts nobody off.
+#[test]
+fn an_agent_that_starts_beside_kube_proxy_takes_over_by_itself() {
+    let mut scene = Scene::new(Mode::Nftables);
+    let load = Load::start(&scene.lab);
+    load.begin("with an agent");
+    scene.start(XdpMode::Off, &[]);
+    let start = Instant::now();
+    while scene.status()["deferral"] != "no" {
+        assert!(start.elapsed() < Duration::from_secs(5), "it doesn't take over");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    load.begin("taken over");
+    std::thread::sleep(WHILE);
+    assert!(scene.count("flows_created") > 0, "new ones are served");
+
+    load.begin("without kube-proxy's rules");
+    scene.agent().cli(["takeover"]).expect("the rules go");
+    assert!(
+        ruleset(scene.lab.node()).contains("sluice-takeover"),
+        "netfilter goes on translating"
+    );
+    scene.agent().restart().expect("it can be started again");
+    scene.agent().wait_ready().expect("it gets ready");
+    std::thread::sleep(WHILE);
+    load.expect_no_loss();
+
+    // When all have ended, nothing is kept any more.
+    let start = Instant::now();
+    while ruleset(scene.lab.node()).contains("sluice-takeover") {
+        assert!(
+            start.elapsed() < LET_GO_WITHIN,
+            "what was kept for connections stays:\n{}",
+            scene.status()["agent"]["netfilter"]
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Where netfilter decides otherwise, the status says so: here kube-proxy's rules have an endpoint that the Service lacks.
+#[test]
+fn what_would_have_gone_another_way_is_told() {
+    let mut scene = Scene::new(Mode::Nftables);
+    let fewer = Service {
+        endpoints: scene.services[0].endpoints[2..].to_vec(),
+        ..scene.services[0].clone()
+    };
+    scene._manifests.apply(&fewer).expect("it can be written to");
+    scene.start(XdpMode::Off, &["--shadow"]);
+    let load = Load::start(&scene.lab);
+    let start = Instant::now();
+    let netfilter = loop {
+        let netfilter = scene.status()["agent"]["netfilter"].clone();
+        if netfilter["otherwise_total"].as_u64() > Some(0) {
+            break netfilter;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{netfilter}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    drop(load);
+    let examples = netfilter["otherwise"].as_array().expect("a list");
+    let of_first = |text: &str| text.contains("went to 10.244.1.11:") || text.contains("went to [fd00:10:244:1::11]:");
+    assert!(
+        examples.iter().all(|example| example.as_str().is_some_and(of_first)),
+        "{examples:?}"
+    );
+    let (compared, otherwise) = (&netfilter["compared_total"], &netfilter["otherwise_total"]);
+    assert!(
+        compared.as_u64() > otherwise.as_u64(),
+        "the others go where they would have gone: {netfilter}"
+    );
+}
