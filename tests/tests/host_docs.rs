@@ -80,10 +80,10 @@ fn row(names: &[&'static str], key: impl Into<String>, value: String, places: im
 fn rows() -> Vec<Row> {
     use names::{
         BUCKETS, CLOCK, COUNTERS, CT4_AFFINITY, CT4_DESK, CT4_FLOWS, CT4_FRAGMENTS, CT4_WAYS, CT6_AFFINITY, CT6_DESK,
-        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACKENDS, LB4_FRONTENDS,
-        LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES, LB6_ADDRESSES, LB6_BACKENDS,
-        LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_PEERS, LB6_SERVICES, LB6_SLOTS, LB6_SOURCES, LEFT_CGROUPS,
-        ROUTES, SK_PEER, SK_PEERS, SOCKET_TIER, VLANS,
+        CT6_FLOWS, CT6_FRAGMENTS, CT6_WAYS, DEFERS, DEVICES, DROPS, EVENTS, HOPS, LB4_ADDRESSES, LB4_BACKENDS,
+        LB4_FRONTENDS, LB4_LABELS, LB4_MAGLEV, LB4_NODE, LB4_PEERS, LB4_SERVICES, LB4_SLOTS, LB4_SOURCES,
+        LB6_ADDRESSES, LB6_BACKENDS, LB6_FRONTENDS, LB6_LABELS, LB6_MAGLEV, LB6_NODE, LB6_PEERS, LB6_SERVICES,
+        LB6_SLOTS, LB6_SOURCES, LEFT_CGROUPS, ROUTES, SK_PEER, SK_PEERS, SOCKET_TIER, VLANS,
     };
     let services = grouped(limits::SERVICES_MAX.into());
     let flows = format!("`--flows-max`, {}", grouped(limits::FLOWS_DEFAULT.into()));
@@ -203,6 +203,7 @@ fn rows() -> Vec<Row> {
             grouped(limits::HOPS_MAX.into()),
         ),
         row(&[ROUTES], "", octets::<u32, u32>(), "1"),
+        row(&[DEFERS], "", octets::<u32, u32>(), "1"),
         row(&[DROPS], "", count.clone(), "one each"),
         row(&[COUNTERS], "", count, "one each"),
         row(

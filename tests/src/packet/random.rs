@@ -192,7 +192,9 @@ fn change(tape: &mut Tape<'_>, flows: PickFlow<'_>) -> Change {
         3 | 4 => Change::Evict(flow(tape)),
         5 => Change::Garble(flow(tape)),
         6 => Change::StopServing(endpoint(tape.pick(&BACKENDS))),
-        7 => match tape.below(13) {
+        7 => match tape.below(16) {
+            13 | 14 => Change::Defer(true),
+            15 => Change::Defer(false),
             11 => Change::Gue,
             12 => Change::PathMtu("peer".to_owned(), tape.pick(&[0, 600, 1_300])),
             9 => Change::Vlans,

@@ -50,7 +50,7 @@ fn frontends(lab: &Lab, port: u16, node_port: u16) -> Vec<SocketAddr> {
 struct Scene {
     agent: Option<Agent>,
     _servers: Vec<Server>,
-    _manifests: ManifestFolder,
+    manifests: ManifestFolder,
     services: Vec<Service>,
     lab: Lab,
 }
@@ -73,7 +73,7 @@ impl Scene {
         Self {
             agent: None,
             _servers: servers,
-            _manifests: manifests,
+            manifests,
             services: vec![service],
             lab,
         }
@@ -290,7 +290,7 @@ fn what_would_have_gone_another_way_is_told() {
         endpoints: scene.services[0].endpoints[2..].to_vec(),
         ..scene.services[0].clone()
     };
-    scene._manifests.apply(&fewer).expect("it can be written to");
+    scene.manifests.apply(&fewer).expect("it can be written to");
     scene.start(XdpMode::Off, &["--shadow"]);
     let load = Load::start(&scene.lab);
     let start = Instant::now();

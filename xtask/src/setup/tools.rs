@@ -87,6 +87,18 @@ pub(crate) const TOOLS: [Tool; 12] = [
         service: Some("nginx"),
     },
     Tool {
+        program: "nft",
+        packages: &["nftables"],
+        purpose: "writes kube-proxy's rules in labs",
+        service: None,
+    },
+    Tool {
+        program: "iptables-nft-restore",
+        packages: &["iptables"],
+        purpose: "writes kube-proxy's rules in labs, those of its other mode",
+        service: None,
+    },
+    Tool {
         program: "kubectl",
         packages: &["kubernetes-client"],
         purpose: "writes to a real API server in tests, and renders manifests",
