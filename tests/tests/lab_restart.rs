@@ -264,10 +264,11 @@ impl Load {
             ..UdpPlan::to(targets(53))
         };
         let udp = UdpSessions::start(client, plan).expect("threads can be started");
+        let by_node_port = lab.node().addresses().map(|address| SocketAddr::new(address, 30_080));
         let plan = HttpPlan {
             per_second: PER_SECOND,
             connect_within: NO_SECOND_TRY,
-            ..HttpPlan::to(targets(80))
+            ..HttpPlan::to(targets(80).into_iter().chain(by_node_port))
         };
         let http =
             HttpLoad::start(client, plan, Phase::served("with the first agent")).expect("threads can be started");
@@ -351,8 +352,10 @@ fn service_addresses(number: u16) -> [std::net::IpAddr; 2] {
 fn service(name: &str, number: u16) -> Service {
     Service::new(name, service_addresses(number))
         .port("TCP", 80, 8080)
+        .node_port(30_000 + number)
         .port("TCP", 7, 7000)
         .port("UDP", 53, 5353)
+        .with_spec(serde_json::json!({"type": "NodePort"}))
 }
 
 fn start(names: &[&str]) -> Cluster {

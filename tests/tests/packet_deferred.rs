@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use lb_common::layout::Counter::{EchoesAnswered, FlowsCreated, FlowsDeferred};
+use lb_common::layout::Counter::{EchoesAnswered, FlowsCreated, FlowsDeferred, FlowsMasqueraded, PortsTranslated};
 use tests::packet::{
     row::{Row, row},
+    service::service,
     sketch::{Sketch, any, icmp, tcp, udp},
 };
 
@@ -150,6 +151,56 @@ fn datagrams_whose_backend_is_gone_go_over_to_netfilter() {
         .ingress(udp("client:40000 > web:80"))
         .passes()
         .counting(&[FlowsDeferred])
+        .run();
+}
+
+/// A flow of ours that has the tuple `node:40000 > pod:8080` behind its translation, while new flows are netfilter's.
+fn beside_a_masqueraded_flow(sketch: fn(&str) -> Sketch) -> Row {
+    row()
+        .node()
+        .host_address("node")
+        .given(service("web").node_port(30080).to(&["pod:8080"]))
+        .ingress(sketch("client:40000 > node:30080").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded])
+        .egress(sketch("client:40000 > pod:8080").syn())
+        .becomes("node:40000 > pod:8080")
+        .defers()
+}
+
+#[test]
+fn what_netfilter_masquerades_gives_way_to_a_flow_of_ours() {
+    beside_a_masqueraded_flow(any)
+        .egress(any("node:40000 > pod:8080").syn())
+        .becomes("node:* > pod:8080")
+        .counting(&[PortsTranslated])
+        .egress(any("node:40000 > pod:8080"))
+        .becomes("node:* > pod:8080")
+        .ingress(any("pod:8080 > node:*"))
+        .becomes("pod:8080 > node:40000")
+        .ingress(any("pod:8080 > node:40000"))
+        .becomes("pod:8080 > client:40000")
+        .run();
+}
+
+#[test]
+fn what_netfilter_masquerades_gets_the_tuple_of_a_flow_that_is_over() {
+    beside_a_masqueraded_flow(udp)
+        .later(Duration::from_secs(31))
+        .egress(udp("node:40000 > pod:8080"))
+        .passes()
+        .counting(&[])
+        .run();
+}
+
+#[test]
+fn what_netfilter_masquerades_otherwise_stays_as_it_is() {
+    beside_a_masqueraded_flow(any)
+        .egress(any("node:40001 > pod:8080").syn())
+        .passes()
+        .ingress(any("pod:8080 > node:40001"))
+        .passes()
+        .counting(&[])
         .run();
 }
 

@@ -69,7 +69,8 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     }
     // What an earlier hook has translated may look like a direct connection by now.
     let is_direct = flags.has(FlowFlags::DIRECT);
-    if is_direct && !flags.any(FlowFlags::REPLY.with(FlowFlags::DEFERRED)) && !is_first::<W>(world, hook) {
+    let anywhere = FlowFlags::REPLY.with(FlowFlags::DEFERRED).with(FlowFlags::FORWARDED);
+    if is_direct && !flags.any(anywhere) && !is_first::<W>(world, hook) {
         return Followed::Alone;
     }
     let now_ns = world.now_ns();

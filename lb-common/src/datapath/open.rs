@@ -281,13 +281,14 @@ fn masquerade_on_desk<F: PathFamily, W: Opens<F>>(world: &W) -> bool {
 /// endpoint, it is taken, so that no such flow gets it later.
 #[inline(always)]
 fn direct<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Opened, End> {
-    if !is_first::<W>(world, hook) {
+    let is_forwarded = hook == Hook::EgressForwarded;
+    if !is_first::<W>(world, hook) && !is_forwarded {
         return Ok(Opened::NotOurs);
     }
-    match holder::<F, W>(world) {
+    match holder::<F, W>(world, is_forwarded) {
         Holder::Itself => Ok(Opened::NotOurs),
         Holder::Nobody => {
-            if hook != Hook::EgressLocal {
+            if !hook.is_egress() {
                 take::<F, W>(world);
             }
             Ok(Opened::NotOurs)
@@ -313,9 +314,9 @@ enum Holder {
 }
 
 /// Whose the answers to the desk's `old` tuple are. If they may become the direct connection's, the desk has what there is to
-/// be written.
+/// be written. What is forwarded has been masqueraded by netfilter.
 #[inline(never)]
-fn holder<F: PathFamily, W: Opens<F>>(world: &W) -> Holder {
+fn holder<F: PathFamily, W: Opens<F>>(world: &W, is_forwarded: bool) -> Holder {
     let Some(mut desk) = world.desk() else {
         return Holder::Itself;
     };
@@ -329,7 +330,9 @@ fn holder<F: PathFamily, W: Opens<F>>(world: &W) -> Holder {
     let now_ns = desk.opening.now_ns;
     let is_taken = match world.flow(&desk.key) {
         Some(mut held) => {
-            if !held.flags.has(FlowFlags::REPLY) {
+            // The host's own flow through a frontend leaves once more, on its new route.
+            let is_the_hosts = is_forwarded && held.flags.has(FlowFlags::HOST_CLIENT);
+            if !held.flags.has(FlowFlags::REPLY) || is_the_hosts {
                 return Holder::Itself;
             }
             let is_over = is_over(&desk.key, &held, None, now_ns);
@@ -355,6 +358,9 @@ fn holder<F: PathFamily, W: Opens<F>>(world: &W) -> Holder {
         .with(FlowFlags::DIRECT)
         .with(FlowFlags::MASQUERADE)
         .with(FlowFlags::LOCAL_BACKEND);
+    if is_forwarded {
+        desk.opening.flags = desk.opening.flags.with(FlowFlags::FORWARDED);
+    }
     if is_taken { Holder::Another } else { Holder::Nobody }
 }
 

@@ -354,7 +354,9 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
             };
         }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
-        Followed::Unknown | Followed::Left if hook == Hook::EgressForwarded => {
+        Followed::Unknown | Followed::Left
+            if hook == Hook::EgressForwarded && !is_masqueraded_by_another::<F, W>(world, &parsed.key.src) =>
+        {
             let is_known = world.address(&parsed.key.dst).is_some();
             if !is_unallocated::<F, W>(world, &parsed.key.dst) || is_known || world.defers() {
                 return Verdict::Pass;
@@ -367,7 +369,17 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
                 desk.opening.tcp = parsed.tcp;
                 desk.opening.tunnelled = Tunnelled::NOT;
             }
-            let mut chosen = world.choose(hook);
+            // What netfilter has masqueraded goes to an endpoint already.
+            let mut chosen = match hook {
+                Hook::EgressForwarded => {
+                    if let Some(mut desk) = world.desk() {
+                        desk.opening.service = u32::MAX;
+                        desk.opening.now_ns = world.now_ns();
+                    }
+                    Chosen::Direct
+                }
+                _ => world.choose(hook),
+            };
             if hook == Hook::Ingress && chosen == Chosen::Tunnelled && world.fit(packet, true) != Fit::Fits {
                 chosen = Chosen::Masqueraded;
             }
@@ -406,6 +418,16 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
         return drop_packet::<F, W>(world, &parsed, DropReason::RewriteFailed);
     }
     verdict
+}
+
+/// Whether a forwarded packet that leaves comes from an address of this host, while netfilter has flows of Services, too: it knows nothing
+/// of the source ports that flows of ours have, and may have chosen one of them.
+#[inline(always)]
+fn is_masqueraded_by_another<F: PathFamily, W: Opens<F>>(world: &W, src: &F::Addr) -> bool {
+    world.defers()
+        && world
+            .address(&src.looked_up())
+            .is_some_and(|is| is.has(AddressFlags::HOST))
 }
 
 /// A packet of a flow that goes in a tunnel. Nothing if it is to be opened anew, without one.

@@ -56,6 +56,10 @@ pub enum TunnelKind {
 impl Agent {
     /// Brings what the kernel programs know of the node up to date.
     pub(super) fn follow_node(&mut self) {
+        if self.devices.is_empty() {
+            // Not heard of yet: what an earlier agent has written holds until then. No host is without loopback.
+            return;
+        }
         let devices = self.devices.clone();
         let store = self.reconciler.store();
         let (node, ranges) = (store.node().clone(), store.service_cidrs().to_vec());

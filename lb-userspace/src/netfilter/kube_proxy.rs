@@ -19,7 +19,7 @@ use netlink_packet_netfilter::{
         VerdictAttribute,
     },
 };
-use rtnetlink::packet_core::NLM_F_CREATE;
+use rtnetlink::packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 
 use super::socket::Socket;
 
@@ -33,6 +33,9 @@ const CHAIN: &str = "KUBE-";
 const KUBELETS: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL"];
 /// Ours: while connections go on that began by kube-proxy's rules.
 const KEEPER: &str = "sluice-takeover";
+/// Of `enum nft_ct_attributes` in the kernel's `nf_tables.h`.
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
 /// `NF_IP_PRI_NAT_DST`.
 const NAT_PRIORITY: i32 = -100;
 
@@ -140,31 +143,61 @@ pub fn remove() -> io::Result<Found> {
     Ok(found)
 }
 
-/// Sees to it that connections that are translated already stay so when all other rules for translating are gone: without any, the kernel
-/// stops (`nf_nat_unregister_fn`). Twice is as good as once.
+/// Sees to it that connections that are translated already stay so when all other rules are gone. Without any chain that translates, the
+/// kernel translates nothing any more (`nf_nat_unregister_fn`), and without any rule that asks for the state of connections it doesn't
+/// even follow them (`nf_ct_netns_put`): so here is a chain that translates nothing, with a rule that asks and does nothing.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn keep_translating() -> io::Result<()> {
     let mut socket = Socket::open()?;
-    let changes = [Family::IPv4, Family::IPv6].into_iter().flat_map(|family| {
-        let table = NfTablesMessage::NewTable(TableMessage {
+    let there = tables(&mut socket, KEEPER)?;
+    let missing = [Family::IPv4, Family::IPv6]
+        .into_iter()
+        .filter(|family| !there.contains(family));
+    let changes: Vec<_> = missing
+        .flat_map(|family| keeper().map(|change| (family, NLM_F_CREATE | NLM_F_APPEND, change.into())))
+        .collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    socket.transact(changes)
+}
+
+/// A table, its chain, the chain's rule.
+fn keeper() -> [NfTablesMessage; 3] {
+    let chain = "prerouting".to_owned();
+    // `enum nft_ct_attributes`: register 1 gets key 0, the state.
+    let asks = [(NFTA_CT_DREG, 1_u32), (NFTA_CT_KEY, 0)];
+    let asks = Expressions::Other {
+        expression_type: "ct".to_owned(),
+        attributes: asks
+            .map(|(kind, value)| DefaultNla::new(kind, value.to_be_bytes().to_vec()))
+            .into(),
+    };
+    [
+        NfTablesMessage::NewTable(TableMessage {
             attributes: vec![TableAttribute::Name(KEEPER.to_owned())],
-        });
-        let chain = NfTablesMessage::NewChain(ChainMessage {
+        }),
+        NfTablesMessage::NewChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(KEEPER.to_owned()),
-                ChainAttribute::Name("prerouting".to_owned()),
+                ChainAttribute::Name(chain.clone()),
                 ChainAttribute::Hook(vec![
                     Hook::Number(HookNumber::Inet(InetHookNumber::PreRouting)),
                     Hook::Priority(NAT_PRIORITY.cast_unsigned()),
                 ]),
                 ChainAttribute::Type("nat".to_owned()),
             ],
-        });
-        [table, chain].map(|change| (family, NLM_F_CREATE, change.into()))
-    });
-    socket.transact(changes)
+        }),
+        NfTablesMessage::NewRule(RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(KEEPER.to_owned()),
+                RuleAttribute::Chain(chain),
+                RuleAttribute::Expressions(vec![asks.into()]),
+            ],
+        }),
+    ]
 }
 
 /// Takes away what [`keep_translating`] has made. False if there was nothing.

@@ -172,6 +172,7 @@ pub fn flow_line<F: Named>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Stri
         (FlowFlags::TUNNELLED, "tunnelled"),
         (FlowFlags::WHOLE, "whole"),
         (FlowFlags::DEFERRED, "deferred"),
+        (FlowFlags::FORWARDED, "forwarded"),
         (FlowFlags::SEEN, "seen"),
     ];
     words.extend(

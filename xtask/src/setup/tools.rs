@@ -18,7 +18,7 @@ pub(crate) struct Tool {
     service: Option<&'static str>,
 }
 
-pub(crate) const TOOLS: [Tool; 12] = [
+pub(crate) const TOOLS: [Tool; 14] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
