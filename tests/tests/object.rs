@@ -49,6 +49,7 @@ impl Pinned {
             maps: Some(pins.maps()),
             flows_max: FLOWS,
             ways_max: WAYS,
+            later: &[],
         };
         match Datapath::load(&options) {
             Ok(datapath) => Self { pins, datapath },

@@ -31,6 +31,7 @@ fn every_program_stays_within_its_verifier_budget() {
         maps: None,
         flows_max: 16_384,
         ways_max: 16_384,
+        later: &[],
     })
     .expect("load the object");
     datapath

@@ -45,7 +45,10 @@ pub use takeover::{Half, TakenOver, take_over};
 use crate::{
     conntrack::{RemovedEndpoints, SocketCloser, now_ns, sweep},
     health::UnknownNode,
-    kernel::{Attachments, Datapath, Level, LoadOptions, Pins, XdpPolicy, open_pinned_map, preflight},
+    kernel::{
+        Attachments, Datapath, Level, LoadOptions, Pins, RARE_PROGRAMS, RARE_PROGRAMS_WITHOUT_XDP, XdpPolicy,
+        open_pinned_map, preflight,
+    },
     metrics::{Snapshot, SyncKind},
     model::{Change, NodeView},
     reconcile::Reconciler,
@@ -291,6 +294,10 @@ impl Agent {
             ways_max: match options.xdp {
                 XdpPolicy::Off => FLOWS_MIN,
                 _ => (options.flows_max / 2).max(FLOWS_MIN),
+            },
+            later: match options.xdp {
+                XdpPolicy::Off => RARE_PROGRAMS_WITHOUT_XDP,
+                _ => RARE_PROGRAMS,
             },
         };
         let began = Instant::now();

@@ -5,7 +5,10 @@ use std::fs;
 use anyhow::{Context as _, Result};
 
 use super::Place;
-use crate::agent::{State, state_file};
+use crate::{
+    agent::{State, state_file},
+    netfilter,
+};
 
 pub(super) fn cleanup(place: &Place) -> Result<()> {
     let removed = place.pins().remove()?;
@@ -25,6 +28,11 @@ pub(super) fn cleanup(place: &Place) -> Result<()> {
         fs::remove_file(&state).with_context(|| format!("remove {}", state.display()))?;
         // Only if nothing else lies there.
         let _ = fs::remove_dir(&place.run_dir);
+    }
+    match netfilter::let_go() {
+        Ok(true) => println!("removed what was kept in nftables for connections of before a takeover"),
+        Ok(false) => {}
+        Err(error) => eprintln!("nftables can't be asked whether something of a takeover is left there: {error}"),
     }
     if removed.is_empty() {
         println!(

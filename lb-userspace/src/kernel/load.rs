@@ -1,6 +1,8 @@
 //! Loading the object: maps pinned or adopted from pins, programs verified by the kernel.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     thread,
 };
@@ -23,11 +25,23 @@ pub struct LoadOptions {
     pub flows_max: u32,
     /// Entries of each table of ways, where it has to be created: XDP alone uses it.
     pub ways_max: u32,
+    /// Programs that are loaded when they are asked for, through the pinned maps: the verifier takes a second for one, and no node needs all.
+    pub later: &'static [&'static str],
 }
+
+/// Those for devices without link header, which few nodes have.
+pub const RARE_PROGRAMS: &[&str] = &[names::TC_L3_INGRESS, names::TC_L3_EGRESS];
+/// The same, where XDP is not wanted.
+pub const RARE_PROGRAMS_WITHOUT_XDP: &[&str] = &[names::TC_L3_INGRESS, names::TC_L3_EGRESS, names::XDP];
 
 /// The loaded object: maps open, programs verified.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// What programs that are loaded later are loaded from.
+    object: Cow<'static, [u8]>,
+    options: LoadOptions,
+    /// Those that were asked for, each with maps of its own, which are those of the pins.
+    later: BTreeMap<String, Ebpf>,
     /// Why the kernel doesn't take the socket programs, if it doesn't.
     sockets_refused: Option<String>,
 }
@@ -55,7 +69,7 @@ impl Datapath {
     /// # Errors
     /// If the kernel refuses a map or a program; the message has the kernel's reason and the verifier's last lines.
     pub fn load(options: &LoadOptions) -> Result<Self> {
-        Self::load_object(object()?, options)
+        Self::load_from(object()?.into(), options)
     }
 
     /// Loads another object than the one built in: for tests and benches.
@@ -63,24 +77,11 @@ impl Datapath {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_object(object: &[u8], options: &LoadOptions) -> Result<Self> {
-        let pins: Vec<(&str, PathBuf)> = options
-            .maps
-            .iter()
-            .flat_map(|folder| names::MAPS.iter().map(move |name| (*name, folder.join(name))))
-            .collect();
-        let mut loader = EbpfLoader::new();
-        for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
-            loader.map_max_entries(name, options.flows_max);
-        }
-        for name in [names::CT4_WAYS, names::CT6_WAYS] {
-            loader.map_max_entries(name, options.ways_max);
-        }
-        for (name, path) in &pins {
-            loader.map_pin_path(name, path.as_path());
-        }
-        let mut ebpf = loader.load(object).map_err(|error| {
-            anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
-        })?;
+        Self::load_from(object.to_vec().into(), options)
+    }
+
+    fn load_from(object: Cow<'static, [u8]>, options: &LoadOptions) -> Result<Self> {
+        let mut ebpf = load_maps(&object, options)?;
         for name in names::PROGRAMS.iter().chain(names::SOCKET_PROGRAMS) {
             ebpf.program(name)
                 .with_context(|| format!("the object has no program {name}"))?;
@@ -90,6 +91,7 @@ impl Datapath {
         let refused: Vec<(String, anyhow::Error)> = thread::scope(|scope| {
             let loading: Vec<_> = ebpf
                 .programs_mut()
+                .filter(|(name, _)| !options.later.contains(name))
                 .map(|(name, program)| (name.to_owned(), scope.spawn(move || load_program(program))))
                 .collect();
             let results = loading.into_iter().map(|(name, loading)| {
@@ -108,7 +110,29 @@ impl Datapath {
             }
             sockets_refused = Some(format!("{error:#}"));
         }
-        Ok(Self { ebpf, sockets_refused })
+        Ok(Self {
+            ebpf,
+            object,
+            options: options.clone(),
+            later: BTreeMap::new(),
+            sockets_refused,
+        })
+    }
+
+    /// A program, loaded now if it was to be loaded later.
+    fn program_mut(&mut self, name: &str) -> Result<&mut Program> {
+        let missing = || format!("the object has no program {name}");
+        if !self.options.later.contains(&name) {
+            return self.ebpf.program_mut(name).with_context(missing);
+        }
+        if !self.later.contains_key(name) {
+            let mut ebpf = load_maps(&self.object, &self.options)?;
+            load_program(ebpf.program_mut(name).with_context(missing)?)
+                .with_context(|| format!("the kernel refused program {name}"))?;
+            self.later.insert(name.to_owned(), ebpf);
+        }
+        let ebpf = self.later.get_mut(name);
+        ebpf.and_then(|ebpf| ebpf.program_mut(name)).with_context(missing)
     }
 
     /// Whether the kernel has taken the socket programs, without which the rest works.
@@ -127,10 +151,7 @@ impl Datapath {
     /// # Errors
     /// If there is none of this name.
     pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?;
+        let program = self.program_mut(name)?;
         program
             .try_into()
             .with_context(|| format!("{name} is no socket program"))
@@ -151,10 +172,7 @@ impl Datapath {
     /// # Errors
     /// If there is none of this name.
     pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?;
+        let program = self.program_mut(name)?;
         program.try_into().with_context(|| format!("{name} is no tc program"))
     }
 
@@ -163,16 +181,14 @@ impl Datapath {
     /// # Errors
     /// If there is none of this name.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?;
+        let program = self.program_mut(name)?;
         program.try_into().with_context(|| format!("{name} is no XDP program"))
     }
 
     /// The kernel's number of a program; nothing if it doesn't tell.
     pub fn program_id(&self, name: &str) -> Option<u32> {
-        self.ebpf.program(name)?.info().ok().map(|info| info.id())
+        let ebpf = self.later.get(name).unwrap_or(&self.ebpf);
+        ebpf.program(name)?.info().ok().map(|info| info.id())
     }
 
     /// How many instructions the verifier walked for each program that is loaded: the measure of the verifier budget.
@@ -198,6 +214,28 @@ impl Datapath {
             })
             .collect()
     }
+}
+
+/// The maps, created or adopted, and programs that refer to them.
+fn load_maps(object: &[u8], options: &LoadOptions) -> Result<Ebpf> {
+    let pins: Vec<(&str, PathBuf)> = options
+        .maps
+        .iter()
+        .flat_map(|folder| names::MAPS.iter().map(move |name| (*name, folder.join(name))))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    for name in [names::CT4_FLOWS, names::CT6_FLOWS] {
+        loader.map_max_entries(name, options.flows_max);
+    }
+    for name in [names::CT4_WAYS, names::CT6_WAYS] {
+        loader.map_max_entries(name, options.ways_max);
+    }
+    for (name, path) in &pins {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(object).map_err(|error| {
+        anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
+    })
 }
 
 fn load_program(program: &mut Program) -> Result<()> {

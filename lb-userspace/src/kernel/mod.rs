@@ -20,7 +20,7 @@ mod raw;
 pub use attach::{Attached, Attachments, Direction, LinkKind, XdpMode, XdpOutcome, XdpPolicy};
 pub use cgroup::{SocketLinks, SocketPolicy, cgroup_number, cgroup_root};
 pub(crate) use load::open_pinned_map;
-pub use load::{Datapath, LoadOptions, object};
+pub use load::{Datapath, LoadOptions, RARE_PROGRAMS, RARE_PROGRAMS_WITHOUT_XDP, object};
 pub use pins::{Lock, Pins, PinsError};
 pub use preflight::{Finding, Level, preflight};
 pub use raw::namespace_cookie;

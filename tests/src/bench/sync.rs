@@ -22,7 +22,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use lb_common::layout::{FrontendKey, Ip4, Port, Proto, Service, names};
 use lb_common::layout::{V4, V6, limits};
 use lb_userspace::{
-    kernel::{Datapath, LoadOptions, Pins},
+    kernel::{Datapath, LoadOptions, Pins, RARE_PROGRAMS},
     model::{Change, Family, NodeView, Protocol},
     reconcile::Reconciler,
     tables::KernelTables,
@@ -125,6 +125,7 @@ fn loaded(population: Population) -> Result<Reconciler<KernelTables<V4>, KernelT
         maps: None,
         flows_max: limits::FLOWS_MIN,
         ways_max: limits::FLOWS_MIN,
+        later: RARE_PROGRAMS,
     })?;
     let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
     let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;

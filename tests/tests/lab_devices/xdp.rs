@@ -38,6 +38,7 @@ fn xdp_may_send_out_of_veth_while_its_other_end_receives_by_napi() {
         maps: None,
         flows_max: 1024,
         ways_max: 1024,
+        later: &[],
     })
     .expect("the kernel takes the programs");
     let program = datapath.xdp(names::XDP).expect("the object has it");

@@ -42,7 +42,8 @@ pub(crate) fn ruleset(node: &Host) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn feed(node: &Host, tool: &str, arguments: &[&str], text: &str) {
+/// Runs a tool on a node, and has it read a text.
+pub(crate) fn feed(node: &Host, tool: &str, arguments: &[&str], text: &str) {
     let mut command = node.command(tool);
     let child = command
         .args(arguments)

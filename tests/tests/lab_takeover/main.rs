@@ -6,11 +6,13 @@
 mod kube_proxy;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kube_proxy::{Mode, ruleset, write};
+use kube_proxy::{Mode, feed, ruleset, write};
 use rstest::rstest;
-use tests::lab::{Agent, AgentOptions, Lab, XdpMode, plan};
+use tests::lab::{Agent, AgentOptions, Host, Lab, XdpMode, plan};
 use tests::traffic::manifests::{ManifestFolder, Service};
 use tests::traffic::{Entry, HttpLoad, HttpPlan, LongLived, LongLivedPlan, Phase, Serve, Server, UdpPlan, UdpSessions};
 
@@ -58,27 +60,35 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(mode: Mode) -> Self {
+    /// With servers, and no Services.
+    fn empty() -> Self {
         let lab = Lab::one_node()
             .complete_checksums()
             .build()
             .expect("the lab can be built: this needs root");
         let servers = Server::start_on(lab.backends(), &Serve::default()).expect("the servers start");
-        let mut service = Service::new("web", cluster_ips()).backends(lab.backends());
-        for (protocol, port, target, node_port) in PORTS {
-            service = service.port(protocol, port, target).node_port(node_port);
-        }
-        let service = service.with_spec(serde_json::json!({"type": "NodePort"}));
         let manifests = ManifestFolder::of(&lab).expect("a folder");
-        manifests.apply(&service).expect("it can be written to");
-        write(lab.node(), mode, std::slice::from_ref(&service));
         Self {
             agent: None,
             _servers: servers,
             manifests,
-            services: vec![service],
+            services: Vec::new(),
             lab,
         }
+    }
+
+    /// With a Service, and kube-proxy's rules for it.
+    fn new(mode: Mode) -> Self {
+        let mut scene = Self::empty();
+        let mut service = Service::new("web", cluster_ips()).backends(scene.lab.backends());
+        for (protocol, port, target, node_port) in PORTS {
+            service = service.port(protocol, port, target).node_port(node_port);
+        }
+        let service = service.with_spec(serde_json::json!({"type": "NodePort"}));
+        scene.manifests.apply(&service).expect("it can be written to");
+        write(scene.lab.node(), mode, std::slice::from_ref(&service));
+        scene.services.push(service);
+        scene
     }
 
     /// Starts an agent with more words on its command line, and waits until it is ready.
@@ -120,30 +130,35 @@ impl Scene {
 struct Load {
     http: HttpLoad,
     long_lived: LongLived,
-    udp: UdpSessions,
+    udp: Option<UdpSessions>,
 }
 
 impl Load {
     fn start(lab: &Lab) -> Self {
+        let udp = UdpPlan {
+            sessions: SESSIONS,
+            answer_within: NO_SECOND_TRY,
+            ..UdpPlan::to(frontends(lab, 53, 30053))
+        };
+        let long_lived = LongLivedPlan::to(frontends(lab, 7, 30007), Entry::Raw);
+        Self::of(lab, long_lived, Some(udp), HttpPlan::to(frontends(lab, 80, 30080)))
+    }
+
+    fn of(lab: &Lab, long_lived: LongLivedPlan, udp: Option<UdpPlan>, http: HttpPlan) -> Self {
         let client = lab.client();
         let plan = LongLivedPlan {
             connections: LONG_LIVED,
             every: Duration::from_millis(500),
             message: 200,
-            ..LongLivedPlan::to(frontends(lab, 7, 30007), Entry::Raw)
+            ..long_lived
         };
         let long_lived = LongLived::start(client, plan).expect("threads can be started");
         long_lived.wait_open().expect("the Service is served");
-        let plan = UdpPlan {
-            sessions: SESSIONS,
-            answer_within: NO_SECOND_TRY,
-            ..UdpPlan::to(frontends(lab, 53, 30053))
-        };
-        let udp = UdpSessions::start(client, plan).expect("threads can be started");
+        let udp = udp.map(|plan| UdpSessions::start(client, plan).expect("threads can be started"));
         let plan = HttpPlan {
             per_second: PER_SECOND,
             connect_within: NO_SECOND_TRY,
-            ..HttpPlan::to(frontends(lab, 80, 30080))
+            ..http
         };
         let http = HttpLoad::start(client, plan, Phase::served("kube-proxy alone")).expect("threads can be started");
         std::thread::sleep(WHILE);
@@ -155,7 +170,8 @@ impl Load {
     }
 
     fn expect_no_loss(self) {
-        let (phases, long_lived, udp) = (self.http.finish(), self.long_lived.finish(), self.udp.finish());
+        let (phases, long_lived) = (self.http.finish(), self.long_lived.finish());
+        let udp = self.udp.map(UdpSessions::finish).unwrap_or_default();
         let mut wrong = Vec::new();
         for report in &phases {
             let name = &report.phase.name;
@@ -201,7 +217,85 @@ impl Load {
 fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: XdpMode) {
     let mut scene = Scene::new(mode);
     let load = Load::start(&scene.lab);
+    let services = scene.services.clone();
+    there_and_back(
+        &mut scene,
+        xdp,
+        load,
+        |node| write(node, mode, &services),
+        |left| {
+            if mode == Mode::Iptables {
+                for others in [
+                    "KUBE-FIREWALL",
+                    "KUBE-KUBELET-CANARY",
+                    "KUBE-IPTABLES-HINT",
+                    "jump CNI-FORWARD",
+                ] {
+                    assert!(left.contains(others), "{others} is somebody else's:\n{left}");
+                }
+            }
+        },
+    );
+}
 
+/// The same with what a real kube-proxy has written, for a folder of `kube-proxy-nftables-N.nft.gz` with `objects-N.json.gz`: N Services, each
+/// with 5 endpoints in 10.128.0.0/14, all of which one pod answers for.
+#[rstest]
+#[case::of_10_services(10)]
+#[case::of_1000_services(1_000)]
+fn there_and_back_with_the_rules_of_a_real_kube_proxy(#[case] services: usize) {
+    let Some(folder) = std::env::var_os("SLUICE_PEERS").map(PathBuf::from) else {
+        println!("SKIP there_and_back_with_the_rules_of_a_real_kube_proxy: SLUICE_PEERS names no folder of rule sets");
+        return;
+    };
+    let unpack = |name: String| {
+        let output = Command::new("gunzip")
+            .arg("-c")
+            .arg(folder.join(name))
+            .output()
+            .expect("gunzip runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let rules = unpack(format!("kube-proxy-nftables-{services}.nft.gz"));
+    let objects = unpack(format!("objects-{services}.json.gz"));
+    let mut scene = Scene::empty();
+    let pod = scene.lab.backend(1).clone();
+    let ip = |host: &Host, line: &str| {
+        let status = host.command("ip").args(line.split(' ')).status().expect("ip runs");
+        assert!(status.success(), "{}: ip {line}", host.name);
+    };
+    ip(&pod, "route add local 10.128.0.0/14 dev lo");
+    ip(
+        scene.lab.node(),
+        &format!("route add 10.128.0.0/14 via {} dev pod1 onlink", pod.addresses()[0]),
+    );
+    std::fs::write(scene.lab.directory().join("manifests/objects.json"), &objects).expect("it can be written to");
+    feed(scene.lab.node(), "nft", &["-f", "-"], &rules);
+    let objects: serde_json::Value = serde_json::from_str(&objects).expect("a list");
+    let cluster_ips = objects["items"].as_array().expect("items").iter();
+    let cluster_ips = cluster_ips.filter_map(|item| item["spec"]["clusterIP"].as_str());
+    let targets: Vec<SocketAddr> = cluster_ips
+        .map(|ip| format!("{ip}:80").parse().expect("an address"))
+        .collect();
+    let long_lived = LongLivedPlan::to(targets.clone(), Entry::Http);
+    let load = Load::of(&scene.lab, long_lived, None, HttpPlan::to(targets));
+    there_and_back(
+        &mut scene,
+        XdpMode::Off,
+        load,
+        |node| feed(node, "nft", &["-f", "-"], &rules),
+        |_| {},
+    );
+}
+
+/// The story: in shadow, taken over, given back to rules that are written again, taken over again.
+fn there_and_back(
+    scene: &mut Scene,
+    xdp: XdpMode,
+    load: Load,
+    write_again: impl Fn(&Host),
+    check_what_stays: impl Fn(&str),
+) {
     load.begin("in shadow");
     scene.start(xdp, &["--shadow"]);
     std::thread::sleep(WHILE);
@@ -219,21 +313,12 @@ fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: Xdp
     let is_kube_proxys =
         |line: &&str| line.contains("kube-proxy") || line.contains("KUBE-S") || line.contains("KUBE-NODEPORTS");
     assert_eq!(left.lines().find(is_kube_proxys), None, "{left}");
-    if mode == Mode::Iptables {
-        for others in [
-            "KUBE-FIREWALL",
-            "KUBE-KUBELET-CANARY",
-            "KUBE-IPTABLES-HINT",
-            "jump CNI-FORWARD",
-        ] {
-            assert!(left.contains(others), "{others} is somebody else's:\n{left}");
-        }
-    }
+    check_what_stays(&left);
 
     load.begin("given back");
     let nothing_to_give_back_to = scene.agent().cli(["retire"]);
     assert!(nothing_to_give_back_to.is_err(), "{nothing_to_give_back_to:?}");
-    write(scene.lab.node(), mode, &scene.services);
+    write_again(scene.lab.node());
     let said = scene.agent().cli(["retire"]).expect("it is given back");
     println!("{said}");
     std::thread::sleep(WHILE / 4);

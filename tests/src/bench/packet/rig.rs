@@ -136,6 +136,7 @@ impl Rig {
             maps: None,
             flows_max,
             ways_max: flows_max,
+            later: &[],
         })?;
         let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
         let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;

@@ -312,6 +312,7 @@ impl KernelWorld {
             maps: None,
             flows_max: 16_384,
             ways_max: 16_384,
+            later: &[],
         };
         let mut datapath = Datapath::load(&options)?;
         Ok(Self {
