@@ -124,12 +124,12 @@ impl Agent {
         let deferral = self.deferring.table.get().unwrap_or_default();
         if entries == 0 && deferral == Deferral::No {
             if std::mem::take(&mut self.deferring.was_busy) {
-                match netfilter::let_go() {
-                    Ok(true) => {
-                        info!("the last connection of netfilter's has ended: nothing is kept for them any more")
-                    }
-                    Ok(false) => {}
-                    Err(error) => debug!(%error, "nftables can't be asked what is kept for netfilter's connections"),
+                let kept = netfilter::let_go();
+                if matches!(kept, Ok(true)) {
+                    info!("the last connection of netfilter's has ended: nothing is kept for them any more");
+                }
+                if let Err(error) = kept {
+                    debug!(%error, "nftables can't be asked what is kept for netfilter's connections");
                 }
             }
             if self.state.netfilter.flows != 0 || self.state.netfilter.problem.is_some() {

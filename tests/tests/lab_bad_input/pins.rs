@@ -3,7 +3,9 @@
 //! All of them are made by renaming pins of a datapath that serves: what is refused must go on serving.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use lb_common::layout::{ServiceEntry, limits::LAYOUT_VERSION};
 
 use crate::scene::Scene;
 
@@ -38,23 +40,28 @@ fn check(spoil: impl Fn(&Path), parts: &[&str], mend: impl Fn(&Path)) {
     scene.check_served();
 }
 
+/// Something in the folder of this version's layout.
+fn own(root: &Path, path: &str) -> PathBuf {
+    root.join(format!("layout-{LAYOUT_VERSION}")).join(path)
+}
+
 #[test]
 fn tables_of_another_layout_are_left_alone() {
     check(
-        |root| rename(&root.join("layout-7"), &root.join("layout-0")),
+        |root| rename(&own(root, ""), &root.join("layout-0")),
         &[
             "holds tables of layout layout-0",
-            "this Sluice knows layout 6",
+            &format!("this Sluice knows layout {LAYOUT_VERSION}"),
             "Run the version that made them",
         ],
-        |root| rename(&root.join("layout-0"), &root.join("layout-7")),
+        |root| rename(&root.join("layout-0"), &own(root, "")),
     );
 }
 
 #[test]
 fn a_table_of_another_shape_at_our_pin_is_left_alone() {
     let swap = |root: &Path| {
-        let maps = root.join("layout-7/maps");
+        let maps = own(root, "maps");
         let (one, other, aside) = (maps.join("LB4_SERVICES"), maps.join("LB4_SLOTS"), maps.join("aside"));
         rename(&one, &aside);
         rename(&other, &one);
@@ -63,8 +70,11 @@ fn a_table_of_another_shape_at_our_pin_is_left_alone() {
     check(
         swap,
         &[
-            "layout-7/maps/LB4_SERVICES is not the table that Sluice puts there",
-            "found Array with keys of 4 and values of 4 octets, expected Array with keys of 4 and values of 32 octets",
+            "maps/LB4_SERVICES is not the table that Sluice puts there",
+            &format!(
+                "found Array with keys of 4 and values of 4 octets, expected Array with keys of 4 and values of {} octets",
+                size_of::<ServiceEntry>()
+            ),
             "Move it away",
         ],
         swap,
@@ -73,27 +83,24 @@ fn a_table_of_another_shape_at_our_pin_is_left_alone() {
 
 #[test]
 fn a_link_at_the_pin_of_a_table_is_left_alone() {
-    let first = |root: &Path| {
-        root.join("layout-7/links")
-            .join(&names(&root.join("layout-7/links"))[0])
-    };
+    let first = |root: &Path| own(root, "links").join(&names(&own(root, "links"))[0]);
     let held = std::cell::RefCell::new(None);
     check(
         |root| {
-            let (link, pin) = (first(root), root.join("layout-7/maps/EVENTS"));
-            rename(&pin, &root.join("layout-7/events-aside"));
+            let (link, pin) = (first(root), own(root, "maps/EVENTS"));
+            rename(&pin, &own(root, "events-aside"));
             rename(&link, &pin);
             held.replace(Some(link));
         },
         &[
-            "layout-7/maps/EVENTS is not the table that Sluice puts there",
+            "maps/EVENTS is not the table that Sluice puts there",
             "found a bpf",
             "link, expected RingBuf",
         ],
         |root| {
-            let pin = root.join("layout-7/maps/EVENTS");
+            let pin = own(root, "maps/EVENTS");
             rename(&pin, &held.take().expect("it was spoilt"));
-            rename(&root.join("layout-7/events-aside"), &pin);
+            rename(&own(root, "events-aside"), &pin);
         },
     );
 }
