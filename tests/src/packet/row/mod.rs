@@ -20,6 +20,7 @@
 //! is compared with what the row says, and through the loaded program, where packet, tables, counters and events are
 //! compared with the host's. What a row does not mention must not have happened.
 
+mod deferral;
 mod play;
 mod tunnel;
 mod vlan;
@@ -311,18 +312,6 @@ impl Row {
     #[must_use]
     pub fn routes_change(self) -> Self {
         self.change(Change::Routing)
-    }
-
-    /// From now on new flows are left to netfilter.
-    #[must_use]
-    pub fn defers(self) -> Self {
-        self.change(Change::Defer(true))
-    }
-
-    /// New flows are Sluice's again.
-    #[must_use]
-    pub fn takes_over(self) -> Self {
-        self.change(Change::Defer(false))
     }
 
     /// Every connection to a ClusterIP is masqueraded.

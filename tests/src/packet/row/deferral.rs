@@ -1,0 +1,17 @@
+//! What rows say of a node that netfilter serves, too: whose new flows are.
+
+use super::{Change, Row};
+
+impl Row {
+    /// From now on new flows are left to netfilter.
+    #[must_use]
+    pub fn defers(self) -> Self {
+        self.change(Change::Defer(true))
+    }
+
+    /// New flows are Sluice's again.
+    #[must_use]
+    pub fn takes_over(self) -> Self {
+        self.change(Change::Defer(false))
+    }
+}
