@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::layout::{FrontendKey, Ip4, Port, Proto, Service, names};
+use lb_common::layout::{FrontendKey, Ip4, Port, Proto, ServiceEntry, names};
 use lb_common::layout::{V4, V6, limits};
 use lb_userspace::{
     kernel::{Datapath, LoadOptions, Pins, RARE_PROGRAMS},
@@ -281,7 +281,7 @@ pub(super) fn resident_max_mib(pid: u32) -> Result<f64> {
 /// The agent's tables, seen from outside.
 pub(super) struct Tables {
     frontends: HashMap<MapData, FrontendKey<Ip4>, u32>,
-    services: Array<MapData, Service>,
+    services: Array<MapData, ServiceEntry>,
 }
 
 /// How long a change may take to be seen.
@@ -321,10 +321,11 @@ impl Tables {
             .frontends
             .get(&key, 0)
             .with_context(|| format!("the frontend of Service {service}"))?;
-        let before = self.services.get(&number, 0)?;
+        let record = || Ok::<_, anyhow::Error>(self.services.get(&number, 0)?.record);
+        let before = record()?;
         let start = Instant::now();
         change()?;
-        while self.services.get(&number, 0)? == before {
+        while record()? == before {
             if start.elapsed() > FOLLOW_MAX {
                 bail!("a change of Service {service} was not in the tables after {FOLLOW_MAX:?}");
             }
