@@ -15,7 +15,7 @@ use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
-        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, Node, Peer,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, NEW_FLOWS_ARE_OURS, Node, Peer,
         Scope, Service, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
     },
 };
@@ -306,7 +306,7 @@ impl<C: Context> World for Kernel<C> {
 
     #[inline(always)]
     fn defers(&self) -> bool {
-        maps::DEFERS.get(0).is_some_and(|word| *word != 0)
+        maps::DEFERS.get(0).is_none_or(|word| *word != NEW_FLOWS_ARE_OURS)
     }
 
     #[inline(always)]

@@ -193,6 +193,17 @@ fn what_netfilter_masquerades_gets_the_tuple_of_a_flow_that_is_over() {
         .run();
 }
 
+/// The bridge's hook has masqueraded it.
+#[test]
+fn what_leaves_by_a_port_of_a_bridge_is_our_own() {
+    beside_a_masqueraded_flow(any)
+        .lower_device()
+        .egress(any("node:40000 > pod:8080").syn())
+        .passes()
+        .counting(&[])
+        .run();
+}
+
 #[test]
 fn what_netfilter_masquerades_otherwise_stays_as_it_is() {
     beside_a_masqueraded_flow(any)

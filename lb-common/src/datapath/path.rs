@@ -26,8 +26,8 @@ use super::{
     world::{Bucket, Insert, Refused, Tables, World},
 };
 use crate::layout::{
-    Address, AddressFlags, Counter, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite, TcpSeen,
-    Tunnelled, V4, V6, limits::EVENTS_PER_SECOND_MAX,
+    Address, AddressFlags, Counter, DeviceFlags, DropReason, Event, Family, FlowFlags, FlowKey, Port, Proto, Rewrite,
+    TcpSeen, Tunnelled, V4, V6, limits::EVENTS_PER_SECOND_MAX,
 };
 
 /// What the core needs of a family.
@@ -424,7 +424,9 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
 /// of the source ports that flows of ours have, and may have chosen one of them.
 #[inline(always)]
 fn is_masqueraded_by_another<F: PathFamily, W: Opens<F>>(world: &W, src: &F::Addr) -> bool {
+    // Where packets leave a second time it may be our own masquerading that is seen.
     world.defers()
+        && !world.device_is(world.ifindex(), DeviceFlags::LOWER)
         && world
             .address(&src.looked_up())
             .is_some_and(|is| is.has(AddressFlags::HOST))

@@ -43,7 +43,7 @@ pub use frontend::{AddressFlags, Frontend, FrontendKey};
 pub use label::Label;
 pub use maglev::{CHUNK_CELLS, Cells, Chunk, TableHeader};
 pub use net::{Address, Family, Ip4, Ip6, Port, Proto, V4, V6};
-pub use node::{Device, DeviceFlags, Node, NodeFlags, Peer, Range, SERVICE_RANGES};
+pub use node::{Device, DeviceFlags, NEW_FLOWS_ARE_OURS, Node, NodeFlags, Peer, Range, SERVICE_RANGES};
 pub use reason::DropReason;
 pub use service::{Choice, Rules, Scope, Service, ServiceEntry, ServiceFlags, ServiceStats, Sets};
 pub use socket::{CGROUP_LEVELS_MAX, SOCKET_PEERS_MAX, SocketFlags, SocketPeer, SocketPeers, SocketTier};

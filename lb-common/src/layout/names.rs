@@ -91,7 +91,7 @@ names! {
     HOPS;
     /// How often the routing has changed: one word, which a next hop that is remembered was found under.
     ROUTES;
-    /// One word: not 0 while new flows are left to netfilter.
+    /// One word, [`NEW_FLOWS_ARE_OURS`](super::NEW_FLOWS_ARE_OURS) or something else while new flows are left to netfilter.
     DEFERS;
     /// Drops by [`DropReason`](super::DropReason), per CPU.
     DROPS;

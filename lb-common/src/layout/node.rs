@@ -48,6 +48,9 @@ impl NodeFlags {
     pub const GUE: Self = Self(1 << 3);
 }
 
+/// What the word of `DEFERS` says when new flows are not left to netfilter. Not zero: until an agent has decided, they are.
+pub const NEW_FLOWS_ARE_OURS: u32 = 1;
+
 /// How many ServiceCIDRs of a family are known to the kernel programs.
 pub const SERVICE_RANGES: usize = 4;
 
@@ -106,6 +109,9 @@ impl DeviceFlags {
     pub const TURNS: Self = Self(1 << 3);
     /// XDP may send frames out of it that lie in several buffers: jumbo frames.
     pub const SCATTERS: Self = Self(1 << 5);
+    /// What leaves by it may have left by another device of this host just before: it is a port of a bridge or bonding device, or the card
+    /// of a VLAN device.
+    pub const LOWER: Self = Self(1 << 6);
     /// XDP runs on it in generic mode: what it redirects is sent by the stack, out of any device.
     pub const GENERIC: Self = Self(1 << 4);
 }

@@ -317,7 +317,7 @@ impl Agent {
         let closer = SocketCloser::start(socket_table.storage()?)?;
         let routes = RoutesTable::open(take(names::ROUTES)?)?;
         let defers = DefersTable::open(take(names::DEFERS)?)?;
-        let (deferring, netfilter_said) = Deferring::start(defers, !adopting, options.shadow)?;
+        let (deferring, netfilter_said) = Deferring::start(defers, options.shadow)?;
         let stats = Stats::open(&mut take)?;
         if adopting && flows4.capacity != options.flows_max {
             warn!(

@@ -5,14 +5,14 @@
 use std::io;
 
 use anyhow::Result;
-use lb_common::layout::{Node, V4, V6};
+use lb_common::layout::{Node, Proto, V4, V6};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{
     Agent,
-    takeover::{Half, of_services, otherwise, take_over},
+    takeover::{Half, of_services, otherwise, serves, take_over},
 };
 use crate::{
     conntrack::{DeferredFlows, Followed, now_ns},
@@ -38,8 +38,15 @@ pub struct NetfilterState {
     pub problem: Option<String>,
 }
 
-/// What conntrack had, and when.
-pub(super) type Said = io::Result<(u64, Vec<Tracked>)>;
+/// What conntrack had, and when; and whether there are rules by which it will have more.
+pub(super) struct Conntrack {
+    at_ns: u64,
+    tracked: Vec<Tracked>,
+    has_rules: bool,
+}
+
+/// What came of asking.
+pub(super) type Said = io::Result<Conntrack>;
 
 /// What the loop remembers of netfilter's connections.
 pub(super) struct Deferring {
@@ -48,20 +55,26 @@ pub(super) struct Deferring {
     v6: DeferredFlows<V6>,
     answers: mpsc::Sender<Said>,
     is_asked: bool,
-    /// There were some.
-    was_busy: bool,
+    /// How often a takeover has failed.
+    tries: u32,
+    /// There are some, or rules that make some.
+    is_busy: bool,
 }
+
+/// How often a takeover is tried that conntrack stands in the way of.
+const TRIES_MAX: u32 = 10;
 
 impl Deferring {
     /// Whoever starts on a node without a datapath leaves new flows to netfilter first, if that is asked for or netfilter has anything to
     /// do with connections: what it has translated when the programs are attached is not to be cut off.
-    pub(super) fn start(mut table: DefersTable, is_new: bool, shadow: bool) -> Result<(Self, mpsc::Receiver<Said>)> {
-        if is_new && (shadow || netfilter_translates()) {
-            table.put(Deferral::Shadow)?;
-        }
-        let deferral = table.get()?;
-        if deferral == Deferral::No && shadow {
-            info!("this node was taken over already: it goes on being served, --shadow means nothing any more");
+    pub(super) fn start(mut table: DefersTable, shadow: bool) -> Result<(Self, mpsc::Receiver<Said>)> {
+        match table.get()? {
+            Deferral::Undecided if shadow || netfilter_translates() => table.put(Deferral::Shadow)?,
+            Deferral::Undecided => table.put(Deferral::No)?,
+            Deferral::No if shadow => {
+                info!("this node was taken over already: it goes on being served, --shadow means nothing any more");
+            }
+            Deferral::No | Deferral::Shadow | Deferral::Retired => {}
         }
         let (answers, said) = mpsc::channel(1);
         let deferring = Self {
@@ -70,17 +83,31 @@ impl Deferring {
             v6: DeferredFlows::default(),
             answers,
             is_asked: false,
-            // What an earlier agent has kept for them may be there still.
-            was_busy: !is_new,
+            tries: 0,
+            // What an earlier agent has kept may be there still.
+            is_busy: true,
         };
         Ok((deferring, said))
     }
 }
 
-/// Whether netfilter translates destinations here, by kube-proxy's rules or others.
+/// Whether netfilter translates destinations here, by kube-proxy's rules or others; yes if it can't be told.
 fn netfilter_translates() -> bool {
-    let has_rules = netfilter::find().is_ok_and(|found| !found.is_empty());
-    has_rules || netfilter::tracked().is_ok_and(|tracked| !tracked.is_empty())
+    let is_sure = |error: &io::Error| {
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+        )
+    };
+    let has_rules = match netfilter::find() {
+        Ok(found) => !found.is_empty(),
+        Err(error) => !is_sure(&error),
+    };
+    has_rules
+        || match netfilter::tracked() {
+            Ok(tracked) => !tracked.is_empty(),
+            Err(error) => !is_sure(&error),
+        }
 }
 
 impl Agent {
@@ -108,8 +135,12 @@ impl Agent {
                 conflicts = taken.conflicts,
                 "taken over from netfilter: its connections go on with it until they end, new ones are served"
             ),
+            Err(error) if self.deferring.tries < TRIES_MAX => {
+                self.deferring.tries += 1;
+                debug!("not taken over yet, tried again: {error:#}");
+                return;
+            }
             Err(error) => {
-                // Without conntrack there is nothing to be taken over.
                 warn!("netfilter's connections are not known, and may break: {error:#}");
                 if let Err(error) = self.deferring.table.put(Deferral::No) {
                     warn!(%error, "new connections stay with netfilter");
@@ -119,63 +150,70 @@ impl Agent {
         self.state_is_old = true;
     }
 
-    /// Asks conntrack what it has, if there is or may be something of netfilter's among so many entries.
+    /// Asks conntrack what it has, if there is or may be something of netfilter's among so many entries; and whether kube-proxy has rules.
     pub(super) fn follow_netfilter(&mut self, entries: usize) {
         let deferral = self.deferring.table.get().unwrap_or_default();
-        if entries == 0 && deferral == Deferral::No {
-            if std::mem::take(&mut self.deferring.was_busy) {
-                let kept = netfilter::let_go();
-                if matches!(kept, Ok(true)) {
-                    info!("the last connection of netfilter's has ended: nothing is kept for them any more");
-                }
-                if let Err(error) = kept {
-                    debug!(%error, "nftables can't be asked what is kept for netfilter's connections");
-                }
-            }
-            if self.state.netfilter.flows != 0 || self.state.netfilter.problem.is_some() {
-                self.state.netfilter.flows = 0;
-                self.state.netfilter.problem = None;
-                self.state_is_old = true;
-            }
+        if entries == 0 && deferral == Deferral::No && !self.deferring.is_busy {
             return;
         }
-        self.deferring.was_busy = true;
         if std::mem::replace(&mut self.deferring.is_asked, true) {
             return;
         }
         let answers = self.deferring.answers.clone();
         tokio::task::spawn_blocking(move || {
             let at_ns = now_ns();
-            let said = netfilter::tracked().map(|tracked| (at_ns, tracked));
+            let said = netfilter::tracked().map(|tracked| Conntrack {
+                at_ns,
+                tracked,
+                has_rules: netfilter::find().is_ok_and(|found| !found.is_empty()),
+            });
             // The agent has ended if nobody hears it.
             let _ = answers.blocking_send(said);
         });
     }
 
+    /// There is nothing of netfilter's any more.
+    fn let_go(&mut self) {
+        match netfilter::let_go() {
+            Ok(was_kept) => {
+                self.deferring.is_busy = false;
+                if was_kept {
+                    info!("the last connection of netfilter's has ended: nothing is kept for them any more");
+                }
+            }
+            Err(error) => debug!(%error, "nftables can't be asked what is kept for netfilter's connections"),
+        }
+    }
+
     /// Brings what conntrack has into the flow tables, and compares what is new with what Sluice would have done.
     pub(super) fn netfilter_said(&mut self, said: Said) {
         self.deferring.is_asked = false;
-        let followed = said.map_err(anyhow::Error::from).and_then(|(at_ns, tracked)| {
+        let has_rules = said.as_ref().is_ok_and(|said| said.has_rules);
+        let followed = said.map_err(anyhow::Error::from).and_then(|said| {
             let (tables4, tables6) = (self.reconciler.v4().tables(), self.reconciler.v6().tables());
-            let compares = self.deferring.table.get()? == Deferral::Shadow;
-            let mut state = std::mem::take(&mut self.state.netfilter);
-            let v4 = bring::<V4>(&mut self.deferring.v4, tables4, &mut self.flows4, &tracked, at_ns);
-            let v6 = bring::<V6>(&mut self.deferring.v6, tables6, &mut self.flows6, &tracked, at_ns);
-            if compares {
+            let deferral = self.deferring.table.get()?;
+            let is_ours = deferral == Deferral::No;
+            let v4 = bring::<V4>(&mut self.deferring.v4, tables4, &mut self.flows4, &said, is_ours);
+            let v6 = bring::<V6>(&mut self.deferring.v6, tables6, &mut self.flows6, &said, is_ours);
+            if deferral == Deferral::Shadow {
                 if let Ok((ours, followed)) = &v4 {
-                    state.compare(tables4, &self.record4, ours, followed);
+                    self.state.netfilter.compare(tables4, &self.record4, ours, followed);
                 }
                 if let Ok((ours, followed)) = &v6 {
-                    state.compare(tables6, &self.record6, ours, followed);
+                    self.state.netfilter.compare(tables6, &self.record6, ours, followed);
                 }
             }
-            self.state.netfilter = state;
-            Ok(v4?.1.flows + v6?.1.flows)
+            let flows = v4?.1.flows + v6?.1.flows;
+            Ok((flows, flows > 0 || has_rules || !is_ours))
         });
         match followed {
-            Ok(flows) => {
+            Ok((flows, is_busy)) => {
                 self.state.netfilter.flows = flows;
                 self.state.netfilter.problem = None;
+                self.deferring.is_busy = is_busy;
+                if !is_busy {
+                    self.let_go();
+                }
             }
             Err(error) => {
                 let text = format!(
@@ -197,11 +235,15 @@ fn bring<F: TableFamily>(
     deferred: &mut DeferredFlows<F>,
     tables: &KernelTables<F>,
     flows: &mut FlowTable<F>,
-    tracked: &[Tracked],
-    at_ns: u64,
+    said: &Conntrack,
+    is_ours: bool,
 ) -> Result<(OfServices, Followed)> {
-    let ours = of_services(tables, tracked);
-    let followed = deferred.follow(flows, &ours, at_ns)?;
+    let mut ours = of_services(tables, &said.tracked);
+    if is_ours {
+        // Nobody takes datagrams away from an endpoint that is gone, once kube-proxy is (behaviour reference §5.2): the next one is ours.
+        ours.retain(|(tracked, frontend)| tracked.original.proto != Proto::UDP || serves(tables, tracked, *frontend));
+    }
+    let followed = deferred.follow(flows, &ours, said.at_ns, is_ours)?;
     Ok((ours, followed))
 }
 

@@ -243,6 +243,12 @@ pub fn device_records(
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
             record.flags = record.flags.with(DeviceFlags::PODS);
         }
+        let is_a_vlans_card = devices
+            .values()
+            .any(|other| other.vlan.is_some_and(|vlan| vlan.lower == device.ifindex));
+        if device.controller.is_some() || is_a_vlans_card {
+            record.flags = record.flags.with(DeviceFlags::LOWER);
+        }
         if device.is_first && mode.is_none() {
             record.flags = record.flags.with(DeviceFlags::FIRST);
         }

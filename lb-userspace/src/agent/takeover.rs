@@ -42,35 +42,66 @@ pub struct TakenOver {
     pub conflicts: usize,
 }
 
-/// Takes the node over. If something fails, new flows stay whose they are.
+/// Takes the node over.
 ///
 /// # Errors
-/// If conntrack can't be read, or a table.
+/// If conntrack can't be read, or a table: new flows stay whose they are, or, once they are ours, what netfilter has chosen meanwhile is not
+/// known.
 pub fn take_over(defers: &mut DefersTable, mut v4: Half<'_, V4>, mut v6: Half<'_, V6>) -> Result<TakenOver> {
-    v4.follow(false)?;
-    v6.follow(false)?;
+    let (at_ns, all) = read()?;
+    v4.follow(&all, at_ns)?;
+    v6.follow(&all, at_ns)?;
     defers.put(Deferral::No)?;
     thread::sleep(UNDER_WAY);
-    let last = [v4.follow(true)?, v6.follow(true)?];
-    Ok(TakenOver {
-        flows: last.iter().map(|followed| followed.flows).sum(),
-        conflicts: last.iter().map(|followed| followed.conflicts).sum(),
-    })
+    let mut tries = 1;
+    loop {
+        let last = read().and_then(|(at_ns, all)| Ok([v4.settle(&all, at_ns)?, v6.settle(&all, at_ns)?]));
+        match last {
+            Ok(last) => {
+                return Ok(TakenOver {
+                    flows: last.iter().map(|followed| followed.flows).sum(),
+                    conflicts: last.iter().map(|followed| followed.conflicts).sum(),
+                });
+            }
+            Err(error) if tries == TRIES_MAX => return Err(error.context("after new connections are Sluice's")),
+            Err(_) => tries += 1,
+        }
+    }
+}
+
+/// How often conntrack is read at the end.
+const TRIES_MAX: u32 = 5;
+
+fn read() -> Result<(u64, Vec<Tracked>)> {
+    let at_ns = now_ns();
+    let tracked = tracked().context("read conntrack (with nf_conntrack_netlink in the kernel, and CAP_NET_ADMIN)")?;
+    Ok((at_ns, tracked))
 }
 
 impl<F: TableFamily> Half<'_, F> {
-    fn follow(&mut self, settles: bool) -> Result<Followed> {
-        let at_ns = now_ns();
-        let tracked =
-            tracked().context("read conntrack (with nf_conntrack_netlink in the kernel, and CAP_NET_ADMIN)")?;
-        let ours = of_services(self.tables, &tracked);
-        let mut deferred = DeferredFlows::<F>::default();
-        if settles {
-            deferred.settle(self.flows, &ours, at_ns)
-        } else {
-            deferred.follow(self.flows, &ours, at_ns)
-        }
+    fn follow(&mut self, tracked: &[Tracked], at_ns: u64) -> Result<Followed> {
+        DeferredFlows::<F>::default().follow(self.flows, &of_services(self.tables, tracked), at_ns, false)
     }
+
+    fn settle(&mut self, tracked: &[Tracked], at_ns: u64) -> Result<Followed> {
+        DeferredFlows::<F>::default().settle(self.flows, &of_services(self.tables, tracked), at_ns)
+    }
+}
+
+/// Whether a connection's endpoint is still one of its Service.
+pub(super) fn serves<F: TableFamily>(tables: &KernelTables<F>, tracked: &Tracked, frontend: Frontend) -> bool {
+    let service = tables.service(frontend.number());
+    [service.cluster, service.local].iter().any(|list| match list.choice() {
+        Choice::Slots { base, len } => has_endpoint(tables, base..base + len, tracked),
+        _ => false,
+    })
+}
+
+fn has_endpoint<F: TableFamily>(tables: &KernelTables<F>, mut slots: std::ops::Range<u32>, tracked: &Tracked) -> bool {
+    slots.any(|place| {
+        let backend = tables.backend(tables.slot(place));
+        F::to_ip(backend.address) == tracked.reply.src.ip() && backend.port.get() == tracked.reply.src.port()
+    })
 }
 
 /// Those connections of this family that go through a frontend, each with it.
@@ -97,6 +128,9 @@ pub(super) fn otherwise<F: TableFamily>(
     let by_address = node.flags.has(NodeFlags::PODS_BY_ADDRESS);
     // Which device its packets come by, conntrack doesn't say.
     let by_device = node.flags.has(NodeFlags::PODS_BY_DEVICE);
+    if by_device && frontend.is_external() {
+        return None;
+    }
     let origin = Origin {
         host: is_host,
         pod: by_address && node.pods.contains(&client),
@@ -114,11 +148,7 @@ pub(super) fn otherwise<F: TableFamily>(
         }
         Choice::Absent => return None,
     };
-    let is_endpoint = |place| {
-        let backend = tables.backend(tables.slot(place));
-        F::to_ip(backend.address) == endpoint.ip() && backend.port.get() == endpoint.port()
-    };
-    if !(base..base + len).any(is_endpoint) {
+    if !has_endpoint(tables, base..base + len, tracked) {
         return Some(format!(
             "went to {endpoint}, which is none of the {len} that it could have gone to"
         ));

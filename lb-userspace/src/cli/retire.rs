@@ -20,7 +20,10 @@ pub(super) struct RetireArgs {
 
 pub(super) fn retire(place: &Place, args: &RetireArgs) -> Result<()> {
     let mut defers = place.defers()?;
-    let found = netfilter::find().context("look for kube-proxy's rules")?;
+    let found = match netfilter::find() {
+        Err(_) if args.force => netfilter::Found::default(),
+        found => found.context("look for kube-proxy's rules")?,
+    };
     if found.is_empty() && !args.force {
         bail!(
             "no rules of kube-proxy's are in nftables, so new connections would be nobody's, and nothing was changed: start kube-proxy on \

@@ -205,6 +205,7 @@ fn print(place: &Place, status: &Status) {
         match status.deferral {
             None => "none",
             Some(Deferral::No) => "pinned, serving",
+            Some(Deferral::Undecided) => "pinned, not serving yet: no agent has finished its start",
             Some(Deferral::Shadow) =>
                 "pinned, IN SHADOW: new connections are left to netfilter; take over with: sluice takeover",
             Some(Deferral::Retired) =>

@@ -53,19 +53,21 @@ pub(super) fn takeover(place: &Place, args: &TakeoverArgs) -> Result<()> {
             );
         }
     }
+    let found = netfilter::find().unwrap_or_else(|error| {
+        println!("nftables can't be asked for kube-proxy's rules: {error}");
+        netfilter::Found::default()
+    });
     if args.keep_rules {
-        let found = netfilter::find().context("look for kube-proxy's rules")?;
         println!("kube-proxy's rules stay: {found}");
-        return Ok(());
-    }
-    netfilter::keep_translating().context("keep netfilter translating what is under way")?;
-    let removed = netfilter::remove().context("take kube-proxy's rules away")?;
-    if removed.is_empty() {
+    } else if found.is_empty() {
         println!(
             "no rules of kube-proxy's were found in nftables. Those of legacy iptables or IPVS are not seen from here, and do no harm: \
              `kube-proxy --cleanup` takes them away"
         );
     } else {
+        // The agent lets go of it when none is left, or if there was none.
+        netfilter::keep_translating().context("keep netfilter translating what is under way")?;
+        let removed = netfilter::remove().context("take kube-proxy's rules away")?;
         println!("taken away: {removed}");
         println!("a kube-proxy that still runs here writes them again: stop it for good");
     }

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | the client's packets | what the client sends, where it arrives | left as they are |
 //! | the answers | the reverse, where they leave | tells when the endpoint has closed |
-//! | the claim | what the endpoint sends: where it arrives if the flow is masqueraded, or else where it leaves | no flow of ours gets this tuple |
+//! | the claims | what the endpoint sends, where it arrives, and if the flow isn't masqueraded where it leaves, too | no flow of ours gets this tuple |
 //!
 //! The first two are made by the first packet, too (`datapath/open.rs`); the claim is known to netfilter alone. What of it is still going
 //! on, conntrack says: entries that it has are renewed here, entries that it has no longer are removed.
@@ -28,7 +28,7 @@ const RENEW_NS: u64 = 10_000_000_000;
 /// A packet may have made its entry after conntrack was read: what was seen so shortly before stays.
 const FRESH_NS: u64 = 3_000_000_000;
 
-/// The place of the claim among [`entries`].
+/// The place of the first claim among [`entries`].
 const CLAIM: usize = 2;
 
 /// What bringing a flow table up to date with conntrack has come to.
@@ -88,7 +88,7 @@ fn untouched<F: TableFamily>(key: &FlowKey<F::Addr>, flags: FlowFlags, service: 
 
 /// The entries of a connection that netfilter translates for a service port with this number; nothing if it is of the other family.
 #[must_use]
-pub fn entries<F: TableFamily>(tracked: &Tracked, service: u32, now_ns: u64) -> Option<[FlowEntry<F>; 3]> {
+pub fn entries<F: TableFamily>(tracked: &Tracked, service: u32, now_ns: u64) -> Option<Vec<FlowEntry<F>>> {
     let original = key::<F>(&tracked.original, Stage::ARRIVES)?;
     let flow = untouched::<F>(&original, FlowFlags::SEEN, service, now_ns);
     let (mut answers, mut answer) = (FlowKey::default(), Flow::default());
@@ -96,18 +96,20 @@ pub fn entries<F: TableFamily>(tracked: &Tracked, service: u32, now_ns: u64) -> 
     if tracked.answered {
         answer.flags = answer.flags.with(FlowFlags::SEEN);
     }
-    let stage = if tracked.is_masqueraded() {
-        Stage::ARRIVES
-    } else {
-        Stage::LEAVES
-    };
-    let claimed = key::<F>(&tracked.reply, stage)?;
-    let claim = untouched::<F>(&claimed, FlowFlags::REPLY.with(FlowFlags::SEEN), service, now_ns);
-    Some([(original, flow), (answers, answer), (claimed, claim)])
+    let mut entries = vec![(original, flow), (answers, answer)];
+    // A connection of the host's own is no other by its addresses: its answers arrive.
+    let stages = [Stage::ARRIVES, Stage::LEAVES];
+    for stage in &stages[..if tracked.is_masqueraded() { 1 } else { 2 }] {
+        let claimed = key::<F>(&tracked.reply, *stage)?;
+        let flags = FlowFlags::REPLY.with(FlowFlags::SEEN);
+        entries.push((claimed, untouched::<F>(&claimed, flags, service, now_ns)));
+    }
+    Some(entries)
 }
 
 impl<F: TableFamily> DeferredFlows<F> {
-    /// Brings a flow table up to date with what conntrack has: `tracked`, each with its frontend, as it was read at `now_ns`.
+    /// Brings a flow table up to date with what conntrack has: `tracked`, each with its frontend, as it was read at `now_ns`. While new
+    /// flows are `ours` nothing becomes netfilter's any more: what conntrack lacks twice is over, whatever its client sends.
     ///
     /// # Errors
     /// If the table can't be read or written.
@@ -116,9 +118,10 @@ impl<F: TableFamily> DeferredFlows<F> {
         table: &mut FlowTable<F>,
         tracked: &[(Tracked, Frontend)],
         now_ns: u64,
+        is_ours: bool,
     ) -> Result<Followed> {
         let (mut followed, unknown) = self.write(table, tracked, now_ns)?;
-        let is_old = |flow: &Flow<F::Addr>| now_ns.saturating_sub(flow.seen_ns) > FRESH_NS;
+        let is_old = |flow: &Flow<F::Addr>| is_ours || now_ns.saturating_sub(flow.seen_ns) > FRESH_NS;
         let missing: HashSet<_> = unknown
             .iter()
             .filter(|(_, flow)| is_old(flow))
@@ -234,15 +237,15 @@ mod tests {
     #[rstest]
     #[case::client_kept(
         tracked(["10.1.0.9:40000", "10.96.0.10:80"], ["10.244.1.7:8080", "10.1.0.9:40000"]),
-        ["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 10.1.0.9:40000 out reply"]
+        &["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 10.1.0.9:40000 in reply", "10.244.1.7:8080 > 10.1.0.9:40000 out reply"]
     )]
     #[case::masqueraded(
         tracked(["10.1.0.9:40000", "10.96.0.10:80"], ["10.244.1.7:8080", "192.168.3.4:1234"]),
-        ["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 192.168.3.4:1234 in reply"]
+        &["10.1.0.9:40000 > 10.96.0.10:80 in", "10.96.0.10:80 > 10.1.0.9:40000 out reply", "10.244.1.7:8080 > 192.168.3.4:1234 in reply"]
     )]
-    fn a_flow_of_netfilters_has_three_entries(#[case] tracked: Tracked, #[case] expected: [&str; 3]) {
+    fn entries_of_a_flow_of_netfilters(#[case] tracked: Tracked, #[case] expected: &[&str]) {
         let entries = entries::<V4>(&tracked, 7, 5).expect("of this family");
-        assert_eq!(entries.map(|entry| line::<V4>(&entry)), expected);
+        assert_eq!(entries.iter().map(line::<V4>).collect::<Vec<_>>(), expected);
         assert!(super::entries::<V6>(&tracked, 7, 5).is_none(), "of the other family");
     }
 }

@@ -4,7 +4,7 @@
 //! | mode | what is kube-proxy's | here |
 //! |---|---|---|
 //! | nftables | the tables `ip kube-proxy`, `ip6 kube-proxy` | removed |
-//! | iptables, nf_tables variant | chains `KUBE-…` in `nat`, `filter`, `mangle`, but for kubelet's; rules that lead to them | removed |
+//! | iptables, nf_tables variant | its chains `KUBE-…` in `nat`, `filter`, `mangle`; rules that lead to them | removed |
 //! | iptables, legacy variant | the same in `x_tables` | not seen by this interface: the tool that has written them takes them away |
 //!
 //! What a mode writes where is kube-proxy's own `pkg/proxy/nftables` and `pkg/proxy/iptables` (Kubernetes 1.36).
@@ -27,10 +27,26 @@ use super::socket::Socket;
 const TABLE: &str = "kube-proxy";
 /// The tables of iptables in which it has chains.
 const IPTABLES: [&str; 3] = ["nat", "filter", "mangle"];
-/// How its chains begin there.
-const CHAIN: &str = "KUBE-";
-/// kubelet's, which begin like that, too.
-const KUBELETS: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL"];
+/// Its chains there, by name. Not all that begin with `KUBE-` are its own: kubelet has some, and so has kube-router with its policies.
+const CHAINS: [&str; 8] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+];
+/// Those of single Services and endpoints, which begin like this.
+const CHAINS_OF_ONE: [&str; 6] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-SEP-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-XLB-",
+];
 /// Ours: while connections go on that began by kube-proxy's rules.
 const KEEPER: &str = "sluice-takeover";
 /// Of `enum nft_ct_attributes` in the kernel's `nf_tables.h`.
@@ -60,7 +76,7 @@ impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut parts: Vec<String> = self.tables.iter().map(|table| format!("table {table}")).collect();
         if self.chains > 0 {
-            parts.push(format!("{} chains {CHAIN}… of iptables", self.chains));
+            parts.push(format!("{} chains KUBE-… of iptables", self.chains));
         }
         f.write_str(&if parts.is_empty() {
             "none".to_owned()
@@ -93,20 +109,22 @@ struct Rules {
     leading_there: Vec<Rule>,
 }
 
+impl Rules {
+    fn found(&self) -> Found {
+        let table = |family: &Family| format!("{} {TABLE}", word(*family));
+        Found {
+            tables: self.tables.iter().map(table).collect(),
+            chains: self.chains.len(),
+        }
+    }
+}
+
 /// Looks for kube-proxy's rules, in the network namespace of this thread.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn find() -> io::Result<Found> {
-    let rules = look(&mut Socket::open()?)?;
-    Ok(Found {
-        tables: rules
-            .tables
-            .iter()
-            .map(|family| format!("{} {TABLE}", word(*family)))
-            .collect(),
-        chains: rules.chains.len(),
-    })
+    Ok(look(&mut Socket::open()?)?.found())
 }
 
 /// Takes kube-proxy's rules away, all or none. What there was.
@@ -116,23 +134,10 @@ pub fn find() -> io::Result<Found> {
 pub fn remove() -> io::Result<Found> {
     let mut socket = Socket::open()?;
     let rules = look(&mut socket)?;
-    let found = Found {
-        tables: rules
-            .tables
-            .iter()
-            .map(|family| format!("{} {TABLE}", word(*family)))
-            .collect(),
-        chains: rules.chains.len(),
-    };
-    if found.is_empty() {
-        return Ok(found);
-    }
     let tables = rules.tables.iter().map(|family| (*family, delete_table(TABLE)));
-    let leading = rules
-        .leading_there
-        .iter()
-        .map(|rule| (rule.chain.family, delete_rules(&rule.chain, Some(rule.handle))));
-    // First all rules, since they lead to each other's chains.
+    let leading = rules.leading_there.iter();
+    let leading = leading.map(|rule| (rule.chain.family, delete_rules(&rule.chain, Some(rule.handle))));
+    // Chains lead to each other: first all rules go, then all chains.
     let flushes = rules
         .chains
         .iter()
@@ -140,7 +145,7 @@ pub fn remove() -> io::Result<Found> {
     let chains = rules.chains.iter().map(|chain| (chain.family, delete_chain(chain)));
     let changes = tables.chain(leading).chain(flushes).chain(chains);
     socket.transact(changes.map(|(family, change)| (family, 0, change.into())))?;
-    Ok(found)
+    Ok(rules.found())
 }
 
 /// Sees to it that connections that are translated already stay so when all other rules are gone. Without any chain that translates, the
@@ -155,13 +160,10 @@ pub fn keep_translating() -> io::Result<()> {
     let missing = [Family::IPv4, Family::IPv6]
         .into_iter()
         .filter(|family| !there.contains(family));
-    let changes: Vec<_> = missing
-        .flat_map(|family| keeper().map(|change| (family, NLM_F_CREATE | NLM_F_APPEND, change.into())))
-        .collect();
-    if changes.is_empty() {
-        return Ok(());
+    for family in missing {
+        socket.transact(keeper().map(|change| (family, NLM_F_CREATE | NLM_F_APPEND, change.into())))?;
     }
-    socket.transact(changes)
+    Ok(())
 }
 
 /// A table, its chain, the chain's rule.
@@ -276,7 +278,8 @@ fn look(socket: &mut Socket) -> io::Result<Rules> {
 
 /// Whether a chain is kube-proxy's.
 fn is_own(table: &str, chain: &str) -> bool {
-    IPTABLES.contains(&table) && chain.starts_with(CHAIN) && !KUBELETS.contains(&chain)
+    let is_of_one = CHAINS_OF_ONE.iter().any(|prefix| chain.starts_with(prefix));
+    IPTABLES.contains(&table) && (is_of_one || CHAINS.contains(&chain))
 }
 
 fn read_chain(family: Family, attributes: &[ChainAttribute]) -> Option<Chain> {

@@ -10,15 +10,17 @@ use netlink_packet_netfilter::{
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-    sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout},
+    sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force, set_socket_timeout},
 };
 
 /// The kernel answers at once, but for rule sets of thousands of Services.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest message of a dump; the kernel makes them as large as the reader's buffer, up to 32 KiB.
 const BUFFER_LEN: usize = 1 << 16;
-/// Answers that may wait to be read: one for each message of a batch.
-const WAITING_LEN: usize = 1 << 22;
+/// What a transaction may have: two messages for each chain of thousands of Services. More than a socket may have without `CAP_NET_ADMIN`.
+const BATCH_LEN: usize = 1 << 24;
+/// Of a message's flags (`linux/netlink.h`).
+const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// The conversation.
 pub(super) struct Socket {
@@ -32,7 +34,8 @@ impl Socket {
         let flags = SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
         set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
-        set_socket_recv_buffer_size(&fd, WAITING_LEN)?;
+        set_socket_recv_buffer_size_force(&fd, BATCH_LEN)?;
+        set_socket_send_buffer_size_force(&fd, BATCH_LEN)?;
         Ok(Self {
             fd,
             buffer: vec![0; BUFFER_LEN],
@@ -50,8 +53,10 @@ impl Socket {
         send(&self.fd, &request, SendFlags::empty())?;
         loop {
             let len = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?.0;
-            let ended = each(&self.buffer[..len], |_, payload| match payload {
-                NetlinkPayload::Done(_) => Ok(true),
+            let ended = each(&self.buffer[..len], |header, payload| match payload {
+                // What was asked for has changed under the answer, of which some may be missing.
+                _ if header.flags & NLM_F_DUMP_INTR != 0 => Err(io::ErrorKind::Interrupted.into()),
+                NetlinkPayload::Done(done) => refused(&io::Error::from_raw_os_error(done.code)).map(|()| true),
                 NetlinkPayload::Error(error) => refused(&error.to_io()).map(|()| true),
                 NetlinkPayload::InnerMessage(message) => {
                     read(message.inner);
@@ -73,33 +78,29 @@ impl Socket {
         let subsystem = u16::from(u8::from(NetfilterSubsystem::NfTables));
         let control = |control| message(NetfilterProtoFamily::Unspec, subsystem, control, 0, 0);
         let mut batch = control(ControlMessage::BatchBegin);
-        let mut last = 0;
-        for (family, flags, change) in changes {
+        let (mut changes, mut last) = (changes.into_iter().peekable(), 0);
+        while let Some((family, flags, change)) = changes.next() {
             last += 1;
-            batch.extend(message(family, 0, change, flags | NLM_F_ACK, last));
+            // Refusals are told unasked; that all is well, once.
+            let asks = if changes.peek().is_none() { NLM_F_ACK } else { 0 };
+            batch.extend(message(family, 0, change, flags | asks, last));
+        }
+        if last == 0 {
+            return Ok(());
         }
         batch.extend(control(ControlMessage::BatchEnd));
         send(&self.fd, &batch, SendFlags::empty())?;
-        let mut first_refusal = Ok(());
-        // Each change is answered, a refused one with the reason; the others are undone then.
-        let mut answered = 0;
-        while answered < last {
+        loop {
             let len = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?.0;
-            each(&self.buffer[..len], |number, payload| {
-                if let NetlinkPayload::Error(error) = payload {
-                    answered += u32::from(number > 0);
-                    if first_refusal.is_ok() {
-                        first_refusal = refused(&error.to_io());
-                    }
-                    // The batch as a whole was refused.
-                    if number == 0 && first_refusal.is_err() {
-                        answered = last;
-                    }
-                }
-                Ok(false)
+            let ended = each(&self.buffer[..len], |header, payload| match payload {
+                // One that is refused undoes all.
+                NetlinkPayload::Error(error) => refused(&error.to_io()).map(|()| header.sequence_number == last),
+                _ => Ok(false),
             })?;
+            if ended {
+                return Ok(());
+            }
         }
-        first_refusal
     }
 }
 
@@ -132,16 +133,16 @@ fn message(
 /// Reads all messages of a datagram, until one says that it is the last.
 fn each(
     mut datagram: &[u8],
-    mut read: impl FnMut(u32, NetlinkPayload<NetfilterMessage>) -> io::Result<bool>,
+    mut read: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>) -> io::Result<bool>,
 ) -> io::Result<bool> {
     while !datagram.is_empty() {
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(datagram)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason.to_string()))?;
-        if read(message.header.sequence_number, message.payload)? {
-            return Ok(true);
-        }
         let len = (message.header.length as usize).next_multiple_of(4).max(16);
         datagram = datagram.get(len..).unwrap_or_default();
+        if read(&message.header, message.payload)? {
+            return Ok(true);
+        }
     }
     Ok(false)
 }

@@ -58,11 +58,24 @@ impl Tracked {
 const TIME_WAIT: u8 = 7;
 const CLOSE: u8 = 8;
 
+/// How often conntrack is read when it changes its size meanwhile.
+const TRIES_MAX: u32 = 5;
+
 /// All connections whose destination netfilter has translated, in the network namespace of this thread.
 ///
 /// # Errors
 /// What the kernel says: `EPROTONOSUPPORT` or nothing but errors without `nf_conntrack_netlink`, `EPERM` without `CAP_NET_ADMIN`.
 pub fn tracked() -> io::Result<Vec<Tracked>> {
+    let mut tries = 1;
+    loop {
+        match read_all() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && tries < TRIES_MAX => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn read_all() -> io::Result<Vec<Tracked>> {
     let mut socket = Socket::open()?;
     let mut found = Vec::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {

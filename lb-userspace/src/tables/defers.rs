@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
-use lb_common::layout::names;
+use lb_common::layout::{NEW_FLOWS_ARE_OURS, names};
 
 use super::{TableError, kernel::error};
 
@@ -11,13 +11,15 @@ use super::{TableError, kernel::error};
 #[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum Deferral {
-    /// Ours.
+    /// Netfilter's: no agent has got as far as deciding.
     #[default]
-    No = 0,
+    Undecided = 0,
+    /// Ours.
+    No = NEW_FLOWS_ARE_OURS,
     /// Netfilter's: this node has not been taken over yet.
-    Shadow = 1,
+    Shadow = 2,
     /// Netfilter's again: this node was given back.
-    Retired = 2,
+    Retired = 3,
 }
 
 /// The one word of `DEFERS`. It is written by `sluice takeover` and `sluice retire`, and by an agent that starts on a node without a
@@ -44,8 +46,9 @@ impl DefersTable {
     pub fn get(&self) -> Result<Deferral, TableError> {
         let word = self.map.get(&0, 0).map_err(error("read the word", names::DEFERS))?;
         Ok(match word {
-            0 => Deferral::No,
-            2 => Deferral::Retired,
+            0 => Deferral::Undecided,
+            NEW_FLOWS_ARE_OURS => Deferral::No,
+            3 => Deferral::Retired,
             _ => Deferral::Shadow,
         })
     }

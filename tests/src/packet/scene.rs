@@ -49,6 +49,8 @@ pub enum Change {
     DetectOtherDevice,
     /// The device of the rows is the first at which the node sees what comes from it.
     FirstDevice,
+    /// What leaves by the device of the rows may have left by another one just before.
+    LowerDevice,
     /// XDP may send: the device of the rows has a link address, and the one by which others are reached takes frames.
     Outward,
     /// The same, and the device takes frames in several buffers.
@@ -260,6 +262,7 @@ impl Scene {
             }
             Change::Defer(defers) => vec![Write::Defers(*defers)],
             Change::FirstDevice => vec![self.device(DeviceFlags::FIRST)],
+            Change::LowerDevice => vec![self.device(DeviceFlags::LOWER)],
             Change::DetectOtherDevice => {
                 self.node.flags = self.node.flags.with(NodeFlags::PODS_BY_DEVICE);
                 vec![self.node_record()]

@@ -223,6 +223,8 @@ COMMIT
 :KUBE-FORWARD - [0:0]
 :KUBE-SERVICES - [0:0]
 :CNI-FORWARD - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+-A FORWARD -m comment --comment \"policies of kube-router\" -j KUBE-ROUTER-FORWARD
 -A FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD
 -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD
 -A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES

@@ -230,6 +230,7 @@ fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: Xdp
                     "KUBE-KUBELET-CANARY",
                     "KUBE-IPTABLES-HINT",
                     "jump CNI-FORWARD",
+                    "jump KUBE-ROUTER-FORWARD",
                 ] {
                     assert!(left.contains(others), "{others} is somebody else's:\n{left}");
                 }

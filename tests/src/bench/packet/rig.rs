@@ -20,7 +20,7 @@ use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     model::NodeView,
     reconcile::Reconciler,
-    tables::{DeviceTable, FlowTable, KernelTables, NodeTable, PeerTable, Stats},
+    tables::{Deferral, DefersTable, DeviceTable, FlowTable, KernelTables, NodeTable, PeerTable, Stats},
 };
 
 use super::super::{
@@ -138,6 +138,7 @@ impl Rig {
             ways_max: flows_max,
             later: &[],
         })?;
+        DefersTable::open(datapath.take_map(names::DEFERS)?)?.put(Deferral::No)?;
         let v4 = KernelTables::<V4>::open(|name| datapath.take_map(name))?;
         let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;
         let mut reconciler = Reconciler::adopt(NodeView::named(NODE), v4, v6, true)?;

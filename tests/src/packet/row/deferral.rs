@@ -9,6 +9,12 @@ impl Row {
         self.change(Change::Defer(true))
     }
 
+    /// What leaves by the device of the rows may have left by another one just before.
+    #[must_use]
+    pub fn lower_device(self) -> Self {
+        self.change(Change::LowerDevice)
+    }
+
     /// New flows are Sluice's again.
     #[must_use]
     pub fn takes_over(self) -> Self {
