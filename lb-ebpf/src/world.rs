@@ -15,8 +15,8 @@ use lb_common::{
     datapath::{Bucket, Insert, Refused, Tables, World},
     layout::{
         Address, AddressFlags, Affinity, AffinityKey, Backend, CHUNK_CELLS, Counter, Desk, Device, DeviceFlags,
-        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6, NEW_FLOWS_ARE_OURS, Node, Peer,
-        Scope, Service, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
+        DropReason, Event, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Hop, Ip4, Ip6,
+        NEW_FLOWS_ARE_OURS, Node, Peer, Scope, Service, SourceKeys, Tags, TokenBucket, V4, V6, VlanKey, Way,
     },
 };
 
