@@ -93,21 +93,23 @@ impl Deferring {
 
 /// Whether netfilter translates destinations here, by kube-proxy's rules or others; yes if it can't be told.
 fn netfilter_translates() -> bool {
-    let is_sure = |error: &io::Error| {
-        matches!(
-            error.raw_os_error(),
-            Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
-        )
-    };
     let has_rules = match netfilter::find() {
         Ok(found) => !found.is_empty(),
-        Err(error) => !is_sure(&error),
+        Err(error) => !is_absent(&error),
     };
     has_rules
         || match netfilter::tracked() {
             Ok(tracked) => !tracked.is_empty(),
-            Err(error) => !is_sure(&error),
+            Err(error) => !is_absent(&error),
         }
+}
+
+/// Whether that is how a kernel answers that has nothing of the kind.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+    )
 }
 
 impl Agent {
@@ -160,9 +162,15 @@ impl Agent {
             return;
         }
         let answers = self.deferring.answers.clone();
+        let is_idle = entries == 0 && deferral == Deferral::No;
         tokio::task::spawn_blocking(move || {
             let at_ns = now_ns();
-            let said = netfilter::tracked().map(|tracked| Conntrack {
+            let tracked = match netfilter::tracked() {
+                // Nothing was netfilter's, and nothing is.
+                Err(error) if is_idle && is_absent(&error) => Ok(Vec::new()),
+                tracked => tracked,
+            };
+            let said = tracked.map(|tracked| Conntrack {
                 at_ns,
                 tracked,
                 has_rules: netfilter::find().is_ok_and(|found| !found.is_empty()),
@@ -181,6 +189,7 @@ impl Agent {
                     info!("the last connection of netfilter's has ended: nothing is kept for them any more");
                 }
             }
+            Err(error) if is_absent(&error) => self.deferring.is_busy = false,
             Err(error) => debug!(%error, "nftables can't be asked what is kept for netfilter's connections"),
         }
     }

@@ -310,7 +310,8 @@ mod tests {
         let records = device_records(&devices(), &Detector::default(), on_the_card);
         let sends = DeviceFlags::FORWARDS.with(DeviceFlags::TURNS);
         let vlan = records[&3];
-        assert_eq!((records[&2].flags, records[&2].lower), (sends, 0));
+        let card = (sends.with(DeviceFlags::LOWER), 0);
+        assert_eq!((records[&2].flags, records[&2].lower), card, "others are on it");
         assert_eq!(
             (vlan.flags, vlan.lower, vlan.tags),
             (sends, 2, Tags::new(Tag(100), Tag::NONE))
