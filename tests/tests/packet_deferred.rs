@@ -20,24 +20,23 @@ fn web() -> Row {
     row().node().serve("web:80", &["pod:8080"])
 }
 
-#[test]
-fn a_new_flow_is_left_as_it_is_and_counted() {
+/// New flows are netfilter's, and one has begun.
+fn left_to_netfilter(sketch: fn(&str) -> Sketch) -> Row {
     web()
         .defers()
-        .ingress(any("client:40000 > web:80").syn())
+        .ingress(sketch("client:40000 > web:80").syn())
         .passes()
         .counting(&[FlowsDeferred])
-        .leaving(&DEFERRED)
-        .run();
+}
+
+#[test]
+fn a_new_flow_is_left_as_it_is_and_counted() {
+    left_to_netfilter(any).leaving(&DEFERRED).run();
 }
 
 #[test]
 fn a_flow_counts_once() {
-    web()
-        .defers()
-        .ingress(any("client:40000 > web:80").syn())
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(any)
         .ingress(any("client:40000 > web:80"))
         .passes()
         .counting(&[])
@@ -46,11 +45,7 @@ fn a_flow_counts_once() {
 
 #[test]
 fn who_began_with_netfilter_stays_there_after_the_takeover() {
-    web()
-        .defers()
-        .ingress(any("client:40000 > web:80").syn())
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(any)
         .takes_over()
         .ingress(any("client:40000 > web:80"))
         .passes()
@@ -62,11 +57,7 @@ fn who_began_with_netfilter_stays_there_after_the_takeover() {
 
 #[test]
 fn whoever_comes_after_the_takeover_is_ours() {
-    web()
-        .defers()
-        .ingress(any("client:40000 > web:80").syn())
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(any)
         .takes_over()
         .ingress(any("client:40001 > web:80").syn())
         .becomes("client:40001 > pod:8080")
@@ -76,11 +67,7 @@ fn whoever_comes_after_the_takeover_is_ours() {
 
 #[test]
 fn a_syn_that_is_sent_again_stays_with_netfilter() {
-    web()
-        .defers()
-        .ingress(tcp("client:40000 > web:80").syn())
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(tcp)
         .takes_over()
         .ingress(tcp("client:40000 > web:80").syn())
         .passes()
@@ -90,11 +77,7 @@ fn a_syn_that_is_sent_again_stays_with_netfilter() {
 
 #[test]
 fn a_port_that_is_used_again_is_a_new_flow() {
-    web()
-        .defers()
-        .ingress(tcp("client:40000 > web:80").syn())
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(tcp)
         .ingress(tcp("client:40000 > web:80").fin())
         .passes()
         .takes_over()
@@ -106,11 +89,7 @@ fn a_port_that_is_used_again_is_a_new_flow() {
 
 #[test]
 fn datagrams_that_conntrack_has_forgotten_are_a_new_flow() {
-    web()
-        .defers()
-        .ingress(udp("client:40000 > web:80"))
-        .passes()
-        .counting(&[FlowsDeferred])
+    left_to_netfilter(udp)
         .takes_over()
         .later(Duration::from_secs(29))
         .ingress(udp("client:40000 > web:80"))

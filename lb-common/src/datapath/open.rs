@@ -214,6 +214,16 @@ fn make<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook, masqueraded: bool) ->
     })
 }
 
+/// The desk's `new` tuple becomes its `old` one. Field by field: whole tuples would be copied over the stack.
+#[inline(always)]
+fn keep_tuple<A: Address>(desk: &mut Desk<A>) {
+    desk.new.src = desk.old.src;
+    desk.new.dst = desk.old.dst;
+    desk.new.sport = desk.old.sport;
+    desk.new.dport = desk.old.dport;
+    desk.new.proto = desk.old.proto;
+}
+
 /// Makes the entries of a flow that is netfilter's: nothing is done to its packets, now and when new flows are Sluice's again. Without
 /// room for them its next packet is chosen for anew.
 #[inline(always)]
@@ -221,18 +231,11 @@ fn defer<F: PathFamily, W: Opens<F>>(world: &W) {
     let (service, backend) = {
         let Some(mut desk) = world.desk() else { return };
         let desk = &mut *desk;
-        desk.new.src = desk.old.src;
-        desk.new.dst = desk.old.dst;
-        desk.new.sport = desk.old.sport;
-        desk.new.dport = desk.old.dport;
-        desk.new.proto = desk.old.proto;
+        keep_tuple(desk);
         let backend = desk.opening.backend;
         // As of a direct connection: what happens to Services doesn't concern it.
         desk.opening.backend = 0;
-        desk.opening.flags = FlowFlags::SEEN
-            .with(FlowFlags::DIRECT)
-            .with(FlowFlags::MASQUERADE)
-            .with(FlowFlags::DEFERRED);
+        desk.opening.flags = FlowFlags::SEEN.with(FlowFlags::OF_NETFILTER);
         (desk.opening.service, backend)
     };
     let _ = world.write_entry(Side::Reply, Insert::Any);
@@ -346,12 +349,7 @@ fn holder<F: PathFamily, W: Opens<F>>(world: &W, is_forwarded: bool) -> Holder {
         }
         None => false,
     };
-    // Field by field: whole tuples would be copied over the stack.
-    desk.new.src = desk.old.src;
-    desk.new.dst = desk.old.dst;
-    desk.new.sport = desk.old.sport;
-    desk.new.dport = desk.old.dport;
-    desk.new.proto = desk.old.proto;
+    keep_tuple(desk);
     desk.opening.backend = 0;
     // Not towards a backend: it is left alone by what happens to Services. Only a port changes: XDP may do it.
     desk.opening.flags = FlowFlags::SEEN

@@ -149,6 +149,8 @@ impl FlowFlags {
     pub const WHOLE: Self = Self(1 << 9);
     /// Netfilter's: it began while new flows were left to it, or netfilter had it before. [`Self::DIRECT`] says what is done: nothing.
     pub const DEFERRED: Self = Self(1 << 10);
+    /// What all entries of netfilter's flows are: as those of direct connections, they don't lead towards a backend.
+    pub const OF_NETFILTER: Self = Self::DIRECT.with(Self::MASQUERADE).with(Self::DEFERRED);
     /// A [`Self::DIRECT`] connection that netfilter has masqueraded: it leaves as what this host forwards.
     pub const FORWARDED: Self = Self(1 << 11);
 

@@ -155,14 +155,14 @@ impl Agent {
     /// Asks conntrack what it has, if there is or may be something of netfilter's among so many entries; and whether kube-proxy has rules.
     pub(super) fn follow_netfilter(&mut self, entries: usize) {
         let deferral = self.deferring.table.get().unwrap_or_default();
-        if entries == 0 && deferral == Deferral::No && !self.deferring.is_busy {
+        let is_idle = entries == 0 && deferral == Deferral::No;
+        if is_idle && !self.deferring.is_busy {
             return;
         }
         if std::mem::replace(&mut self.deferring.is_asked, true) {
             return;
         }
         let answers = self.deferring.answers.clone();
-        let is_idle = entries == 0 && deferral == Deferral::No;
         tokio::task::spawn_blocking(move || {
             let at_ns = now_ns();
             let tracked = match netfilter::tracked() {

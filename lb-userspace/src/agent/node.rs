@@ -3,7 +3,7 @@
 //! ServiceCIDRs change.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -225,6 +225,8 @@ pub fn device_records(
     detector: &Detector,
     xdp: impl Fn(&Device) -> Option<XdpMode>,
 ) -> BTreeMap<u32, DeviceRecord> {
+    let vlans = devices.values().filter_map(|device| device.vlan.as_ref());
+    let vlan_cards: BTreeSet<u32> = vlans.map(|vlan| vlan.lower).collect();
     let record = |device: &Device| {
         let controller = device.controller.and_then(|ifindex| devices.get(&ifindex));
         // What XDP does with a VLAN device's frames, it does on the card.
@@ -243,10 +245,7 @@ pub fn device_records(
         if detector.is_pod_device(&device.name, controller.map(|controller| controller.name.as_str())) {
             record.flags = record.flags.with(DeviceFlags::PODS);
         }
-        let is_a_vlans_card = devices
-            .values()
-            .any(|other| other.vlan.is_some_and(|vlan| vlan.lower == device.ifindex));
-        if device.controller.is_some() || is_a_vlans_card {
+        if device.controller.is_some() || vlan_cards.contains(&device.ifindex) {
             record.flags = record.flags.with(DeviceFlags::LOWER);
         }
         if device.is_first && mode.is_none() {

@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use lb_common::layout::{FlowFlags, V4, V6};
+use lb_common::layout::{V4, V6};
 
 use super::Place;
 use crate::{
+    conntrack::FlowCounts,
     netfilter,
     tables::{Deferral, FlowTable, TableFamily},
 };
@@ -42,7 +43,6 @@ pub(super) fn retire(place: &Place, args: &RetireArgs) -> Result<()> {
 /// Flows that Sluice translates.
 fn own_flows<F: TableFamily>(table: &FlowTable<F>) -> Result<usize> {
     let mut flows = 0;
-    let others = FlowFlags::REPLY.with(FlowFlags::MASQUERADE).with(FlowFlags::DEFERRED);
-    table.for_each(|_, flow| flows += usize::from(!flow.flags.any(others)))?;
+    table.for_each(|_, flow| flows += usize::from(FlowCounts::stands_for_flow(flow)))?;
     Ok(flows)
 }

@@ -77,10 +77,7 @@ fn untouched<F: TableFamily>(key: &FlowKey<F::Addr>, flags: FlowFlags, service: 
         sport: key.sport,
         dport: key.dport,
         service,
-        flags: flags
-            .with(FlowFlags::DIRECT)
-            .with(FlowFlags::MASQUERADE)
-            .with(FlowFlags::DEFERRED),
+        flags: flags.with(FlowFlags::OF_NETFILTER),
         seen_ns: now_ns,
         ..Flow::default()
     }

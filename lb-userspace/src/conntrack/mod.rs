@@ -33,7 +33,8 @@ pub struct FlowCounts {
 impl FlowCounts {
     /// The entry that stands for its flow: of the client's first packet. Connections of the host that only had to give way
     /// to a masqueraded flow belong to no service.
-    fn stands_for_flow<A: Address>(flow: &Flow<A>) -> bool {
+    #[must_use]
+    pub fn stands_for_flow<A: Address>(flow: &Flow<A>) -> bool {
         !flow.flags.has(FlowFlags::REPLY) && !flow.flags.has(FlowFlags::MASQUERADE)
     }
 
