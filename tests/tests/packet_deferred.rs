@@ -118,6 +118,41 @@ fn a_flow_of_ours_goes_on_when_new_ones_are_left() {
         .run();
 }
 
+/// The way of the flow that had the port before would lead the second packet past netfilter, to an endpoint that knows nothing of it.
+#[test]
+fn a_port_of_ours_that_is_used_again_is_netfilters_in_xdp_too() {
+    web_in_xdp()
+        .defers()
+        .xdp(tcp("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[])
+        .ingress(tcp("client:40000 > web:80").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .xdp(tcp("client:40000 > web:80"))
+        .passes()
+        .leaving_ways(&["client:40000 > web:80 | stack"])
+        .ingress(tcp("client:40000 > web:80"))
+        .passes()
+        .run();
+}
+
+/// A flow of ours that XDP has a way for, and that its client has ended.
+fn web_in_xdp() -> Row {
+    row()
+        .node()
+        .serve("web:80", &["pod:8080 local"])
+        .xdp(tcp("client:40000 > web:80").syn())
+        .becomes("client:40000 > pod:8080")
+        .counting(&[FlowsCreated])
+        .egress(tcp("pod:8080 > client:40000").syn_ack())
+        .becomes("web:80 > client:40000")
+        .xdp(tcp("client:40000 > web:80").fin())
+        .becomes("client:40000 > pod:8080")
+        .egress(tcp("pod:8080 > client:40000").fin())
+        .becomes("web:80 > client:40000")
+}
+
 #[test]
 fn datagrams_whose_backend_is_gone_go_over_to_netfilter() {
     web()

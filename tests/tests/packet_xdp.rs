@@ -208,5 +208,29 @@ fn a_syn_on_a_closed_flow_is_chosen_for_anew_here_too() {
         .xdp(tcp("client:40000 > web:80").syn())
         .becomes("client:40000 > pod2:8080")
         .counting(&[FlowsCreated])
+        .egress(tcp("pod2:8080 > client:40000").syn_ack())
+        .becomes("web:80 > client:40000")
+        .xdp(tcp("client:40000 > web:80"))
+        .becomes("client:40000 > pod2:8080")
+        .run();
+}
+
+#[test]
+fn a_udp_flow_that_has_left_does_not_go_back_by_its_old_way() {
+    row()
+        .serve("web:53", &["pod:5353 local"])
+        .xdp(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod:5353")
+        .counting(&[FlowsCreated])
+        .xdp(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod:5353")
+        .serve("web:53", &["pod2:5353 local"])
+        .withdraw("pod:5353")
+        .xdp(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod2:5353")
+        .counting(&[FlowsReselected, FlowsCreated])
+        .serve("web:53", &["pod:5353 local", "pod2:5353 local"])
+        .xdp(udp("client:40000 > web:53"))
+        .becomes("client:40000 > pod2:5353")
         .run();
 }

@@ -19,8 +19,10 @@ pub(super) enum Followed<A: Address> {
     Rewrite(FlowFlags, Rewrite<A>),
     /// There is nothing to be done here.
     Alone,
-    /// No entry, or one that must be made anew.
+    /// No entry.
     Unknown,
+    /// The entry of an earlier flow that had this tuple; this one's is to be made.
+    Over,
     /// An entry to a backend that no longer serves.
     Left,
     /// An entry to a backend that is gone for good; the sender is to know.
@@ -65,7 +67,7 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
     }
     let opens = seen.has(TcpSeen::SYN) && !seen.has(TcpSeen::ACK);
     if flags.has(FlowFlags::RESET) {
-        return if opens { Followed::Unknown } else { Followed::Reset };
+        return if opens { Followed::Over } else { Followed::Reset };
     }
     // What an earlier hook has translated may look like a direct connection by now.
     let is_direct = flags.has(FlowFlags::DIRECT);
@@ -105,10 +107,10 @@ pub(super) fn follow<F: PathFamily, W: World + Tables<F>>(
             || !tunnels && counterpart_is_closed::<F, W>(world, key, flags, &rewrite)
             || to_backend && !serves::<F, W>(world, backend, service, &rewrite, tunnels)
         {
-            return Followed::Unknown;
+            return Followed::Over;
         }
     } else if is_deferred && key.proto != Proto::TCP && idle_ns > DEFERRED_NS {
-        return Followed::Unknown;
+        return Followed::Over;
     }
     if heals && !tunnels {
         heal::<F, W>(world, key);

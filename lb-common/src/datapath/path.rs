@@ -354,7 +354,7 @@ pub fn translate<F: PathFamily, P: Packet, W: Errors<F, P>>(packet: &mut P, worl
             };
         }
         // Forwarded packets have passed an ingress hook, which has looked for a frontend.
-        Followed::Unknown | Followed::Left
+        Followed::Unknown | Followed::Over | Followed::Left
             if hook == Hook::EgressForwarded && !is_masqueraded_by_another::<F, W>(world, &parsed.key.src) =>
         {
             let is_known = world.address(&parsed.key.dst).is_some();

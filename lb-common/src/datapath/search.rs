@@ -13,7 +13,7 @@ use super::{
     whole::{may_be_whole, take_source},
     world::{Tables, World},
 };
-use crate::layout::{Counter, DropReason, FlowFlags, Hop, Stage, Tags, Tunnelled, WayFlags, limits::REST_NS};
+use crate::layout::{Counter, DropReason, FlowFlags, FlowKey, Hop, Stage, Tags, Tunnelled, WayFlags, limits::REST_NS};
 
 /// What looking for a way has led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -405,6 +405,17 @@ fn take_rewrite<F: PathFamily, W: Ways<F>>(world: &W, on_top: bool) -> Option<Fl
     Some(flags)
 }
 
+/// Ends the way of a flow whose tuple is another's from now on. That one may get none: the stack has it, or its first packet has not been
+/// followed by a second yet.
+#[inline(always)]
+fn end_way<F: PathFamily, W: Tables<F>>(world: &W, key: &FlowKey<F::Addr>, hook: Hook) {
+    if hook == Hook::Xdp
+        && let Some(mut way) = world.way(key)
+    {
+        way.check = !key.check();
+    }
+}
+
 /// Follows the flow of the desk's `old` tuple at a hook.
 #[inline(always)]
 pub fn step<F: PathFamily, W: World + Tables<F>>(world: &W, hook: Hook) -> Step {
@@ -416,7 +427,14 @@ pub fn step<F: PathFamily, W: World + Tables<F>>(world: &W, hook: Hook) -> Step 
         Followed::Rewrite(_, rewrite) => rewrite,
         Followed::Alone => return Step::Alone,
         Followed::Unknown => return Step::Unknown,
-        Followed::Left => return Step::Left,
+        Followed::Over => {
+            end_way::<F, W>(world, &key, hook);
+            return Step::Unknown;
+        }
+        Followed::Left => {
+            end_way::<F, W>(world, &key, hook);
+            return Step::Left;
+        }
         Followed::Reset => return Step::Reset,
     };
     let Some((backend, service, flags)) = world.flow(&key).map(|flow| (flow.backend, flow.service, flow.flags)) else {

@@ -316,11 +316,6 @@ fn there_and_back(
     assert_eq!(left.lines().find(is_kube_proxys), None, "{left}");
     check_what_stays(&left);
 
-    if xdp != XdpMode::Off {
-        // The way back is not shown with XDP: see the limits in docs/takeover.md.
-        return load.expect_no_loss();
-    }
-
     load.begin("given back");
     let nothing_to_give_back_to = scene.agent().cli(["retire"]);
     assert!(nothing_to_give_back_to.is_err(), "{nothing_to_give_back_to:?}");
