@@ -229,6 +229,31 @@ fn what_netfilter_masquerades_otherwise_stays_as_it_is() {
         .run();
 }
 
+/// Conntrack is asked at the takeover, but a connection may be opened right after it was.
+#[test]
+fn a_tuple_of_netfilters_is_not_given_to_a_flow_of_ours_after_the_takeover() {
+    row()
+        .node()
+        .host_address("node")
+        .given(service("web").node_port(30080).to(&["pod:8080"]))
+        .defers()
+        .ingress(any("client:40000 > node:30080").syn())
+        .passes()
+        .counting(&[FlowsDeferred])
+        .egress(any("node:40001 > pod:8080").syn())
+        .passes()
+        .counting(&[])
+        .takes_over()
+        .ingress(any("client:40001 > node:30080").syn())
+        .becomes("client:40001 > pod:8080")
+        .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
+        .egress(any("client:40001 > pod:8080").syn())
+        .becomes("node:* > pod:8080")
+        .ingress(any("pod:8080 > node:40001").syn_ack())
+        .passes()
+        .run();
+}
+
 #[test]
 fn who_would_be_refused_is_left_to_netfilter() {
     row()

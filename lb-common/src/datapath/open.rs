@@ -12,7 +12,9 @@ use super::{
     whole,
     world::{Bucket, Insert},
 };
-use crate::layout::{Address, Counter, Desk, DropReason, FlowFlags, Proto, Stage, limits::REJECTS_PER_SECOND_MAX};
+use crate::layout::{
+    Address, AddressFlags, Counter, Desk, DropReason, FlowFlags, Proto, Stage, limits::REJECTS_PER_SECOND_MAX,
+};
 
 /// What becomes of the first packet of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -293,6 +295,8 @@ fn direct<F: PathFamily, W: Opens<F>>(world: &W, hook: Hook) -> Result<Opened, E
         Holder::Nobody => {
             if !hook.is_egress() {
                 take::<F, W>(world);
+            } else if is_forwarded {
+                claim_for_netfilter::<F, W>(world);
             }
             Ok(Opened::NotOurs)
         }
@@ -379,6 +383,22 @@ fn take<F: PathFamily, W: Opens<F>>(world: &W) {
             }
             desk.old.stage = Stage::ARRIVES;
         }
+    }
+    mark::<F, W>(world);
+}
+
+/// Takes the tuple that netfilter has chosen for a connection to an endpoint, as `sluice takeover` does with those that conntrack tells
+/// of: a flow of ours that comes later, when new ones are ours, gets another. What goes elsewhere can't meet one.
+#[inline(always)]
+fn claim_for_netfilter<F: PathFamily, W: Opens<F>>(world: &W) {
+    {
+        let Some(mut desk) = world.desk() else { return };
+        let desk = &mut *desk;
+        let is = world.address(&desk.old.dst.looked_up());
+        if !is.is_some_and(|is| is.has(AddressFlags::ENDPOINT)) {
+            return;
+        }
+        desk.opening.flags = FlowFlags::SEEN.with(FlowFlags::OF_NETFILTER);
     }
     mark::<F, W>(world);
 }

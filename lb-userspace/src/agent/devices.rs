@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     kernel::{LinkKind, XdpMode, XdpOutcome, XdpPolicy},
-    source::devices::{Device, Framing, Listing, node_addresses, vlan::card_of},
+    source::devices::{Device, Devices, Framing, Listing, node_addresses, vlan::card_of},
 };
 
 impl Agent {
@@ -39,8 +39,18 @@ impl Agent {
         let addresses = v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from));
         self.reconciler.see_host_addresses(addresses.collect());
         self.follow_node();
+        self.attach_all(&before);
+        if !std::mem::replace(&mut self.devices_followed, true) {
+            self.follow_sockets();
+            self.write_state();
+        }
+    }
+
+    /// Attaches what is not attached yet, and says how it is; `before` is what the devices were.
+    pub(super) fn attach_all(&mut self, before: &Devices) {
         // While programs are attached, tc must not take for direct what XDP has translated.
         let expected = self.xdp_modes();
+        let devices = self.devices.clone();
         let states = devices
             .iter()
             .map(|(ifindex, device)| self.attach(device, before.get(ifindex)));
@@ -49,13 +59,9 @@ impl Agent {
             self.follow_node();
         }
         self.state_is_old = true;
-        if !std::mem::replace(&mut self.devices_followed, true) {
-            self.follow_sockets();
-            self.write_state();
-        }
     }
 
-    /// Where our XDP program should be, and is not on the list, tc does all the work from now on.
+    /// Where our XDP program should be, and is not on the list, it is attached again; if another is there, tc does all the work.
     fn notice_lost_xdp(&mut self, begun: Instant) {
         // An older list may not know of it yet.
         if self.xdp_attached_at.is_none_or(|attached| begun <= attached) {
@@ -68,10 +74,8 @@ impl Agent {
             let known = self.attachments.devices().get(&device.ifindex);
             let was_on = matches!(known.and_then(|known| known.xdp.as_ref()), Some(XdpOutcome::On(_)));
             if was_on && device.xdp.is_none_or(|program| program.id != ours) {
-                let reason = "somebody has taken the program off; a restarted agent puts it back";
-                warn!(device = %device.name, "no XDP on this device any more, {reason}; tc does all the work there");
-                let outcome = XdpOutcome::Off(reason.to_owned());
-                self.attachments.note_xdp(device.ifindex, &device.name, outcome);
+                warn!(device = %device.name, "somebody has taken the XDP program off this device; it is attached again");
+                self.attachments.lose_xdp(device.ifindex);
             }
         }
     }

@@ -16,6 +16,7 @@ mod sockets;
 mod state;
 mod sysctl;
 mod takeover;
+mod truth;
 mod xdp;
 
 use std::{
@@ -41,6 +42,7 @@ pub use sockets::{Mark, SocketOptions, SocketState};
 pub use state::{DeviceState, State, state_file, unix_now_s, unix_s};
 pub use sysctl::{ChangedSetting, prepare_host};
 pub use takeover::{Half, TakenOver, take_over};
+pub use truth::{Found, Truth};
 
 use crate::{
     conntrack::{RemovedEndpoints, SocketCloser, now_ns, sweep},
@@ -147,6 +149,7 @@ struct Agent {
     wants_other_nodes: watch::Sender<bool>,
     closer: SocketCloser,
     observer: Observer,
+    pass: truth::Pass,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
     /// changes may come by the thousand.
@@ -240,6 +243,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 agent.reconciler.collect();
                 agent.follow_health().await;
                 agent.take_over_if_due();
+                agent.check_truth();
                 agent.write_state();
             }
             Some(scrape) = servers.scrapes.recv() => {
@@ -388,6 +392,7 @@ impl Agent {
             wants_other_nodes: watch::channel(false).0,
             closer,
             observer,
+            pass: truth::Pass::default(),
             state,
             state_is_old: true,
             devices_followed: false,
@@ -502,7 +507,16 @@ impl Agent {
     fn snapshot(&self) -> Snapshot {
         let flow_places = [self.flows4.capacity, self.flows6.capacity];
         let peers = [self.peers4.len(), self.peers6.len()];
-        self.observer.snapshot(&self.reconciler, flow_places, peers)
+        Snapshot {
+            drift: self
+                .pass
+                .by_table
+                .iter()
+                .map(|(table, count)| (*table, *count))
+                .collect(),
+            tables_checked_s: self.state.truth.checked_s,
+            ..self.observer.snapshot(&self.reconciler, flow_places, peers)
+        }
     }
 
     fn note_source(&mut self, status: &SourceStatus) {

@@ -171,6 +171,11 @@ impl Observer {
         self.recorder.source_away(since);
     }
 
+    /// Whether the tables hold what they should, and take what is written.
+    pub(super) fn tables_are(&self, right: bool) {
+        self.health.send_if_modified(|health| health.tables_are(right));
+    }
+
     /// Everything that was there at the start is in force.
     pub(super) fn programmed(&self) {
         self.health.send_if_modified(crate::health::Health::programmed);

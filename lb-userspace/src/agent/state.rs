@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{netfilter::NetfilterState, sockets::SocketState, sysctl::ChangedSetting};
+use super::{netfilter::NetfilterState, sockets::SocketState, sysctl::ChangedSetting, truth::Truth};
 
 /// What the agent says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct State {
     /// Health ports, and addresses for probes and metrics, that cannot be listened on, with the reason.
     #[serde(default)]
     pub health_problems: Vec<String>,
+    /// Whether the tables hold what they should.
+    #[serde(default)]
+    pub truth: Truth,
     /// Devices with what is attached.
     pub devices: Vec<DeviceState>,
     /// What netfilter has of the Services of this node.

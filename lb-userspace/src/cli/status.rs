@@ -15,7 +15,7 @@ use super::{
     text::print_table,
 };
 use crate::{
-    agent::{NetfilterState, State, unix_now_s},
+    agent::{NetfilterState, State, Truth, unix_now_s},
     tables::{Deferral, TableFamily, Tables as _},
 };
 
@@ -133,6 +133,7 @@ fn gather(place: &Place) -> Result<Status> {
         && status.agent.as_ref().is_some_and(|agent| {
             agent.ready
                 && agent.port_problems.is_empty()
+                && agent.truth.problems.is_empty()
                 && agent
                     .devices
                     .iter()
@@ -170,6 +171,9 @@ fn fill<F: TableFamily>(place: &Place, rows: &mut Vec<TableFill>) -> Result<()> 
 /// How many problems of a kind are told one by one: tables that are full may leave thousands of ports out.
 const PROBLEMS_SHOWN: usize = 20;
 
+/// How many of the latest findings of the truth check are told.
+const DRIFT_SHOWN: usize = 5;
+
 fn print_problems(mark: &str, problems: &[String]) {
     for problem in problems.iter().take(PROBLEMS_SHOWN) {
         println!("{mark}{problem}");
@@ -178,6 +182,23 @@ fn print_problems(mark: &str, problems: &[String]) {
     if rest > 0 {
         println!("{mark}and {rest} more; all of them: sluice status -o json");
     }
+}
+
+/// What the truth check says, in a line, and in one more for each of the latest findings.
+fn truth(truth: &Truth) -> String {
+    let now_s = unix_now_s();
+    let ago = |at_s: u64| format!("{} s ago", now_s.saturating_sub(at_s));
+    let checked = match truth.checked_s {
+        0 => "not compared with what they should hold yet".to_owned(),
+        at_s => format!("compared with what they should hold {}", ago(at_s)),
+    };
+    let found = match truth.drift_total {
+        0 => ", nothing wrong since the agent's start".to_owned(),
+        total => format!(", {total} put right since the agent's start; somebody else writes here:"),
+    };
+    let shown = truth.drift.iter().rev().take(DRIFT_SHOWN);
+    let lines = shown.map(|found| format!("\n  put right: {}, {}", found.what, ago(found.at_s)));
+    format!("{checked}{found}{}", lines.collect::<String>())
 }
 
 fn print_netfilter(netfilter: &NetfilterState) {
@@ -257,6 +278,8 @@ fn print(place: &Place, status: &Status) {
                 agent.source_ports_used_max
             );
         }
+        println!("tables:    {}", truth(&agent.truth));
+        print_problems("  WRONG:   ", &agent.truth.problems);
         println!("sockets:   {}", agent.sockets);
         print_netfilter(&agent.netfilter);
         println!();

@@ -1,7 +1,7 @@
 //! How healthy the proxy and its node are, and what is answered when somebody asks (behaviour reference §6.1).
 //!
 //! A family is unhealthy while its oldest change that is not in the tables yet is older than twice `syncPeriod`: idle and
-//! starting up are healthy. Pure: the time is passed in, with every event and every question. Not here: sockets (`probes`,
+//! starting up are healthy. Beyond kube-proxy's rules: all are unhealthy while the truth check finds what it can't put right. Pure: the time is passed in, with every event and every question. Not here: sockets (`probes`,
 //! `servers`). Told by the agent.
 
 use std::collections::BTreeMap;
@@ -68,6 +68,7 @@ pub struct Health {
     unknown_node: UnknownNode,
     eligible: bool,
     programmed: bool,
+    tables_right: bool,
     families: BTreeMap<Family, FamilyHealth>,
 }
 
@@ -79,6 +80,7 @@ impl Health {
             unknown_node,
             eligible: unknown_node == UnknownNode::Eligible,
             programmed: false,
+            tables_right: true,
             families: BTreeMap::new(),
         }
     }
@@ -103,6 +105,11 @@ impl Health {
         !std::mem::replace(&mut self.programmed, true)
     }
 
+    /// Whether the tables hold what they should, and take what is written, as the truth check has found. Says whether that is new.
+    pub fn tables_are(&mut self, right: bool) -> bool {
+        std::mem::replace(&mut self.tables_right, right) != right
+    }
+
     /// The own Node is now so.
     pub fn see_node(&mut self, node: &NodeView) {
         self.eligible = match &node.facts {
@@ -111,9 +118,9 @@ impl Health {
         };
     }
 
-    /// Does the proxy bring changes into the tables in time?
+    /// Does the proxy bring changes into the tables in time, and do the tables hold what they should?
     pub fn is_healthy(&self, now: Instant) -> bool {
-        self.families.values().all(|family| self.keeps_up(*family, now))
+        self.tables_right && self.families.values().all(|family| self.keeps_up(*family, now))
     }
 
     /// Should load balancers send new connections to this node?

@@ -16,7 +16,7 @@ use aya::programs::{
 };
 use lb_common::layout::names;
 
-use super::load::Datapath;
+use super::{load::Datapath, raw};
 
 /// Where on a device a program sits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -233,6 +233,51 @@ impl Attachments {
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(pin)?;
         Ok(mode)
+    }
+
+    /// The devices on which one of our programs is no more, by somebody else's doing, each with the hook. They count as not attached from
+    /// now on: to be attached anew.
+    pub fn check(&mut self, datapath: &Datapath) -> Vec<(u32, String, Direction)> {
+        let id = |names: [&str; 2]| names.map(|name| datapath.program_id(name));
+        let programs = [
+            (Direction::Ingress, id([names::TC_INGRESS, names::TC_L3_INGRESS])),
+            (Direction::Egress, id([names::TC_EGRESS, names::TC_L3_EGRESS])),
+            (Direction::Xdp, id([names::XDP, names::XDP])),
+        ];
+        let mut lost = Vec::new();
+        for (ifindex, device) in &self.devices {
+            for (direction, ours) in &programs {
+                let is_wanted = match direction {
+                    Direction::Xdp => matches!(device.xdp, Some(XdpOutcome::On(_))),
+                    Direction::Ingress | Direction::Egress => device.tc,
+                };
+                let link =
+                    raw::PinnedLink::open(&self.pin(*ifindex, *direction)).and_then(|link| link.inspect_device());
+                let is_there = link.is_ok_and(|link| link.ifindex == *ifindex && ours.contains(&Some(link.program)));
+                if is_wanted && !is_there {
+                    lost.push((*ifindex, device.name.clone(), *direction));
+                }
+            }
+        }
+        for (ifindex, _, direction) in &lost {
+            // A link that was taken off can't be used again.
+            let _ = fs::remove_file(self.pin(*ifindex, *direction));
+            if let Some(device) = self.devices.get_mut(ifindex) {
+                match direction {
+                    Direction::Xdp => device.xdp = None,
+                    Direction::Ingress | Direction::Egress => device.tc = false,
+                }
+            }
+        }
+        lost
+    }
+
+    /// Takes note that the XDP program is on a device no more: it is to be attached anew.
+    pub fn lose_xdp(&mut self, ifindex: u32) {
+        self.detach_xdp(ifindex);
+        if let Some(device) = self.devices.get_mut(&ifindex) {
+            device.xdp = None;
+        }
     }
 
     /// Takes the XDP program off a device, if it is there.

@@ -1,5 +1,6 @@
-//! System calls on links of cgroups and on network namespaces, which no library of ours has: exchanging a link's program in place
-//! (`BPF_LINK_UPDATE`, Linux 5.7; aya 0.14 has it for tc and XDP only), asking on which cgroup a link is, and a namespace's cookie.
+//! System calls on links and on network namespaces, which no library of ours has: exchanging the program of a cgroup's link in place
+//! (`BPF_LINK_UPDATE`, Linux 5.7; aya 0.14 has it for tc and XDP only), asking on which cgroup or device a link is, and a namespace's
+//! cookie.
 
 use std::{
     ffi::CString,
@@ -17,6 +18,8 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_XDP: u32 = 6;
+const BPF_LINK_TYPE_TCX: u32 = 11;
 /// `SO_NETNS_COOKIE` (Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
@@ -30,6 +33,15 @@ pub(super) struct CgroupLink {
     pub program: u32,
     /// Number of the cgroup, which is its folder's inode; 0 if it is gone.
     pub cgroup: u64,
+}
+
+/// Where a link of a device is, and what runs there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct DeviceLink {
+    /// Number of the program.
+    pub program: u32,
+    /// Index of the device; 0 if the link was taken off, or the device is gone.
+    pub ifindex: u32,
 }
 
 /// The member of the kernel's `union bpf_attr` for opening a pin.
@@ -57,7 +69,7 @@ struct UpdateAttr {
     expected: u32,
 }
 
-/// The beginning of the kernel's `struct bpf_link_info`, of a cgroup's link.
+/// The beginning of the kernel's `struct bpf_link_info`, of a cgroup's link; of a device's link its index is in place of `cgroup`.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -93,15 +105,23 @@ impl PinnedLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }))
     }
 
+    /// Where it is, if it is a device's link, of tc or XDP.
+    pub(super) fn inspect_device(&self) -> io::Result<DeviceLink> {
+        let info = self.info()?;
+        if info.kind != BPF_LINK_TYPE_TCX && info.kind != BPF_LINK_TYPE_XDP {
+            return Err(io::Error::other("it is not the link of a device"));
+        }
+        // The index comes first of what is said of such links.
+        let [a, b, c, d, ..] = info.cgroup.to_ne_bytes();
+        Ok(DeviceLink {
+            program: info.program,
+            ifindex: u32::from_ne_bytes([a, b, c, d]),
+        })
+    }
+
     /// Where it is, if it is a cgroup's link.
     pub(super) fn inspect(&self) -> io::Result<CgroupLink> {
-        let mut info = LinkInfo::default();
-        let mut attr = InfoAttr {
-            fd: self.0.as_raw_fd() as u32,
-            len: size_of::<LinkInfo>() as u32,
-            info: (&raw mut info).addr() as u64,
-        };
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+        let info = self.info()?;
         if info.kind != BPF_LINK_TYPE_CGROUP {
             return Err(io::Error::other("it is not the link of a cgroup"));
         }
@@ -109,6 +129,17 @@ impl PinnedLink {
             program: info.program,
             cgroup: info.cgroup,
         })
+    }
+
+    fn info(&self) -> io::Result<LinkInfo> {
+        let mut info = LinkInfo::default();
+        let mut attr = InfoAttr {
+            fd: self.0.as_raw_fd() as u32,
+            len: size_of::<LinkInfo>() as u32,
+            info: (&raw mut info).addr() as u64,
+        };
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+        Ok(info)
     }
 
     /// Gives it another program in place.

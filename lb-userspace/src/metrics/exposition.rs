@@ -170,6 +170,15 @@ impl Collector for Readings {
             "Entries that fit into a table.",
             places,
         )?;
+        let drift = self.snapshot.drift.iter();
+        let drift = drift.map(|(table, count)| ([("table", *table)], *count));
+        let help = "Entries that were not as they should be, and were put right, by table; programs taken off devices count, too.";
+        counter(encoder, "sluice_drift", help, drift)?;
+        let help =
+            "When all tables had last been compared with what they should hold, in unix time; 0 if they have not yet.";
+        let unlabelled: [(&str, &str); 0] = [];
+        let checked = [(unlabelled, self.snapshot.tables_checked_s)];
+        gauge(encoder, "sluice_tables_checked_timestamp_seconds", help, checked)?;
         self.encode_ports(encoder)?;
         self.encode_backends(encoder)?;
         let help = "Series of single Services and backends that are not shown but summed up.";

@@ -25,6 +25,10 @@ pub struct Snapshot {
     pub backends: Vec<BackendReading>,
     /// Source ports of masqueraded connections.
     pub source_ports: Vec<SourcePorts>,
+    /// Entries of each table that were not as they should be, and were put right.
+    pub drift: Vec<(&'static str, u64)>,
+    /// Unix time at which all tables had been compared, in seconds; 0 if they haven't yet.
+    pub tables_checked_s: u64,
     /// Service ports with a Local policy and no endpoint here; see [`super::no_local_endpoints`].
     pub no_local_endpoints: NoLocalEndpoints,
 }

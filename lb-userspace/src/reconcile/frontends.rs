@@ -27,6 +27,11 @@ pub(super) struct AddressUse {
 }
 
 impl AddressUse {
+    /// What the table says.
+    pub(super) fn written(&self) -> AddressFlags {
+        self.written
+    }
+
     fn wanted(&self) -> AddressFlags {
         let mut flags = self.host;
         if self.cluster_ips > 0 {

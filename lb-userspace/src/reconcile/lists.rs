@@ -240,6 +240,9 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             for (number, backend) in now.backends.iter().zip(backends) {
                 self.refresh(*number, &backend.record);
             }
+            if let Some(table) = &list.table {
+                self.know_members(table);
+            }
             return Ok(None);
         }
         let len = backends.len() as u32;

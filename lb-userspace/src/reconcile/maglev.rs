@@ -75,6 +75,14 @@ pub(super) fn fingerprint<A: Address>(members: &[Member<A>]) -> u64 {
     })
 }
 
+/// Says what is in a table.
+pub(super) fn sum(chunks: &[Chunk]) -> u64 {
+    let ordinals = chunks.iter().flat_map(|chunk| chunk.ordinals);
+    ordinals.fold(spread(RULES), |sum, ordinal| {
+        spread(sum.wrapping_add(INCREMENT) ^ u64::from(ordinal))
+    })
+}
+
 /// Into how many cells the flows of so many endpoints are divided.
 pub(super) fn cells(members: u32) -> Cells {
     Cells::new((members * MAGLEV_CELLS_PER_ENDPOINT).max(MAGLEV_CELLS_MIN))

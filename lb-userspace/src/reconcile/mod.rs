@@ -18,8 +18,10 @@ mod siblings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod truth;
 
 pub use publish::{Fill, Gone, PublishError, Publisher};
 pub use reconciler::{PortProblem, Reconciler};
 pub use retire::Retired;
 pub use siblings::Siblings;
+pub use truth::STEPS;

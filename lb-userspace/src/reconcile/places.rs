@@ -34,6 +34,11 @@ impl<T> Places<T> {
         }
     }
 
+    /// One more than the largest number that there has been.
+    pub(super) fn len(&self) -> u32 {
+        self.places.len() as u32
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten()
     }

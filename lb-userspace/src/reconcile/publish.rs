@@ -154,7 +154,7 @@ pub struct Publisher<F: TableFamily, T> {
     pub(super) labels: HashMap<u32, String>,
     pub(super) backends: Places<Used<F::Addr>>,
     pub(super) numbers_by_identity: HashMap<Identity<F::Addr>, u32>,
-    pub(super) shared: SharedTables,
+    pub(super) shared: SharedTables<F::Addr>,
     pub(super) free_slots: Ranges,
     pub(super) free_chunks: Ranges,
     pub(super) free_backends: Numbers<F::Addr>,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     model::{Change, Dirty, Family, NodeView, ObjectRef, Problem, ServiceKey, Severity, Store},
     plan::{PortId, plan_problems, plan_service},
-    tables::{TableError, Tables},
+    tables::{Drift, TableError, Tables},
 };
 
 type Ip4 = <V4 as lb_common::layout::Family>::Addr;
@@ -380,6 +380,17 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
                 self.problems.insert(id.clone(), reason);
             }
         }
+    }
+
+    /// One step of a pass through the tables of both families, from 0 to [`STEPS`](super::STEPS): what was not as it should be, and whether
+    /// it is now.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell what is in a table.
+    pub fn check(&mut self, step: u32) -> Result<Vec<Drift>, TableError> {
+        let mut drifts = self.v4.check(step)?;
+        drifts.extend(self.v6.check(step)?);
+        Ok(drifts)
     }
 
     fn order_grace(&mut self) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use lb_common::layout::{Address, TableHeader, limits::MAGLEV_ENDPOINTS_MAX};
+use lb_common::layout::{Address, Chunk, TableHeader, limits::MAGLEV_ENDPOINTS_MAX};
 
 use super::{
     maglev::{self, Member},
@@ -27,6 +27,16 @@ pub(super) struct TableKey {
 }
 
 impl TableKey {
+    /// Endpoints of the set.
+    pub(super) const fn members(self) -> u32 {
+        self.members
+    }
+
+    /// Whether it belongs to one of so many parts of all tables.
+    pub(super) const fn is_of_part(self, part: u32, parts: u32) -> bool {
+        self.fingerprint as u32 % parts == part
+    }
+
     pub(super) const fn of(header: &TableHeader, members: u32) -> Self {
         Self {
             fingerprint: header.fingerprint,
@@ -34,7 +44,8 @@ impl TableKey {
         }
     }
 
-    fn chunks(self) -> u32 {
+    /// Chunks that its table has.
+    pub(super) fn chunks(self) -> u32 {
         maglev::chunks(maglev::cells(self.members))
     }
 }
@@ -51,14 +62,32 @@ impl<A: Address> WantedTable<A> {
 }
 
 /// Where a table is, and how many lists have it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SharedTable {
+#[derive(Clone, Debug)]
+pub(super) struct SharedTable<A> {
     header: TableHeader,
     uses: u32,
+    /// For whom it is; not known of an earlier agent's until a list asks for it.
+    members: Option<Box<[Member<A>]>>,
+    /// Of what it was made to hold; made when it is asked for.
+    sum: Option<u64>,
+}
+
+impl<A: Address> SharedTable<A> {
+    /// Its first chunk.
+    pub(super) const fn first_chunk(&self) -> u32 {
+        self.header.first_chunk
+    }
+
+    /// What the table should hold, if it isn't this.
+    pub(super) fn right_instead_of(&mut self, found: &[Chunk]) -> Option<Vec<Chunk>> {
+        let members = self.members.as_ref()?;
+        let sum = *self.sum.get_or_insert_with(|| maglev::sum(&maglev::table(members)));
+        (maglev::sum(found) != sum).then(|| maglev::table(members))
+    }
 }
 
 /// All tables of a family.
-pub(super) type SharedTables = HashMap<TableKey, SharedTable>;
+pub(super) type SharedTables<A> = HashMap<TableKey, SharedTable<A>>;
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// Whether a list's table is the one that it is to have. One that has no room is not missed.
@@ -93,7 +122,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let Some(first_chunk) = self.free_chunks.take(wanted.key.chunks()) else {
             return Ok(None);
         };
-        if let Err(error) = self.tables.put_chunks(first_chunk, &maglev::table(&wanted.members)) {
+        let chunks = maglev::table(&wanted.members);
+        if let Err(error) = self.tables.put_chunks(first_chunk, &chunks) {
             // Nobody was told of it.
             self.free_chunks.give_back(first_chunk, wanted.key.chunks());
             return Err(error.into());
@@ -103,8 +133,21 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             cells: maglev::cells(wanted.key.members),
             fingerprint: wanted.key.fingerprint,
         };
-        self.shared.insert(wanted.key, SharedTable { header, uses: 1 });
+        let table = SharedTable {
+            header,
+            uses: 1,
+            members: Some(wanted.members.as_slice().into()),
+            sum: Some(maglev::sum(&chunks)),
+        };
+        self.shared.insert(wanted.key, table);
         Ok(Some(header))
+    }
+
+    /// Takes note of the endpoints of a table that an earlier agent has made.
+    pub(super) fn know_members(&mut self, wanted: &WantedTable<F::Addr>) {
+        if let Some(table) = self.shared.get_mut(&wanted.key) {
+            table.members.get_or_insert_with(|| wanted.members.as_slice().into());
+        }
     }
 
     /// A table that one list less has. A reader may still be on its way to it.
@@ -133,7 +176,13 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             && header.cells == maglev::cells(members)
             && self.free_chunks.take_at(header.first_chunk, key.chunks());
         if sound {
-            self.shared.insert(key, SharedTable { header, uses: 1 });
+            let table = SharedTable {
+                header,
+                uses: 1,
+                members: None,
+                sum: None,
+            };
+            self.shared.insert(key, table);
         }
         sound
     }

@@ -1,5 +1,5 @@
 //! Many entries a system call (Linux 5.6), which aya lacks: reading a hash table (`BPF_MAP_LOOKUP_BATCH`), of which a million
-//! flows would take seconds one by one; writing a row of an array (`BPF_MAP_UPDATE_BATCH`).
+//! flows would take seconds one by one; reading and writing a row of an array (`BPF_MAP_UPDATE_BATCH`).
 
 use std::{
     io,
@@ -57,6 +57,51 @@ pub(super) fn write_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, values: &[
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Reads elements of an array, from `first` on; fewer if it ends before.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(super) fn read_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, count: u32) -> io::Result<Vec<V>> {
+    let mut keys = vec![0_u32; count as usize];
+    let mut values: Vec<V> = Vec::with_capacity(count as usize);
+    // The kernel begins with the element after the one that is named.
+    let (before, mut last) = (first.wrapping_sub(1), 0_u32);
+    let mut attr = BatchAttr {
+        in_batch: if first == 0 {
+            0
+        } else {
+            (&raw const before).addr() as u64
+        },
+        out_batch: (&raw mut last).addr() as u64,
+        keys: keys.as_mut_ptr().addr() as u64,
+        values: values.as_mut_ptr().addr() as u64,
+        count,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the structure is laid out as the kernel's and outlives the call; `keys` and `values` have room for `count` entries, `before`
+    // and `last` are keys.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        // The array ended; what there is, is written.
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+    }
+    // SAFETY: the kernel has written that many entries, which is no more than there is room for, and every bit pattern is a valid `Pod`.
+    unsafe { values.set_len(attr.count.min(count) as usize) };
+    Ok(values)
 }
 
 /// Calls `visit` with every entry, read `batch_len` at a time. Entries that come or go meanwhile may be missed or seen

@@ -1,6 +1,10 @@
 //! The tables in the kernel's maps.
 
-use std::{borrow::Borrow, collections::HashSet, os::fd::AsFd as _};
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{
@@ -181,12 +185,44 @@ fn from_port_and_flags([p, q, f, g]: [u8; 4]) -> (Port, BackendFlags) {
     (Port { octets: [p, q] }, BackendFlags(u16::from_ne_bytes([f, g])))
 }
 
+/// A hash table, and the descriptor by which it is read whole.
+struct Hash<K, V> {
+    map: HashMap<MapData, K, V>,
+    fd: OwnedFd,
+}
+
+/// Entries read in one system call.
+const BATCH_LEN: u32 = 4096;
+
+impl<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod> Hash<K, V> {
+    fn open(name: &'static str, map: Map) -> Result<Self> {
+        let Map::HashMap(data) = &map else {
+            return Err(anyhow!("{name} is no hash table"));
+        };
+        let fd = data.fd().as_fd().try_clone_to_owned().context(name)?;
+        let map = HashMap::try_from(map).context(name)?;
+        Ok(Self { map, fd })
+    }
+
+    /// All entries, each once.
+    fn all(&self) -> io::Result<Vec<(K, V)>> {
+        let mut seen = HashSet::new();
+        let mut entries = Vec::new();
+        batch::for_each(self.fd.as_fd(), BATCH_LEN, |key: &K, value: &V| {
+            if seen.insert(*key) {
+                entries.push((*key, *value));
+            }
+        })?;
+        Ok(entries)
+    }
+}
+
 /// The tables of one family, in the kernel.
 pub struct KernelTables<F: TableFamily> {
-    frontends: HashMap<MapData, FrontendKey<F::Addr>, u32>,
-    addresses: HashMap<MapData, F::Addr, u32>,
+    frontends: Hash<FrontendKey<F::Addr>, u32>,
+    addresses: Hash<F::Addr, u32>,
     sources: LpmTrie<MapData, <F::Addr as SourceKeys>::SourceKey, u32>,
-    labels: HashMap<MapData, u32, Label>,
+    labels: Hash<u32, Label>,
     services: MappedArray,
     slots: MappedArray,
     maglev: MapData,
@@ -227,10 +263,10 @@ impl<F: TableFamily> KernelTables<F> {
             backends: backend_count,
         };
         Ok(Self {
-            frontends: HashMap::try_from(take(F::FRONTENDS)?).with_context(|| F::FRONTENDS)?,
-            addresses: HashMap::try_from(take(F::ADDRESSES)?).with_context(|| F::ADDRESSES)?,
+            frontends: Hash::open(F::FRONTENDS, take(F::FRONTENDS)?)?,
+            addresses: Hash::open(F::ADDRESSES, take(F::ADDRESSES)?)?,
             sources: LpmTrie::try_from(take(F::SOURCES)?).with_context(|| F::SOURCES)?,
-            labels: HashMap::try_from(take(F::LABELS)?).with_context(|| F::LABELS)?,
+            labels: Hash::open(F::LABELS, take(F::LABELS)?)?,
             services,
             slots,
             maglev,
@@ -242,14 +278,14 @@ impl<F: TableFamily> KernelTables<F> {
     /// What an address is to Sluice.
     #[must_use]
     pub fn address_is(&self, address: &F::Addr) -> AddressFlags {
-        self.addresses.get(address, 0).map(AddressFlags).unwrap_or_default()
+        self.addresses.map.get(address, 0).map(AddressFlags).unwrap_or_default()
     }
 
     /// The frontend that answers at this address and port, if there is one: as `frontend_at` of the datapath.
     #[must_use]
     pub fn frontend_at(&self, address: &F::Addr, port: Port, proto: Proto) -> Option<Frontend> {
         let is = self.address_is(&address.looked_up());
-        let at = |address| self.frontends.get(&FrontendKey::new(address, port, proto), 0).ok();
+        let at = |address| self.frontends.map.get(&FrontendKey::new(address, port, proto), 0).ok();
         let own = is
             .any(AddressFlags::CLUSTER_IP.with(AddressFlags::EXTERNAL))
             .then(|| at(*address));
@@ -299,22 +335,24 @@ fn source_range<F: TableFamily>(key: &Key<<F::Addr as SourceKeys>::SourceKey>) -
 impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     fn put_frontend(&mut self, key: &FrontendKey<F::Addr>, frontend: Frontend) -> Result<(), TableError> {
         self.frontends
+            .map
             .insert(key, frontend.0, 0)
             .map_err(error("write a frontend", F::FRONTENDS))
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey<F::Addr>) -> Result<(), TableError> {
-        accept_absence(self.frontends.remove(key)).map_err(error("remove a frontend", F::FRONTENDS))
+        accept_absence(self.frontends.map.remove(key)).map_err(error("remove a frontend", F::FRONTENDS))
     }
 
     fn put_address(&mut self, address: &F::Addr, flags: AddressFlags) -> Result<(), TableError> {
         self.addresses
+            .map
             .insert(address, flags.0, 0)
             .map_err(error("write an address", F::ADDRESSES))
     }
 
     fn remove_address(&mut self, address: &F::Addr) -> Result<(), TableError> {
-        accept_absence(self.addresses.remove(address)).map_err(error("remove an address", F::ADDRESSES))
+        accept_absence(self.addresses.map.remove(address)).map_err(error("remove an address", F::ADDRESSES))
     }
 
     fn put_source(&mut self, range: &SourceRange<F::Addr>) -> Result<(), TableError> {
@@ -329,12 +367,13 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
 
     fn put_label(&mut self, number: u32, label: &Label) -> Result<(), TableError> {
         self.labels
+            .map
             .insert(number, label, 0)
             .map_err(error("write a label", F::LABELS))
     }
 
     fn remove_label(&mut self, number: u32) -> Result<(), TableError> {
-        accept_absence(self.labels.remove(&number)).map_err(error("remove a label", F::LABELS))
+        accept_absence(self.labels.map.remove(&number)).map_err(error("remove a label", F::LABELS))
     }
 
     fn put_scope(&mut self, number: u32, list: List, scope: Scope) {
@@ -354,11 +393,7 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn put_chunks(&mut self, first: u32, chunks: &[Chunk]) -> Result<(), TableError> {
-        batch::write_row(self.maglev.fd().as_fd(), first, chunks).map_err(|reason| TableError {
-            action: "write a Maglev table",
-            table: F::MAGLEV,
-            reason: reason.to_string(),
-        })
+        batch::write_row(self.maglev.fd().as_fd(), first, chunks).map_err(refused("write a Maglev table", F::MAGLEV))
     }
 
     fn put_slot(&mut self, place: u32, backend: u32) {
@@ -384,12 +419,18 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn frontends(&self) -> Result<Vec<(FrontendKey<F::Addr>, Frontend)>, TableError> {
-        let found = all(&self.frontends).map_err(error("read the frontends", F::FRONTENDS))?;
+        let found = self
+            .frontends
+            .all()
+            .map_err(refused("read the frontends", F::FRONTENDS))?;
         Ok(found.into_iter().map(|(key, value)| (key, Frontend(value))).collect())
     }
 
     fn addresses(&self) -> Result<Vec<(F::Addr, AddressFlags)>, TableError> {
-        let found = all(&self.addresses).map_err(error("read the addresses", F::ADDRESSES))?;
+        let found = self
+            .addresses
+            .all()
+            .map_err(refused("read the addresses", F::ADDRESSES))?;
         Ok(found
             .into_iter()
             .map(|(address, value)| (address, AddressFlags(value)))
@@ -406,7 +447,11 @@ impl<F: TableFamily> Tables<F::Addr> for KernelTables<F> {
     }
 
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError> {
-        all(&self.labels).map_err(error("read the labels", F::LABELS))
+        self.labels.all().map_err(refused("read the labels", F::LABELS))
+    }
+
+    fn chunks(&self, first: u32, count: u32) -> Result<Vec<Chunk>, TableError> {
+        batch::read_row(self.maglev.fd().as_fd(), first, count).map_err(refused("read a Maglev table", F::MAGLEV))
     }
 
     fn service(&self, number: u32) -> Service {
@@ -455,19 +500,12 @@ fn accept_absence(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-/// All entries. The kernel starts its iteration anew when the key it stands at is removed, so doubles are left out.
-fn all<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod>(
-    map: &HashMap<impl Borrow<MapData>, K, V>,
-) -> Result<Vec<(K, V)>, MapError> {
-    let mut seen = HashSet::new();
-    let mut entries = Vec::new();
-    for entry in map {
-        let (key, value) = entry?;
-        if seen.insert(key) {
-            entries.push((key, value));
-        }
+fn refused(action: &'static str, table: &'static str) -> impl FnOnce(io::Error) -> TableError {
+    move |reason| TableError {
+        action,
+        table,
+        reason: reason.to_string(),
     }
-    Ok(entries)
 }
 
 #[cfg(test)]

@@ -235,6 +235,11 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
         Ok(self.labels.iter().map(|(number, label)| (*number, *label)).collect())
     }
 
+    fn chunks(&self, first: u32, count: u32) -> Result<Vec<Chunk>, TableError> {
+        let chunk = |place| self.chunks.get(&place).copied().unwrap_or_default();
+        Ok((first..first + count).map(chunk).collect())
+    }
+
     fn service(&self, number: u32) -> Service {
         self.services.get(&number).copied().unwrap_or_default()
     }
@@ -361,6 +366,10 @@ impl<A: Address, T: Tables<A>> Tables<A> for Faulty<T> {
 
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError> {
         self.inner.labels()
+    }
+
+    fn chunks(&self, first: u32, count: u32) -> Result<Vec<Chunk>, TableError> {
+        self.inner.chunks(first, count)
     }
 
     fn service(&self, number: u32) -> Service {

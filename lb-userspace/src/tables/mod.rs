@@ -6,6 +6,7 @@
 
 mod batch;
 mod defers;
+mod drift;
 mod flows;
 mod kernel;
 mod mapped;
@@ -22,6 +23,7 @@ use lb_common::layout::{
 use thiserror::Error;
 
 pub use defers::{Deferral, DefersTable};
+pub use drift::{Difference, Drift, differences};
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
@@ -41,7 +43,7 @@ pub enum List {
 }
 
 /// A range of source addresses in a set: base address and prefix length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceRange<A> {
     /// The set, from 1 on.
     pub set: u32,
@@ -149,6 +151,11 @@ pub trait Tables<A: Address> {
     /// # Errors
     /// If the kernel refuses to tell.
     fn labels(&self) -> Result<Vec<(u32, Label)>, TableError>;
+    /// Chunks of a Maglev table, from the place `first` on.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    fn chunks(&self, first: u32, count: u32) -> Result<Vec<Chunk>, TableError>;
     /// A service record; empty beyond the table.
     fn service(&self, number: u32) -> Service;
     /// Backend number in a slot; 0 beyond the table.

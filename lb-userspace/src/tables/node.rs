@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
+    hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -13,7 +15,7 @@ use aya::{
 use lb_common::layout::{Device, Node, Range, VlanKey};
 
 use super::{
-    TableError,
+    Drift, TableError, differences,
     kernel::{TableFamily, error},
 };
 use crate::model::Cidr;
@@ -67,6 +69,20 @@ impl<F: TableFamily> NodeTable<F> {
     }
 }
 
+impl<F: TableFamily> NodeTable<F> {
+    /// Puts the record right if it isn't this.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn check(&mut self, wanted: &Node<F::Addr>) -> Result<Option<Drift>, TableError> {
+        let found = self.get()?;
+        Ok((found != *wanted).then(|| {
+            let what = format!("is {found:?}, and should be {wanted:?}");
+            Drift::new(F::NODE, what, self.put(*wanted))
+        }))
+    }
+}
+
 /// Devices by index.
 pub type DeviceTable = Mirror<u32, Device>;
 /// VLAN devices by card and tags.
@@ -88,6 +104,33 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Mirror<K, V> {
         let map: HashMap<MapData, K, V> = HashMap::try_from(map).context(name)?;
         let written = map.iter().collect::<Result<_, _>>().context(name)?;
         Ok(Self { name, map, written })
+    }
+
+    /// Puts right what is otherwise than it was written.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn check(&mut self) -> Result<Vec<Drift>, TableError>
+    where
+        K: Eq + Hash + Debug,
+        V: Debug,
+    {
+        let found: Result<Vec<_>, _> = self.map.iter().collect();
+        let found = found.map_err(error("read the devices", self.name))?;
+        let all = self.written.iter().map(|(key, value)| (*key, *value));
+        let differences = differences(&found, self.written.len(), |key| self.written.get(key).copied(), all);
+        let drifts = differences.into_iter().map(|it| {
+            let what = format!("{:?} has {:?}, and should have {:?}", it.key, it.found, it.wanted);
+            let repaired = match it.wanted {
+                Some(value) => self
+                    .map
+                    .insert(it.key, value, 0)
+                    .map_err(error("write a device", self.name)),
+                None => self.map.remove(&it.key).map_err(error("remove a device", self.name)),
+            };
+            Drift::new(self.name, what, repaired)
+        });
+        Ok(drifts.collect())
     }
 
     /// Brings the table to these entries, and no other; whether it was otherwise.

@@ -7,7 +7,7 @@ use aya::maps::{HashMap, Map, MapData};
 use lb_common::layout::Peer;
 
 use super::{
-    TableError,
+    Drift, TableError, differences,
     kernel::{TableFamily, error},
 };
 
@@ -39,6 +39,39 @@ impl<F: TableFamily> PeerTable<F> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.written.is_empty()
+    }
+
+    /// Puts right what is otherwise than it was written.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn check(&mut self) -> Result<Vec<Drift>, TableError> {
+        let found: Result<Vec<_>, _> = self.map.keys().map(|key| key.map(|key| (key, ()))).collect();
+        let found = found.map_err(error("read the nodes", F::PEERS))?;
+        let all = self.written.iter().map(|address| (*address, ()));
+        let wants = |address: &F::Addr| self.written.contains(address).then_some(());
+        let drifts = differences(&found, self.written.len(), wants, all)
+            .into_iter()
+            .map(|it| {
+                let (what, repaired) = match it.wanted {
+                    Some(()) => {
+                        let write = self.map.insert(it.key, Peer::default(), 0);
+                        (
+                            format!("{} is missing", it.key),
+                            write.map_err(error("write a node", F::PEERS)),
+                        )
+                    }
+                    None => {
+                        let remove = self.map.remove(&it.key);
+                        (
+                            format!("{} is no node", it.key),
+                            remove.map_err(error("remove a node", F::PEERS)),
+                        )
+                    }
+                };
+                Drift::new(F::PEERS, what, repaired)
+            });
+        Ok(drifts.collect())
     }
 
     /// Brings the table to these addresses, and no other; whether it was otherwise.

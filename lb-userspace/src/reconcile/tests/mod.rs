@@ -8,6 +8,7 @@ mod dsr;
 mod lists;
 mod sources;
 mod tables;
+mod truth;
 mod written;
 
 use std::cell::Cell;

@@ -1,0 +1,150 @@
+//! The truth check: a little of it with every look, a whole pass in some five seconds. What the tables hold is compared with what it should
+//! be and put right; whether they still take writes is tried; programs that somebody has taken off devices are attached again. (Those of
+//! sockets are looked after in `sockets`.)
+//!
+//! Here: when which step is due, and who is told. What is compared: `crate::reconcile`, `crate::tables`, `crate::kernel`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use super::{Agent, unix_now_s};
+use crate::{
+    kernel::Direction,
+    reconcile::STEPS,
+    tables::{Drift, TableError},
+};
+
+/// What was not as it should be, of which so many are told, the latest.
+const TOLD_MAX: usize = 20;
+
+/// What the truth check has come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Truth {
+    /// Unix time at which the last whole pass ended, in seconds; 0 if none has.
+    pub checked_s: u64,
+    /// Entries and programs that were not as they should be, since this agent's start.
+    pub drift_total: u64,
+    /// The latest of them.
+    pub drift: VecDeque<Found>,
+    /// What can't be put right, written or read.
+    pub problems: Vec<String>,
+}
+
+/// Something that was not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Unix time at which it was found, in seconds.
+    pub at_s: u64,
+    /// What it was.
+    pub what: String,
+}
+
+/// A pass under way.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    step: u32,
+    problems: Vec<String>,
+    /// How many entries of each table have drifted.
+    pub(super) by_table: BTreeMap<&'static str, u64>,
+}
+
+/// What counts for a program that was taken off a device, among the tables.
+const ATTACHMENTS: &str = "attachments";
+
+impl Agent {
+    /// The next step.
+    pub(super) fn check_truth(&mut self) {
+        if !self.reconciler.is_ready() || !self.devices_followed {
+            return;
+        }
+        let step = self.pass.step;
+        if step < STEPS {
+            let found = self.reconciler.check(step);
+            self.note_drift(found);
+            self.pass.step += 1;
+            return;
+        }
+        self.check_node();
+        self.check_attachments();
+        self.pass.step = 0;
+        let problems = std::mem::take(&mut self.pass.problems);
+        if problems != self.state.truth.problems {
+            for problem in &problems {
+                error!(%problem, "the tables are not as they should be, and it can't be helped");
+            }
+        }
+        self.observer.tables_are(problems.is_empty());
+        self.state.truth.problems = problems;
+        self.state.truth.checked_s = unix_now_s();
+        self.state_is_old = true;
+    }
+
+    /// The tables that say what the node is.
+    fn check_node(&mut self) {
+        let one = |found: Result<Option<Drift>, TableError>| found.map(|drift| drift.into_iter().collect());
+        let all = [
+            one(self.node4.check(&self.record4)),
+            one(self.node6.check(&self.record6)),
+            self.device_table.check(),
+            self.vlan_table.check(),
+            self.peers4.check(),
+            self.peers6.check(),
+        ];
+        for found in all {
+            self.note_drift(found);
+        }
+    }
+
+    /// What is attached to devices.
+    fn check_attachments(&mut self) {
+        let lost = self.attachments.check(&self.datapath);
+        if lost.is_empty() {
+            return;
+        }
+        for (_, device, direction) in &lost {
+            let where_ = match direction {
+                Direction::Ingress => "where packets arrive (tc)",
+                Direction::Egress => "where packets leave (tc)",
+                Direction::Xdp => "in XDP",
+            };
+            self.note(
+                ATTACHMENTS,
+                format!("{device} had no program of ours any more {where_}; it is attached again"),
+            );
+        }
+        let devices = self.devices.clone();
+        self.attach_all(&devices);
+    }
+
+    fn note_drift(&mut self, found: Result<Vec<Drift>, TableError>) {
+        match found {
+            Ok(drifts) => {
+                for drift in drifts {
+                    if drift.refused.is_some() {
+                        self.pass.problems.push(drift.to_string());
+                    } else {
+                        self.note(drift.table, drift.to_string());
+                    }
+                }
+            }
+            Err(error) => self.pass.problems.push(error.to_string()),
+        }
+    }
+
+    fn note(&mut self, table: &'static str, what: String) {
+        warn!(%what, "not as it should be, and put right: is somebody else writing here?");
+        *self.pass.by_table.entry(table).or_default() += 1;
+        let truth = &mut self.state.truth;
+        truth.drift_total += 1;
+        truth.drift.push_back(Found {
+            at_s: unix_now_s(),
+            what,
+        });
+        while truth.drift.len() > TOLD_MAX {
+            truth.drift.pop_front();
+        }
+        self.state_is_old = true;
+    }
+}
