@@ -3,6 +3,7 @@
 pub mod api_server;
 pub mod behaviour;
 pub mod bench;
+pub mod chaos;
 pub mod demo;
 pub mod fuzz;
 pub mod lab;

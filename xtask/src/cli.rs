@@ -51,6 +51,11 @@ pub(crate) enum Verb {
     /// Ten minutes on the host and a million packets in the kernel, unless told. `cargo xtask test` has short versions.
     Fuzz(PassedOn),
 
+    /// Build, then do everything to a node under load, at random, that must not cost a connection (as root)
+    ///
+    /// Three minutes, unless told; with `-- --seed N` the same things again. `cargo xtask test` has a short version.
+    Chaos(PassedOn),
+
     /// Build a static agent and write it as an OCI image, without a container engine
     ///
     /// The archive is what `skopeo copy oci-archive:FILE …`, `podman load` and `docker load` take. Nothing but the program is in it,

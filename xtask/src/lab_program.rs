@@ -1,4 +1,4 @@
-//! `demo`, `bench` and `fuzz`: programs of the package tests, run as root with the built agent at hand. Also what any program
+//! `demo`, `bench`, `fuzz` and `chaos`: programs of the package tests, run as root with the built agent at hand. Also what any program
 //! of that package is told when it is started.
 
 use std::env;

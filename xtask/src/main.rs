@@ -49,6 +49,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Demo(passed_on) => lab_program::become_program(&mut session, "demo", &passed_on.args)?,
         Verb::Bench(passed_on) => lab_program::become_program(&mut session, "bench", &passed_on.args)?,
+        Verb::Chaos(passed_on) => lab_program::become_program(&mut session, "chaos", &passed_on.args)?,
         Verb::Fuzz(passed_on) => lab_program::become_program(&mut session, "fuzz", &passed_on.args)?,
         Verb::Test(args) => return Ok(close(&test::run(&mut session, args)?)),
         Verb::Image(args) => image::run(&mut session, args)?,

@@ -144,13 +144,18 @@ impl Service {
 
     /// The Service and its slices, one for each family that it has, as YAML documents.
     pub fn to_yaml(&self) -> String {
+        render(&self.objects())
+    }
+
+    /// The same as objects.
+    pub fn objects(&self) -> Vec<Value> {
         let mut documents = vec![self.service()];
         for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
             if self.cluster_ips.iter().any(|address| address.is_ipv6() == is_v6) {
                 documents.push(self.slice(family, is_v6));
             }
         }
-        render(&documents)
+        documents
     }
 
     fn service(&self) -> Value {
@@ -234,7 +239,7 @@ impl Service {
 }
 
 /// The Node object of a node.
-pub(super) fn node(host: &Host) -> Value {
+pub(crate) fn node(host: &Host) -> Value {
     let addresses = host
         .addresses()
         .map(|address| json!({"type": "InternalIP", "address": address}));
