@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::HashMap;
 use lb_common::layout::{FrontendKey, Ip4, Port, Proto, names};
+use lb_userspace::kernel::Pins;
 use serde_json::Value;
 
 use super::action::{Action, End};
@@ -225,12 +226,16 @@ impl Stage {
             }
             Action::Fillers { count } => self.fill(*count as u16),
             Action::Flap => {
-                for words in ["link add flap type dummy", "link set flap up", "link del flap"] {
+                for words in [
+                    "link add flap type veth peer name flap-peer",
+                    "link set flap up",
+                    "link del flap",
+                ] {
                     ip(self.lab.node(), words)?;
                 }
                 Ok(())
             }
-            Action::DetachXdp => ip(self.lab.node(), "link set eth0 xdp off").or_else(|_| self.detach_link("eth0")),
+            Action::DetachXdp => self.detach_xdp(),
             Action::Damage => self.damage(),
         }
     }
@@ -319,25 +324,22 @@ impl Stage {
         Ok(())
     }
 
-    fn detach_link(&self, device: &str) -> Result<()> {
-        let index = self
-            .lab
-            .node()
-            .run(|| std::fs::read_to_string(format!("/proc/self/net/dev_snmp6/{device}")))?;
-        let index = index
-            .split_whitespace()
-            .nth(1)
-            .context("the device has an index")?
-            .to_owned();
-        let pin = self.lab.pin_directory().join("links").join(format!("{index}-xdp"));
-        if !pin.exists() {
-            return Ok(());
+    /// Takes XDP off the outward device, if it is there.
+    fn detach_xdp(&self) -> Result<()> {
+        let devices = self.agent.state()?["devices"].as_array().cloned().unwrap_or_default();
+        let outward = devices.iter().find(|device| device["name"] == "eth0");
+        let index = outward.context("eth0 is known")?["ifindex"].to_string();
+        let pin = Pins::new(self.lab.pin_directory()).links().join(format!("{index}-xdp"));
+        // The agent may be about to put it back.
+        if pin.exists() {
+            let mut bpftool = std::process::Command::new("bpftool");
+            let output = bpftool.args(["link", "detach", "pinned"]).arg(&pin).output()?;
+            ensure!(
+                output.status.success(),
+                "bpftool can't detach {}: {output:?}",
+                pin.display()
+            );
         }
-        let status = std::process::Command::new("bpftool")
-            .args(["link", "detach", "pinned"])
-            .arg(&pin)
-            .status()?;
-        ensure!(status.success(), "bpftool can't detach {}", pin.display());
         Ok(())
     }
 
