@@ -1,6 +1,6 @@
 //! The truth check: a little of it with every look, a whole pass in some five seconds. What the tables hold is compared with what it should
-//! be and put right; whether they still take writes is tried; programs that somebody has taken off devices are attached again. (Those of
-//! sockets are looked after in `sockets`.)
+//! be and put right; whether they still take writes is tried; programs that somebody has taken off devices are attached again within a
+//! second. (Those of sockets are looked after in `sockets`.)
 //!
 //! Here: when which step is due, and who is told. What is compared: `crate::reconcile`, `crate::tables`, `crate::kernel`.
 
@@ -50,6 +50,9 @@ pub(super) struct Pass {
     pub(super) by_table: BTreeMap<&'static str, u64>,
 }
 
+/// Programs that were taken off cost connections until they are back: they are looked after once a second.
+const ATTACHMENTS_EVERY: u32 = 10;
+
 /// What counts for a program that was taken off a device, among the tables.
 const ATTACHMENTS: &str = "attachments";
 
@@ -60,6 +63,9 @@ impl Agent {
             return;
         }
         let step = self.pass.step;
+        if step.is_multiple_of(ATTACHMENTS_EVERY) {
+            self.check_attachments();
+        }
         if step < STEPS {
             let found = self.reconciler.check(step);
             self.note_drift(found);
@@ -67,7 +73,6 @@ impl Agent {
             return;
         }
         self.check_node();
-        self.check_attachments();
         self.pass.step = 0;
         let problems = std::mem::take(&mut self.pass.problems);
         if problems != self.state.truth.problems {
