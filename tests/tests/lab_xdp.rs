@@ -64,15 +64,16 @@ fn partial_checksums_are_right_when_they_are_completed(#[case] builder: LabBuild
 #[case::routed(Lab::one_node().complete_checksums())]
 #[case::bridge(Lab::bridge_node().complete_checksums())]
 fn xdp_does_it_alone(#[case] builder: LabBuilder) {
-    let cluster = start(builder);
-    take_away(&cluster, "ingress");
+    let mut cluster = start(builder);
+    let device = leave_alone(&mut cluster);
+    take_away(&cluster, &device, "ingress");
     let wrong = failures(&cluster, ROWS, PATIENCE);
     assert!(wrong.is_empty(), "{} rows fail:\n{}", wrong.len(), wrong.join("\n"));
     // Fragments are tc's, and so nobody's.
     let wrong = failures(&cluster, FRAGMENTS, IMPATIENCE);
     assert_eq!(wrong.len(), ADDRESSES.len() * FRAGMENTS.len(), "{wrong:?}");
     // And without XDP nothing arrives: it was XDP.
-    take_away(&cluster, "xdp");
+    take_away(&cluster, &device, "xdp");
     let wrong = failures(&cluster, ROWS, IMPATIENCE);
     assert_eq!(wrong.len(), ADDRESSES.len() * ROWS.len(), "{wrong:?}");
 }
@@ -80,8 +81,9 @@ fn xdp_does_it_alone(#[case] builder: LabBuilder) {
 /// Checksums that nobody has completed are tc's: without it nothing arrives.
 #[test]
 fn partial_checksums_are_left_to_tc() {
-    let cluster = start(Lab::one_node());
-    take_away(&cluster, "ingress");
+    let mut cluster = start(Lab::one_node());
+    let device = leave_alone(&mut cluster);
+    take_away(&cluster, &device, "ingress");
     let wrong = failures(&cluster, ROWS, IMPATIENCE);
     assert_eq!(wrong.len(), ADDRESSES.len() * ROWS.len(), "{}", wrong.join("\n"));
 }
@@ -114,9 +116,15 @@ fn outward(cluster: &Cluster) -> serde_json::Value {
     device.expect("the outward device is listed").clone()
 }
 
+/// Ends the agent, which would put back what is taken away. The outward device's index.
+fn leave_alone(cluster: &mut Cluster) -> String {
+    let index = outward(cluster)["ifindex"].to_string();
+    cluster.agent.kill9().expect("it runs");
+    index
+}
+
 /// Takes a program off the outward device: the pinned link was all that held it there. The kernel does it a moment later.
-fn take_away(cluster: &Cluster, direction: &str) {
-    let ifindex = &outward(cluster)["ifindex"];
+fn take_away(cluster: &Cluster, ifindex: &str, direction: &str) {
     let pin = format!("layout-{LAYOUT_VERSION}/links/{ifindex}-{direction}");
     let link = cluster.lab.pin_directory().join(pin);
     std::fs::remove_file(&link).unwrap_or_else(|error| panic!("{}: {error}", link.display()));
