@@ -31,9 +31,8 @@ pub(super) fn mount_point() -> Result<PathBuf> {
 pub(super) fn create(lab: &str) -> Result<PathBuf> {
     let mount = mount_point()?;
     let home = mount.join(process_group(process::id()));
-    if !home.is_dir() {
-        fs::create_dir(&home).with_context(|| format!("creating cgroup {}", home.display()))?;
-    }
+    // Labs of several threads may begin at the same time.
+    fs::create_dir_all(&home).with_context(|| format!("creating cgroup {}", home.display()))?;
     let now = current(&mount)?;
     if now != home {
         move_process(&home)?;
