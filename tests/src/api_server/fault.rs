@@ -10,6 +10,8 @@ use super::store::Resource;
 pub struct Faults {
     /// Every request for these is answered so.
     pub refuse: BTreeMap<Resource, Refusal>,
+    /// Services can't be selected by fields, as before Kubernetes 1.31.
+    pub no_fields_of_services: bool,
     /// Requests for these are never answered.
     pub stall: BTreeSet<Resource>,
     /// Answers about these begin, and say no more after so many octets.

@@ -256,6 +256,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         ));
     }
     let query = parameters(request.uri().query().unwrap_or_default());
+    if faults.no_fields_of_services && resource == Resource::Services && !given(&query, "fieldSelector").is_empty() {
+        return Ok(no(400, "BadRequest", "field label not supported: spec.clusterIP"));
+    }
     let asks = Asks {
         resource,
         namespace: namespace.map(str::to_owned),

@@ -17,10 +17,16 @@ fn unheard_of(server: &ApiServer) {
     server.fault(|faults| faults.ignores_streamed_lists = true);
 }
 
+/// Before Kubernetes 1.31: Services can't be selected by fields, and lists are not streamed.
+fn before_1_31(server: &ApiServer) {
+    server.fault(|faults| (faults.no_fields_of_services, faults.no_streamed_lists) = (true, true));
+}
+
 #[rstest]
 #[case::streamed(streamed)]
 #[case::in_pages(in_pages)]
 #[case::unheard_of(unheard_of)]
+#[case::before_1_31(before_1_31)]
 #[tokio::test]
 async fn lists_and_watches_become_changes(#[case] prepare: fn(&ApiServer)) {
     let server = server([service("web"), slice("web-1", &["10.0.0.1"]), node("a")]);

@@ -72,6 +72,8 @@ pub(super) struct Kind {
     pub(super) path: &'static str,
     pub(super) label_selector: Option<String>,
     pub(super) field_selector: Option<String>,
+    /// Where the server does not know that selector, all are asked for.
+    pub(super) selector_is_dispensable: bool,
     /// The agent does without it: a refusal (403, 404) is no failure, and it is rarely asked again.
     pub(super) optional: bool,
 }
@@ -217,6 +219,10 @@ impl<T: Wanted> Follower<T> {
         }
         if cause.is_gone() || self.broken >= BROKEN_MAX {
             (self.position, self.broken) = (None, 0);
+        }
+        if cause.code() == Some(400) && self.kind.selector_is_dispensable && self.kind.field_selector.take().is_some() {
+            tracing::debug!("{}: {cause}; asking for all of them", self.kind.path);
+            return Ok(());
         }
         if cause.is_gone() && self.failures == 0 {
             tracing::debug!("{}: {cause}; listing anew", self.kind.path);

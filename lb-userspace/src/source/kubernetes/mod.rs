@@ -110,6 +110,8 @@ pub async fn run(
         path: "/api/v1/services",
         label_selector: Some(not_opted_out.clone()),
         field_selector: Some("spec.clusterIP!=None".to_owned()),
+        // Before Kubernetes 1.31 Services can't be selected by fields; headless ones are passed over when they come.
+        selector_is_dispensable: true,
         optional: false,
     };
     let of_slices = Kind {
