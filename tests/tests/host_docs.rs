@@ -18,6 +18,7 @@ use lb_common::layout::{
 use lb_userspace::metrics;
 use lb_userspace::model::{Change, Family, NodeView, Protocol, ServiceKey, Store};
 use lb_userspace::plan::{PortId, plan_problems, plan_service};
+use lb_userspace::source::kubernetes::Reason;
 use lb_userspace::source::{SourceStatus, manifests};
 use tests::demo::grouped;
 use tokio::sync::{mpsc, watch};
@@ -329,7 +330,7 @@ fn metrics_written() -> Vec<[String; 3]> {
         }],
         ..metrics::Snapshot::default()
     };
-    let (_, registry) = metrics::Recorder::new(SystemTime::now(), Arc::default());
+    let (_, registry) = metrics::Recorder::new(SystemTime::now(), Arc::default(), Arc::default());
     let text = metrics::write(&registry, snapshot, metrics::SERIES_MAX);
     let mut written = Vec::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -361,6 +362,17 @@ fn metrics_are_those_of_the_code() {
     assert_eq!(documented.len(), rows.len(), "one line for each metric");
     let limit = format!("at most {} series", grouped(metrics::SERIES_MAX as u64));
     assert!(read("docs/metrics.md").replace('\n', " ").contains(&limit), "{limit}");
+}
+
+#[test]
+fn kubernetes_events_are_those_of_the_code() {
+    let rows = table("docs/kubernetes.md", "| reason | on | action |");
+    let documented: Vec<_> = rows
+        .iter()
+        .map(|cells| [cells[0].as_str(), cells[2].as_str()])
+        .collect();
+    let expected = Reason::ALL.map(|reason| [format!("`{}`", reason.name()), format!("`{}`", reason.action())]);
+    assert_eq!(documented, expected);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! up, too; sources, grace periods and the reader of events are beside it. A change that comes while nothing is under way is
 //! applied at once; what comes meanwhile is applied together.
 
+mod announce;
 mod devices;
 mod events;
 mod netfilter;
@@ -57,7 +58,7 @@ use crate::{
     source::{
         self, SourceStatus,
         devices::{Devices, Listing},
-        kubernetes::{Access, Patience},
+        kubernetes::{Access, EventCounts, Notice, Patience, Reason},
     },
     tables::{
         DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, NodeTable, PeerTable, RoutesTable, SocketTable,
@@ -65,6 +66,7 @@ use crate::{
     },
 };
 
+use announce::Announcer;
 use netfilter::{Deferring, Said};
 use observe::{Observer, Servers};
 
@@ -150,6 +152,7 @@ struct Agent {
     closer: SocketCloser,
     observer: Observer,
     pass: truth::Pass,
+    announcer: Announcer,
     state: State,
     /// The state file says less than `state` and the reconciler know. Written a few times a second at most, since
     /// changes may come by the thousand.
@@ -209,6 +212,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     agent.write_state();
+    let version = concat!("sluice ", env!("CARGO_PKG_VERSION"));
+    agent.announcer.say(Notice::of_node(Reason::Starting, version));
 
     let mut batch = Vec::new();
     loop {
@@ -251,7 +256,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 drop(scrape.send(agent.snapshot()));
             }
             Some(ended) = servers.tasks.join_next() => match ended {
-                Ok(Err(error)) => bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again"),
+                Ok(Err((reason, error))) => {
+                    agent.announcer.say_and_end(Notice::of_node(reason, error.to_string())).await;
+                    bail!("{error}. Without --bind-address-hard-fail the agent goes on and tries again");
+                }
                 Err(error) => return Err(anyhow!(error).context("a server of health or metrics")),
             },
             Some(said) = netfilter_said.recv() => agent.netfilter_said(said),
@@ -259,7 +267,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 agent.sweep();
                 agent.follow_sockets();
             }
-            _ = retries.tick() => agent.retry(),
+            _ = retries.tick() => {
+                agent.retry();
+                agent.announce();
+            }
         }
     }
     info!("stopped; the datapath goes on serving (end it with: sluice cleanup)");
@@ -365,7 +376,9 @@ impl Agent {
             Origin::Kubernetes(_) => UnknownNode::NotEligible,
             Origin::Manifests(_) => UnknownNode::Eligible,
         };
-        let (observer, servers) = Observer::start(&options.observe, unknown_node, stats);
+        let event_counts = Arc::new(EventCounts::default());
+        let announcer = Announcer::start(&options, event_counts.clone());
+        let (observer, servers) = Observer::start(&options.observe, unknown_node, stats, event_counts);
         let agent = Self {
             options,
             datapath,
@@ -393,6 +406,7 @@ impl Agent {
             closer,
             observer,
             pass: truth::Pass::default(),
+            announcer,
             state,
             state_is_old: true,
             devices_followed: false,
@@ -504,6 +518,16 @@ impl Agent {
         }
     }
 
+    /// Tells by Events what is wrong.
+    fn announce(&mut self) {
+        if !self.announcer.is_heard() {
+            return;
+        }
+        let source = &self.announcer.of_source;
+        let present = announce::present(source, &self.reconciler, &self.observer, &self.options.node_name);
+        self.announcer.tell(present.into_iter());
+    }
+
     fn snapshot(&self) -> Snapshot {
         let flow_places = [self.flows4.capacity, self.flows6.capacity];
         let peers = [self.peers4.len(), self.peers6.len()];
@@ -523,6 +547,7 @@ impl Agent {
         self.state.source = status.origin.to_string();
         self.observer.source_away(status.away_since);
         self.state.source_away_since_s = status.away_since.map_or(0, unix_s);
+        self.announcer.of_source = status.problems.clone();
         self.state.source_problems = status.problems.iter().map(ToString::to_string).collect();
         self.state_is_old = true;
     }

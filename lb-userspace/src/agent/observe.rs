@@ -30,10 +30,13 @@ use crate::{
         BackendReading, MetricsServer, PortReading, Recorder, SERIES_MAX, ScrapeRequest, Snapshot, SourcePorts,
         SyncKind, TableReading, no_local_endpoints,
     },
-    model::{Change, Family, NodeView, Store},
+    model::{Change, Family, NodeView, Problem, Store},
     plan::NodePortAddresses,
     reconcile::{Fill, Publisher},
-    source::devices::Devices,
+    source::{
+        devices::Devices,
+        kubernetes::{EventCounts, Notice, Reason},
+    },
     tables::{KernelTables, Stats, TableFamily, Tables as _},
 };
 
@@ -58,7 +61,7 @@ pub(super) struct Servers {
     /// Scrapes to be answered.
     pub scrapes: mpsc::Receiver<ScrapeRequest>,
     /// They end only where an address cannot be listened on and that is an error.
-    pub tasks: JoinSet<Result<Infallible, ListenError>>,
+    pub tasks: JoinSet<Result<Infallible, (Reason, ListenError)>>,
 }
 
 /// What is recorded and told.
@@ -67,7 +70,8 @@ pub(super) struct Observer {
     recorder: Recorder,
     ports: HealthPortServers,
     ports_seen: Option<Instant>,
-    problems: Vec<watch::Receiver<Option<String>>>,
+    /// What stands in the way of a server, and what that is called.
+    problems: Vec<(Reason, watch::Receiver<Option<String>>)>,
     stats: Stats,
     /// Whether all of a family was in the tables at the last look; IPv4, IPv6.
     written: [bool; 2],
@@ -84,21 +88,29 @@ const fn place(family: Family) -> usize {
 
 impl Observer {
     /// Starts the servers. Needs a tokio runtime.
-    pub(super) fn start(options: &ObserveOptions, unknown: UnknownNode, stats: Stats) -> (Self, Servers) {
+    pub(super) fn start(
+        options: &ObserveOptions,
+        unknown: UnknownNode,
+        stats: Stats,
+        events: Arc<EventCounts>,
+    ) -> (Self, Servers) {
         let (health, seen) = watch::channel(Health::new(SYNC_PERIOD, unknown));
         let counts = Arc::new(ProbeCounts::default());
-        let (recorder, registry) = Recorder::new(SystemTime::now(), counts.clone());
+        let (recorder, registry) = Recorder::new(SystemTime::now(), counts.clone(), events);
         let mut tasks = JoinSet::new();
         let mut problems = Vec::new();
         if let Some(address) = options.healthz {
+            let reason = Reason::FailedToStartProxierHealthcheck;
             let (problem, seen_problem) = watch::channel(None);
-            problems.push(seen_problem);
-            tasks.spawn(serve_probes(address, options.hard_fail, seen.clone(), counts, problem));
+            problems.push((reason, seen_problem));
+            let served = serve_probes(address, options.hard_fail, seen.clone(), counts, problem);
+            tasks.spawn(async move { served.await.map_err(|error| (reason, error)) });
         }
         let (ask, scrapes) = mpsc::channel(1);
         if let Some(address) = options.metrics {
+            let reason = Reason::FailedToStartMetricServer;
             let (problem, seen_problem) = watch::channel(None);
-            problems.push(seen_problem);
+            problems.push((reason, seen_problem));
             let server = MetricsServer {
                 address,
                 hard_fail: options.hard_fail,
@@ -106,7 +118,7 @@ impl Observer {
                 scrapes: ask,
                 series_max: SERIES_MAX,
             };
-            tasks.spawn(server.run(problem));
+            tasks.spawn(async move { server.run(problem).await.map_err(|error| (reason, error)) });
         }
         let observer = Self {
             health,
@@ -193,8 +205,21 @@ impl Observer {
 
     /// Addresses that cannot be listened on.
     pub(super) fn problems(&self) -> Vec<String> {
-        let servers = self.problems.iter().filter_map(|problem| problem.borrow().clone());
+        let servers = self.problems.iter().filter_map(|(_, problem)| problem.borrow().clone());
         servers.chain(self.ports.problems().map(ToString::to_string)).collect()
+    }
+
+    /// The same of the servers of this node, to be told.
+    pub(super) fn server_notices(&self) -> impl Iterator<Item = Notice> {
+        self.problems.iter().filter_map(|(reason, problem)| {
+            let problem = problem.borrow().clone()?;
+            Some(Notice::of_node(*reason, problem))
+        })
+    }
+
+    /// Services whose health port cannot be served.
+    pub(super) fn port_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.ports.problems()
     }
 
     /// How many Services have an open health port.

@@ -1,7 +1,8 @@
 //! Metrics of what happens: changes, syncs, latencies, under kube-proxy's names (behaviour reference §6.4).
 //!
 //! Names are registered without `_total`, which the encoding adds to counters. Not here: values that are read when
-//! somebody scrapes (`exposition`), answers to probes (counted by `health`, shown here). Owned by the agent's loop.
+//! somebody scrapes (`exposition`), answers to probes (counted by `health`, shown here), Kubernetes Events (counted by
+//! the source). Owned by the agent's loop.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 use super::latency::ProgrammingLatency;
 use crate::health::{Page, ProbeCounts};
 use crate::model::{Change, Family, Store};
+use crate::source::kubernetes::EventCounts;
 
 /// How much of the tables a sync looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// A recorder and the registry that the server writes out. `started` is when the process began.
-    pub fn new(started: SystemTime, probes: Arc<ProbeCounts>) -> (Self, Registry) {
+    pub fn new(started: SystemTime, probes: Arc<ProbeCounts>, events: Arc<EventCounts>) -> (Self, Registry) {
         let recorder = Self {
             latency: ProgrammingLatency::since(started),
             syncs: by_family(Labelled::new_with_constructor(sync_histogram)),
@@ -80,11 +82,11 @@ impl Recorder {
             service_changes_pending: Gauge::default(),
             source_away_since: Seconds::default(),
         };
-        let registry = recorder.registry(started, probes);
+        let registry = recorder.registry(started, probes, events);
         (recorder, registry)
     }
 
-    fn registry(&self, started: SystemTime, probes: Arc<ProbeCounts>) -> Registry {
+    fn registry(&self, started: SystemTime, probes: Arc<ProbeCounts>, events: Arc<EventCounts>) -> Registry {
         let mut registry = Registry::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("sluice_build", "The agent's version; the value is always 1", version);
@@ -156,6 +158,7 @@ impl Recorder {
             self.source_away_since.clone(),
         );
         registry.register_collector(Box::new(Probes(probes)));
+        registry.register_collector(Box::new(Events(events)));
         registry
     }
 
@@ -258,6 +261,22 @@ impl Collector for Probes {
                 let labels = [("code", code.to_string())];
                 ConstCounter::new(self.0.get(page, code)).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// What became of Kubernetes Events.
+#[derive(Debug)]
+struct Events(Arc<EventCounts>);
+
+impl Collector for Events {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Kubernetes Events, by what became of them.";
+        let mut metric = encoder.encode_descriptor("sluice_kubernetes_events", help, None, MetricType::Counter)?;
+        for (outcome, count) in [("written", self.0.written()), ("lost", self.0.lost())] {
+            let labels = [("outcome", outcome)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

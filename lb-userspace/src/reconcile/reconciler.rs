@@ -25,10 +25,10 @@ type Ip4 = <V4 as lb_common::layout::Family>::Addr;
 type Ip6 = <V6 as lb_common::layout::Family>::Addr;
 
 /// A port that isn't in the tables as it should be.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct PortProblem {
-    /// The port, as `namespace/name:port/protocol family`.
-    pub port: String,
+    /// The port.
+    pub port: PortId,
     /// Why.
     pub reason: String,
 }
@@ -119,7 +119,7 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
         self.problems
             .iter()
             .map(|(port, reason)| PortProblem {
-                port: port.to_string(),
+                port: port.clone(),
                 reason: reason.clone(),
             })
             .collect()

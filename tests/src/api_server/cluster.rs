@@ -6,11 +6,13 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{ApiServer, Resource};
+use super::store::merge;
+use super::{ApiServer, Refusal, Resource};
 
 /// What can be written to.
 pub enum Cluster {
@@ -40,6 +42,17 @@ impl Cluster {
         Ok(all)
     }
 
+    /// The text of a kubeconfig with which no Event can be written, if there is a way to get one.
+    pub fn kubeconfig_without_events(&self) -> Option<String> {
+        match self {
+            Self::InProcess(server) => {
+                server.fault(|faults| faults.refuse = [(Resource::Events, Refusal::code(403))].into());
+                Some(server.kubeconfig())
+            }
+            Self::Real(_) => None,
+        }
+    }
+
     /// The namespace to write in.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -66,6 +79,17 @@ impl Cluster {
         }
     }
 
+    /// All objects of a kind in the namespace.
+    pub fn list(&self, resource: Resource) -> Result<Vec<Value>> {
+        match self {
+            Self::InProcess(server) => {
+                let of_namespace = |object: &Value| object["metadata"]["namespace"] == *self.namespace();
+                Ok(server.objects(resource).into_iter().filter(of_namespace).collect())
+            }
+            Self::Real(server) => server.list(resource),
+        }
+    }
+
     /// Deletes an object of the namespace.
     pub fn delete(&self, resource: Resource, name: &str) -> Result<()> {
         match self {
@@ -78,7 +102,9 @@ impl Cluster {
 impl RealServer {
     /// The server that a kubeconfig leads to. Some have no namespaces to be made first.
     pub fn at(kubeconfig: &Path, has_namespaces: bool) -> Result<Self> {
-        let namespace = format!("sluice-test-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("sluice-test-{}-{made}", std::process::id());
         let server = Self {
             kubeconfig: kubeconfig.to_owned(),
             namespace,
@@ -92,21 +118,36 @@ impl RealServer {
     }
 
     fn put(&self, object: &Value) -> Result<()> {
-        let collection = Resource::of(object)?.path_in(&self.namespace);
+        let resource = Resource::of(object)?;
+        let mut object = object.clone();
+        object["apiVersion"] = resource.type_meta().0.into();
+        let collection = resource.path_in(&self.namespace);
         let name = object["metadata"]["name"].as_str().context("an object has a name")?;
         let path = format!("{collection}/{name}");
-        if self.kubectl(&["get", "--raw", &path], None).is_ok() {
-            self.kubectl(&["replace", "--raw", &path], Some(object))
-        } else {
-            self.kubectl(&["create", "--raw", &collection], Some(object))
+        let Ok(before) = self.kubectl(&["get", "--raw", &path], None) else {
+            return self.kubectl(&["create", "--raw", &collection], Some(&object)).map(drop);
+        };
+        // A server wants to be told what it has given out itself: the version, a Service's addresses.
+        let mut after: Value = serde_json::from_str(&before).context("reading an object")?;
+        for of_its_author in ["labels", "annotations"] {
+            after["metadata"][of_its_author] = object["metadata"][of_its_author].clone();
         }
+        merge(&mut after, &object);
+        self.kubectl(&["replace", "--raw", &path], Some(&after)).map(drop)
     }
 
     fn delete(&self, path: &str) -> Result<()> {
-        self.kubectl(&["delete", "--raw", path], None)
+        self.kubectl(&["delete", "--raw", path], None).map(drop)
     }
 
-    fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Result<()> {
+    fn list(&self, resource: Resource) -> Result<Vec<Value>> {
+        let text = self.kubectl(&["get", "--raw", &resource.path_in(&self.namespace)], None)?;
+        let list: Value = serde_json::from_str(&text).context("reading a list")?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// What it prints.
+    fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Result<String> {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         if input.is_some() {
@@ -131,7 +172,7 @@ impl RealServer {
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 

@@ -1,7 +1,7 @@
 //! An API server for tests, in this process: list and watch over HTTP as kube-apiserver speaks them.
 //!
 //! Resource versions, lists in pages, streamed lists, bookmarks, selectors, 410 Gone; creating, replacing and deleting objects; and
-//! faults on command. What it does not have: validation, authentication, other kinds than a proxy reads. It serves plain HTTP
+//! faults on command. What it does not have: validation, authentication, other kinds than a proxy reads and writes. It serves plain HTTP
 //! from a thread of its own. [`cluster`] lets a test run against it and against a real server alike.
 
 pub mod cluster;
@@ -112,6 +112,13 @@ impl ApiServer {
         );
         self.shared.written.send_replace(store.version());
         Ok(())
+    }
+
+    /// All objects of a kind.
+    #[must_use]
+    pub fn objects(&self, resource: Resource) -> Vec<Value> {
+        let (_, objects) = self.store().list(resource);
+        objects.iter().map(|object| object.value.clone()).collect()
     }
 
     /// Changes what is wrong with the server.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Faults, Refusal};
 use super::selector::Selector;
-use super::store::{Resource, Store, Stored, Write};
+use super::store::{Key, Resource, Store, Stored, Write};
 use super::{Order, lock};
 
 /// How often a watch that asks for bookmarks gets one, as kube-apiserver does it.
@@ -277,21 +277,20 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             Some(object) => whole(reply(200, faults.clock_off_s), object.text.to_string()),
             None => no(404, "NotFound", "not found"),
         }),
-        (&Method::POST, None) | (&Method::PUT, Some(_)) => {
+        (&Method::POST, None) | (&Method::PUT | &Method::PATCH, Some(_)) => {
+            let (method, key) = (request.method().clone(), name.map(key));
             let body = request
                 .into_body()
                 .collect()
                 .await
                 .map_err(io::Error::other)?
                 .to_bytes();
-            let put = serde_json::from_slice(&body)
-                .map_err(Into::into)
-                .and_then(|object: Value| shared.store().put(resource, &object));
+            let written = write(&mut shared.store(), &method, resource, key, &body);
             let version = shared.store().version();
             shared.written.send_replace(version);
-            Ok(match put {
+            Ok(match written {
                 Ok(object) => whole(reply(200, faults.clock_off_s), object.text.to_string()),
-                Err(error) => no(400, "BadRequest", &format!("{error:#}")),
+                Err((code, reason, message)) => no(code, reason, &message),
             })
         }
         (&Method::DELETE, Some(name)) => {
@@ -306,6 +305,29 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             })
         }
         _ => Ok(no(405, "MethodNotAllowed", "not allowed")),
+    }
+}
+
+/// Creates (`POST`), creates or replaces (`PUT`), or merges into (`PATCH`, RFC 7396) an object.
+fn write(
+    store: &mut Store,
+    method: &Method,
+    resource: Resource,
+    key: Option<Key>,
+    body: &[u8],
+) -> Result<Arc<Stored>, (u16, &'static str, String)> {
+    let refused = |error: anyhow::Error| (400, "BadRequest", format!("{error:#}"));
+    let object: Value = serde_json::from_slice(body).map_err(|error| refused(error.into()))?;
+    match key {
+        Some(key) if method == Method::PATCH => store
+            .merge(resource, &key, &object)
+            .map_err(refused)?
+            .ok_or_else(|| (404, "NotFound", "not found".to_owned())),
+        Some(_) => store.put(resource, &object).map_err(refused),
+        None => store
+            .create(resource, &object)
+            .map_err(refused)?
+            .ok_or_else(|| (409, "AlreadyExists", "object already exists".to_owned())),
     }
 }
 

@@ -21,11 +21,21 @@ pub enum Resource {
     Nodes,
     /// `networking.k8s.io/v1` ServiceCIDR.
     ServiceCidrs,
+    /// `events.k8s.io/v1` Event.
+    Events,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
+    pub const ALL: [Self; 5] = [
+        Self::Services,
+        Self::EndpointSlices,
+        Self::Nodes,
+        Self::ServiceCidrs,
+        Self::Events,
+    ];
+    /// Those that a proxy watches.
+    pub const WATCHED: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
 
     /// Group and version as in a path, plural, kind, and whether it lives in namespaces.
     fn names(self) -> (&'static str, &'static str, &'static str, bool) {
@@ -34,6 +44,7 @@ impl Resource {
             Self::EndpointSlices => ("apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true),
             Self::Nodes => ("api/v1", "nodes", "Node", false),
             Self::ServiceCidrs => ("apis/networking.k8s.io/v1", "servicecidrs", "ServiceCIDR", false),
+            Self::Events => ("apis/events.k8s.io/v1", "events", "Event", true),
         }
     }
 
@@ -97,7 +108,7 @@ pub(super) type Key = (String, String);
 pub(super) struct Stored {
     pub(super) key: Key,
     labels: BTreeMap<String, String>,
-    value: Value,
+    pub(super) value: Value,
     /// As it goes over the wire.
     pub(super) text: Box<str>,
 }
@@ -172,6 +183,25 @@ impl Store {
         Ok(stored)
     }
 
+    /// Creates an object; nothing if there is one already.
+    pub(super) fn create(&mut self, resource: Resource, object: &Value) -> Result<Option<Arc<Stored>>> {
+        let key = stored(resource, object.clone(), self.version)?.key;
+        if self.get(resource, &key).is_some() {
+            return Ok(None);
+        }
+        self.put(resource, object).map(Some)
+    }
+
+    /// Merges into an object; nothing if there is none.
+    pub(super) fn merge(&mut self, resource: Resource, key: &Key, patch: &Value) -> Result<Option<Arc<Stored>>> {
+        let Some(before) = self.get(resource, key) else {
+            return Ok(None);
+        };
+        let mut object = before.value.clone();
+        merge(&mut object, patch);
+        self.put(resource, &object).map(Some)
+    }
+
     /// Deletes an object. Whether there was one.
     pub(super) fn delete(&mut self, resource: Resource, key: &Key) -> Result<bool> {
         let collection = self.collections.entry(resource).or_default();
@@ -238,6 +268,24 @@ impl Collection {
         self.history.push_back(write);
         if self.history.len() > HISTORY_MAX {
             self.history.pop_front();
+        }
+    }
+}
+
+/// As RFC 7396 has it.
+pub(super) fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            into.as_object_mut().map(|object| object.remove(name));
+        } else {
+            merge(&mut into[name], value);
         }
     }
 }

@@ -187,7 +187,7 @@ async fn the_server_is_asked_for_what_a_proxy_needs() {
         1
     );
     assert_eq!(server.asked(Resource::Nodes, "fieldSelector=metadata.name%3Dn1"), 1);
-    let bookmarks = Resource::ALL.map(|resource| server.asked(resource, "allowWatchBookmarks=true"));
+    let bookmarks = Resource::WATCHED.map(|resource| server.asked(resource, "allowWatchBookmarks=true"));
     assert!(bookmarks.iter().all(|times| *times > 0), "{:#?}", server.requests());
 }
 
@@ -237,7 +237,53 @@ async fn label_selectors_are_the_servers_business(cluster: &Cluster) {
     cluster.delete(Resource::Services, "web").unwrap();
 }
 
-#[tokio::test]
+/// What was there before, what changes, and what an agent finds that comes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_followed_from_what_is_there_on() {
+    for cluster in Cluster::all().unwrap() {
+        let namespace = cluster.namespace().to_owned();
+        let (web, api) = (format!("{namespace}/web"), format!("{namespace}/api"));
+        cluster.put(&in_namespace(service("web"), &namespace)).unwrap();
+        cluster
+            .put(&in_namespace(slice("web-1", &["10.0.0.1"]), &namespace))
+            .unwrap();
+        let mut source = Source::of(&cluster.kubeconfig().unwrap());
+        let mut told = Vec::new();
+        while !["synced Services", "synced EndpointSlices"]
+            .iter()
+            .all(|word| told.contains(&(*word).to_owned()))
+        {
+            told.extend(source.next(1).await);
+        }
+        for word in [format!("+{web}"), format!("~+{web}-1")] {
+            assert_eq!(
+                told.iter().filter(|told| **told == word).count(),
+                1,
+                "{word}: {told:#?}"
+            );
+        }
+        cluster.put(&in_namespace(service("api"), &namespace)).unwrap();
+        source.until(&format!("+{api}")).await;
+        cluster
+            .put(&in_namespace(slice("web-1", &["10.0.0.2"]), &namespace))
+            .unwrap();
+        source.until(&format!("~+{web}-1")).await;
+        cluster.delete(Resource::Services, "web").unwrap();
+        source.until(&format!("-{web}")).await;
+        let mut later = Source::of(&cluster.kubeconfig().unwrap());
+        let found = later.until("synced Services").await;
+        assert!(
+            found.contains(&format!("+{api}")) && !found.contains(&format!("+{web}")),
+            "{found:#?}"
+        );
+        cluster.delete(Resource::EndpointSlices, "web-1").unwrap();
+        source.until(&format!("~-{web}-1")).await;
+        cluster.delete(Resource::Services, "api").unwrap();
+        later.until(&format!("-{api}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_handed_to_another_proxy_counts_as_gone() {
     for cluster in Cluster::all().unwrap() {
         label_selectors_are_the_servers_business(&cluster).await;

@@ -4,6 +4,7 @@
 //! tests in `follow` then run against that, too. What becomes of objects that no server should have is in `bad_input`.
 
 mod bad_input;
+mod events;
 mod faults;
 mod follow;
 mod refusals;

@@ -24,6 +24,7 @@ pub(crate) const PATIENCE: Patience = Patience {
     retry_min: Duration::from_millis(20),
     retry_max: Duration::from_millis(200),
     refused: Duration::from_millis(400),
+    event: Duration::from_millis(50),
 };
 
 /// The source, as the agent runs it.

@@ -3,6 +3,7 @@
 //! What is said in which state, without sockets: `lb-userspace/src/health/tests`, `lb-userspace/src/metrics/tests`.
 
 mod addresses;
+mod events;
 mod metrics;
 mod ports;
 mod probes;

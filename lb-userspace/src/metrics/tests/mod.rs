@@ -21,7 +21,7 @@ fn after(seconds: f64) -> SystemTime {
 }
 
 fn recorder() -> (Recorder, Registry) {
-    Recorder::new(start(), Arc::default())
+    Recorder::new(start(), Arc::default(), Arc::default())
 }
 
 fn text(registry: &Registry) -> String {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
@@ -89,6 +90,8 @@ impl Access {
         if let Some(url) = url {
             config.cluster_url = url;
         }
+        let user_agent = HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((header::USER_AGENT, user_agent));
         Ok(config)
     }
 }

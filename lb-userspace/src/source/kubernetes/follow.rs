@@ -52,6 +52,8 @@ pub struct Patience {
     pub retry_max: Duration,
     /// Before asking again for what can be done without, and is refused.
     pub refused: Duration,
+    /// Between two Events, after the first few, and between two writes to the same one.
+    pub event: Duration,
 }
 
 impl Default for Patience {
@@ -61,6 +63,7 @@ impl Default for Patience {
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(10),
             refused: Duration::from_secs(600),
+            event: Duration::from_secs(10),
         }
     }
 }
@@ -258,11 +261,7 @@ impl<T: Wanted> Follower<T> {
 
     /// Asks, and gives the answer's body if it is 200.
     async fn ask(&mut self, query: Request<Vec<u8>>) -> Result<Body, Stop> {
-        let mut query = query.map(Body::from);
-        query
-            .headers_mut()
-            .insert(header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT));
-        let answer = timeout(self.patience.answer, self.client.send(query)).await;
+        let answer = timeout(self.patience.answer, self.client.send(query.map(Body::from))).await;
         let answer = answer
             .map_err(|_| Cause::Stalled(self.patience.answer))?
             .map_err(|error| Cause::NoAnswer(chain(&error).into()))?;
@@ -452,9 +451,6 @@ impl<T: Wanted> Follower<T> {
     }
 }
 
-/// How this program calls itself to the server, which logs it.
-const USER_AGENT: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
-
 fn refusal(code: u16, message: &str, retry_after: Option<Duration>) -> Cause {
     let message: String = message.chars().take(300).collect();
     Cause::Refused {
@@ -473,7 +469,7 @@ fn unasked(error: kube::core::request::Error) -> Cause {
 }
 
 /// An error with what led to it: the outermost says the least.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

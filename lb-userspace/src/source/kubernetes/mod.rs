@@ -6,13 +6,15 @@
 //! Services and slices make the source synced; it waits neither for the Node nor for ServiceCIDRs, and does without
 //! ServiceCIDRs where the server has none or does not show them. Here: what is asked for, and what is told. Not here: the way to
 //! the server (`access`), listing and watching (`follow`), noticing what vanished (`relist`), what objects mean
-//! (`source::convert`). [`run`] is called by the agent's main loop.
+//! (`source::convert`), writing Events (`events`), which nothing of this depends on. [`run`] is called by the agent's main loop.
 
 mod access;
 mod complaints;
+mod events;
 mod failure;
 mod follow;
 mod lines;
+mod notice;
 mod objects;
 mod others;
 mod relist;
@@ -32,9 +34,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 pub use self::access::Access;
 use self::complaints::Complaints;
+pub use self::events::{EventCounts, write_events};
 use self::failure::Cause;
 pub use self::follow::Patience;
 use self::follow::{Kind, News, follow};
+pub use self::notice::{Notice, Reason};
 use self::objects::{Name, Object, Wanted};
 use self::others::Others;
 use self::relist::{Relist, Seen, Told};
