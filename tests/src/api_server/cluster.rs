@@ -1,7 +1,8 @@
 //! A cluster for a test: the server in this process, and a real kube-apiserver where there is one.
 //!
-//! A real one is meant by `SLUICE_TEST_KUBECONFIG` or `KUBECONFIG`, and written to by `kubectl` in a namespace of the test's own,
-//! which is removed afterwards. Its other objects are no business of the test's.
+//! A real one is meant by `SLUICE_TEST_KUBECONFIG` or `KUBECONFIG`, or made of the binaries that `KUBEBUILDER_ASSETS` names (`assets`). It
+//! is written to by `kubectl` in a namespace of the test's own, which is removed afterwards. Its other objects are no business of
+//! the test's.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::store::merge;
-use super::{ApiServer, Refusal, Resource};
+use super::{ApiServer, Refusal, Resource, assets};
 
 /// What can be written to.
 pub enum Cluster {
@@ -24,7 +25,10 @@ pub enum Cluster {
 
 /// A kube-apiserver, or something that claims to be one.
 pub struct RealServer {
+    kubectl: PathBuf,
     kubeconfig: PathBuf,
+    /// The text of a kubeconfig of somebody who may do nothing, if there is somebody.
+    nobody: Option<String>,
     namespace: String,
     has_namespaces: bool,
 }
@@ -39,6 +43,12 @@ impl Cluster {
         if let Some(kubeconfig) = named {
             all.push(Self::Real(RealServer::at(Path::new(&kubeconfig), true)?));
         }
+        if let Some(server) = assets::server() {
+            let server = server?;
+            let mut real = RealServer::by(server.kubectl(), &server.admin(), true)?;
+            real.nobody = Some(server.nobody()?);
+            all.push(Self::Real(real));
+        }
         Ok(all)
     }
 
@@ -49,7 +59,7 @@ impl Cluster {
                 server.fault(|faults| faults.refuse = [(Resource::Events, Refusal::code(403))].into());
                 Some(server.kubeconfig())
             }
-            Self::Real(_) => None,
+            Self::Real(server) => server.nobody.clone(),
         }
     }
 
@@ -102,11 +112,17 @@ impl Cluster {
 impl RealServer {
     /// The server that a kubeconfig leads to. Some have no namespaces to be made first.
     pub fn at(kubeconfig: &Path, has_namespaces: bool) -> Result<Self> {
+        Self::by(Path::new("kubectl"), kubeconfig, has_namespaces)
+    }
+
+    fn by(kubectl: &Path, kubeconfig: &Path, has_namespaces: bool) -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("sluice-test-{}-{made}", std::process::id());
         let server = Self {
+            kubectl: kubectl.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
+            nobody: None,
             namespace,
             has_namespaces,
         };
@@ -148,7 +164,7 @@ impl RealServer {
 
     /// What it prints.
     fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Result<String> {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         if input.is_some() {
             command.args(["-f", "-"]);

@@ -4,6 +4,7 @@
 //! faults on command. What it does not have: validation, authentication, other kinds than a proxy reads and writes. It serves plain HTTP
 //! from a thread of its own. [`cluster`] lets a test run against it and against a real server alike.
 
+mod assets;
 pub mod cluster;
 mod fault;
 mod selector;
