@@ -524,7 +524,11 @@ impl Agent {
             return;
         }
         let source = &self.announcer.of_source;
-        let present = announce::present(source, &self.reconciler, &self.observer, &self.options.node_name);
+        let mut present = announce::present(source, &self.reconciler, &self.observer, &self.options.node_name);
+        if !self.deferring.is_serving() {
+            // Health ports are kube-proxy's as long as connections are.
+            present.retain(|notice| notice.reason != Reason::FailedToStartServiceHealthcheck);
+        }
         self.announcer.tell(present.into_iter());
     }
 
@@ -539,6 +543,7 @@ impl Agent {
                 .map(|(table, count)| (*table, *count))
                 .collect(),
             tables_checked_s: self.state.truth.checked_s,
+            netfilter_connections: self.state.netfilter.flows as u64,
             ..self.observer.snapshot(&self.reconciler, flow_places, peers)
         }
     }

@@ -89,6 +89,11 @@ impl Deferring {
         };
         Ok((deferring, said))
     }
+
+    /// Whether new connections are Sluice's, not netfilter's.
+    pub(super) fn is_serving(&self) -> bool {
+        self.table.get().is_ok_and(|deferral| deferral == Deferral::No)
+    }
 }
 
 /// Whether netfilter translates destinations here, by kube-proxy's rules or others; yes if it can't be told.

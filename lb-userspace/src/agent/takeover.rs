@@ -124,6 +124,12 @@ pub(super) fn otherwise<F: TableFamily>(
 ) -> Option<String> {
     let client = F::from_ip(tracked.original.src.ip())?;
     let service = tables.service(frontend.number());
+    let sources = service.sets.sources;
+    if frontend.is_filtered() && sources != 0 && !tables.allows(sources, &client) {
+        return Some(
+            "has an endpoint, and would be dropped: its client is in none of the loadBalancerSourceRanges".to_owned(),
+        );
+    }
     let is_host = tables.address_is(&client).has(AddressFlags::HOST);
     let by_address = node.flags.has(NodeFlags::PODS_BY_ADDRESS);
     // Which device its packets come by, conntrack doesn't say.

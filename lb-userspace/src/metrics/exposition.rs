@@ -185,6 +185,9 @@ impl Collector for Readings {
         let no_labels: [(&str, &str); 0] = [];
         let hidden = [(no_labels, self.series_hidden() as u64)];
         gauge(encoder, "sluice_metrics_series_dropped", help, hidden)?;
+        let help = "Connections of Services that go on with netfilter until they end.";
+        let connections = [(no_labels, self.snapshot.netfilter_connections)];
+        gauge(encoder, "sluice_netfilter_connections", help, connections)?;
         self.encode_source_ports(encoder)?;
         self.encode_no_local(encoder)
     }

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub drift: Vec<(&'static str, u64)>,
     /// Unix time at which all tables had been compared, in seconds; 0 if they haven't yet.
     pub tables_checked_s: u64,
+    /// Connections of Services that go on with netfilter.
+    pub netfilter_connections: u64,
     /// Service ports with a Local policy and no endpoint here; see [`super::no_local_endpoints`].
     pub no_local_endpoints: NoLocalEndpoints,
 }

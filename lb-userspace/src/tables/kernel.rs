@@ -293,6 +293,20 @@ impl<F: TableFamily> KernelTables<F> {
         own.flatten().or_else(|| node_port().flatten()).map(Frontend)
     }
 
+    /// Whether an address is in a set of source ranges: as `allows` of the datapath. What can't be read refuses nobody here.
+    #[must_use]
+    pub fn allows(&self, set: u32, address: &F::Addr) -> bool {
+        let whole = SourceRange {
+            set,
+            base: *address,
+            prefix_len: (size_of::<F::Addr>() * 8) as u8,
+        };
+        !matches!(
+            self.sources.get(&source_key::<F>(&whole), 0),
+            Err(MapError::KeyNotFound)
+        )
+    }
+
     /// What was counted for a service port since its number is its own.
     #[must_use]
     pub fn service_counts(&self, number: u32) -> ServiceStats {

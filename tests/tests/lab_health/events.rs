@@ -36,6 +36,12 @@ fn service(name: &str, address: &str, rest: &Value) -> Value {
     object
 }
 
+/// With a health port.
+fn local() -> Value {
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": HEALTH_PORT});
+    service("local", "10.96.0.1", &json!({"spec": spec}))
+}
+
 /// Kind and name of the object, reason, note.
 fn told(server: &ApiServer) -> Vec<[String; 3]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -55,12 +61,10 @@ fn what_is_wrong_is_told_once_at_the_object_that_it_concerns() {
         take(&lab, METRICS),
         take(&lab, SocketAddr::new([0, 0, 0, 0].into(), HEALTH_PORT)),
     ];
-    let local =
-        json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": HEALTH_PORT}});
     let claims = json!({"spec": {"externalIPs": ["198.51.100.7"]}});
     let mistyped = json!({"annotations": {"sluice.io/forwarding": "dsrr"}});
     let services = [
-        service("local", "10.96.0.1", &local),
+        local(),
         service("first", "10.96.0.2", &claims),
         service("mistyped", "10.96.0.3", &mistyped),
         service("fine", "10.96.0.4", &json!({})),
@@ -119,6 +123,32 @@ fn what_is_wrong_is_told_once_at_the_object_that_it_concerns() {
         .into_iter()
         .filter(|event| !event["series"].is_null());
     assert_eq!(series.count(), 0, "{all:#?}");
+    agent.stop().expect("it runs");
+}
+
+/// kube-proxy has the health ports while it serves: nothing is wrong with them.
+#[test]
+fn in_shadow_a_health_port_that_is_taken_is_not_told() {
+    let lab = lab();
+    let server = server(&lab);
+    let _taken = take(&lab, SocketAddr::new([0, 0, 0, 0].into(), HEALTH_PORT));
+    server.put([local()]).expect("a Service");
+    let options = AgentOptions {
+        api_server: Some(server.url()),
+        extra: vec!["--shadow".to_owned()],
+        ..AgentOptions::default()
+    };
+    let mut agent = Agent::start(&lab, &options).expect("the agent starts");
+    agent.wait_ready().expect("it is ready");
+    let is_told = |reason: &str| told(&server).iter().any(|[_, told, _]| told == reason);
+    sleep(Duration::from_secs(3));
+    assert!(is_told("Starting") && !is_told("FailedToStartServiceHealthcheck"));
+    agent.cli(["takeover"]).expect("it is taken over");
+    let start = Instant::now();
+    while !is_told("FailedToStartServiceHealthcheck") {
+        assert!(start.elapsed() < PATIENCE, "{:#?}", told(&server));
+        sleep(Duration::from_millis(50));
+    }
     agent.stop().expect("it runs");
 }
 

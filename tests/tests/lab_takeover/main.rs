@@ -5,7 +5,8 @@
 
 mod kube_proxy;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -374,6 +375,89 @@ fn an_agent_that_starts_beside_kube_proxy_takes_over_by_itself() {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// A load balancer's address that kube-proxy's rules let everybody to, and Sluice nobody who is not in the Service's ranges.
+#[test]
+fn what_would_have_been_dropped_is_told_and_counted() {
+    let mut scene = Scene::empty();
+    let of = |number: u16, ranges: [&str; 2]| {
+        let outside = [format!("192.0.2.{number}"), format!("2001:db8:192::{number}")];
+        let cluster_ips = [format!("10.96.0.{number}"), format!("fd00:10:96::{number}")];
+        let [outside, cluster_ips] =
+            [outside, cluster_ips].map(|both| both.map(|text| text.parse::<IpAddr>().expect("an address")));
+        let service = Service::new(&format!("web{number}"), cluster_ips)
+            .backends(scene.lab.backends())
+            .port("TCP", 7, 7000);
+        let by_netfilter = Service {
+            cluster_ips: outside.to_vec(),
+            ..service.clone()
+        };
+        let ingress = outside.map(|address| serde_json::json!({"ip": address}));
+        let ours = Service {
+            status: serde_json::json!({"loadBalancer": {"ingress": ingress}}),
+            ..service.with_spec(serde_json::json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}))
+        };
+        (outside, by_netfilter, ours)
+    };
+    let closed = of(80, ["203.0.113.0/24", "2001:db8:203::/48"]);
+    let open = of(81, ["0.0.0.0/0", "::/0"]);
+    write(scene.lab.node(), Mode::Nftables, &[closed.1, open.1]);
+    for ours in [closed.2, open.2] {
+        scene.manifests.apply(&ours).expect("it can be written to");
+    }
+    scene.start(XdpMode::Off, &["--shadow"]);
+    let targets = [closed.0, open.0].concat();
+    let targets = targets.into_iter().map(|address| SocketAddr::new(address, 7));
+    let plan = LongLivedPlan {
+        connections: 40,
+        every: Duration::from_millis(500),
+        ..LongLivedPlan::to(targets, Entry::Raw)
+    };
+    let load = LongLived::start(scene.lab.client(), plan).expect("threads can be started");
+    load.wait_open().expect("netfilter serves");
+    let start = Instant::now();
+    let netfilter = loop {
+        let netfilter = scene.status()["agent"]["netfilter"].clone();
+        let (compared, otherwise) = (&netfilter["compared_total"], &netfilter["otherwise_total"]);
+        if otherwise.as_u64() > Some(0) && compared.as_u64() > otherwise.as_u64() {
+            break netfilter;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{netfilter}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    // Both say what conntrack said when it was last read, which was a moment ago.
+    let flows = netfilter["flows"].as_u64();
+    assert!(flows > Some(0), "{netfilter}");
+    assert_eq!(Some(metric(scene.lab.node(), "sluice_netfilter_connections")), flows);
+    assert_eq!(load.finish().lost, 0, "nothing is dropped in shadow");
+    let examples = netfilter["otherwise"].as_array().expect("a list");
+    let is_right = |text: &str| {
+        ["192.0.2.80:7", "[2001:db8:192::80]:7"]
+            .iter()
+            .any(|closed| text.contains(closed))
+            && text.contains("would be dropped: its client is in none of the loadBalancerSourceRanges")
+    };
+    assert!(
+        !examples.is_empty() && examples.iter().all(|example| example.as_str().is_some_and(is_right)),
+        "{examples:#?}"
+    );
+}
+
+/// A value without labels, as Prometheus is told it.
+fn metric(node: &Host, name: &str) -> u64 {
+    let text = node.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:10249").expect("the agent listens");
+        let request = "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("a request is sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    });
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}: {text}"))
 }
 
 /// Where netfilter decides otherwise, the status says so: here kube-proxy's rules have an endpoint that the Service lacks.

@@ -61,6 +61,7 @@ fn every_value_has_its_name_and_labels() {
             used_max: 11,
             free_min: 12,
         }],
+        netfilter_connections: 13,
         ..Snapshot::default()
     };
     let text = text(snapshot, 100);
@@ -70,6 +71,8 @@ fn every_value_has_its_name_and_labels() {
         [
             concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "sluice_source_away_since_timestamp_seconds 0.0",
+            "sluice_kubernetes_events_total{outcome=\"written\"} 0",
+            "sluice_kubernetes_events_total{outcome=\"lost\"} 0",
             "sluice_drops_total{reason=\"no_endpoint\"} 3",
             "sluice_events_total{event=\"flows_created\"} 4",
             "sluice_table_entries{table=\"LB4_BACKENDS\"} 5",
@@ -79,6 +82,7 @@ fn every_value_has_its_name_and_labels() {
             &format!("sluice_backend_connections_total{{{port},ip_family=\"IPv6\",backend=\"[2001:db8::1]:80\"}} 9"),
             &format!("sluice_backend_flows{{{port},ip_family=\"IPv6\",backend=\"[2001:db8::1]:80\"}} 10"),
             "sluice_metrics_series_dropped 0",
+            "sluice_netfilter_connections 13",
             "sluice_snat_ports_used_max{ip_family=\"IPv6\"} 11",
             "sluice_snat_ports_free_min{ip_family=\"IPv6\"} 12",
         ]
