@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -156,6 +157,12 @@ impl ApiServer {
     /// All requests so far, each as its target.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
+        self.asked_for().into_iter().map(|(_, target)| target).collect()
+    }
+
+    /// All requests so far, each as its method and target.
+    #[must_use]
+    pub fn asked_for(&self) -> Vec<(Method, String)> {
         self.shared.requests().clone()
     }
 
@@ -163,7 +170,7 @@ impl ApiServer {
     #[must_use]
     pub fn asked(&self, resource: Resource, part: &str) -> usize {
         let path = format!("{}?", resource.path());
-        let requests = self.shared.requests();
+        let requests = self.requests();
         requests
             .iter()
             .filter(|target| target.starts_with(&path) && target.contains(part))

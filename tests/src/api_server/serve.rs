@@ -32,7 +32,8 @@ const LIST_ENDS: &str = "k8s.io/initial-events-end";
 pub(super) struct Shared {
     pub(super) store: Mutex<Store>,
     pub(super) faults: Mutex<Faults>,
-    pub(super) requests: Mutex<Vec<String>>,
+    /// Method and target.
+    pub(super) requests: Mutex<Vec<(Method, String)>>,
     /// The last version that was written.
     pub(super) written: watch::Sender<u64>,
     /// Counts cuts: whoever sees it change breaks off.
@@ -48,7 +49,7 @@ impl Shared {
         lock(&self.faults)
     }
 
-    pub(super) fn requests(&self) -> MutexGuard<'_, Vec<String>> {
+    pub(super) fn requests(&self) -> MutexGuard<'_, Vec<(Method, String)>> {
         lock(&self.requests)
     }
 
@@ -230,7 +231,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         .path_and_query()
         .map_or("/", |target| target.as_str())
         .to_owned();
-    shared.requests().push(target);
+    shared.requests().push((request.method().clone(), target));
     let faults = shared.faults().clone();
     let no = |code, reason: &str, message: &str| {
         whole(

@@ -8,4 +8,5 @@ mod events;
 mod faults;
 mod follow;
 mod refusals;
+mod rights;
 mod scene;
