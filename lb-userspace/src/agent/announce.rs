@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{AgentOptions, KernelReconciler, Observer, Origin};
-use crate::model::{ObjectRef, Problem, Severity};
+use crate::model::{ObjectRef, Severity};
 use crate::source::SourceProblem;
 use crate::source::kubernetes::{EventCounts, Notice, Patience, Reason, write_events};
 
@@ -92,33 +92,42 @@ impl Announcer {
     }
 }
 
-/// What is wrong now with single Services and with the node's servers.
-pub(super) fn present(
-    of_source: &[SourceProblem],
-    reconciler: &KernelReconciler,
-    observer: &Observer,
-    node_name: &str,
-) -> Vec<Notice> {
-    let mut notices: Vec<Notice> = observer.server_notices().collect();
-    notices.extend(observer.port_problems().filter_map(|problem| {
+/// What is wrong now with single Services and with the node's servers. Health ports
+/// that kube-proxy has, as long as it serves, are not.
+pub(super) fn present<'a>(
+    of_source: &'a [SourceProblem],
+    reconciler: &'a KernelReconciler,
+    observer: &'a Observer,
+    node_name: &'a str,
+    kube_proxy_serves: bool,
+) -> impl Iterator<Item = Notice> + 'a {
+    let of_health_ports = observer.port_problems().filter(move |_| !kube_proxy_serves);
+    let of_health_ports = of_health_ports.filter_map(move |problem| {
         let note = format!("node {node_name}: {}", what(&problem.field, &problem.reason));
         of_object(Reason::FailedToStartServiceHealthcheck, Some(&problem.object), note)
-    }));
-    notices.extend(reconciler.problems().into_iter().map(|problem| {
+    });
+    let of_ports = reconciler.problems().map(|problem| {
         let note = format!("{}: {}", problem.port, problem.reason);
         Notice::of_service(Reason::FailedToProgramServicePort, &problem.port.service, note)
-    }));
-    let is_served = |problem: &&Problem| problem.severity != Severity::Info;
-    notices.extend(reconciler.left_out().filter(is_served).filter_map(|problem| {
-        let note = what(&problem.field, &problem.reason);
-        of_object(Reason::NotServedAsWritten, Some(&problem.object), note)
-    }));
-    let of_source = of_source.iter().filter(|problem| problem.severity != Severity::Info);
-    notices.extend(of_source.filter_map(|problem| {
-        let note = what(&problem.field, &problem.reason);
-        of_object(Reason::NotServedAsWritten, problem.object.as_ref(), note)
-    }));
-    notices
+    });
+    let left_out = reconciler.left_out();
+    let left_out = left_out.map(|problem| (problem.severity, Some(&problem.object), &problem.field, &problem.reason));
+    let of_source = of_source.iter();
+    let of_source = of_source.map(|problem| {
+        (
+            problem.severity,
+            problem.object.as_ref(),
+            &problem.field,
+            &problem.reason,
+        )
+    });
+    let of_objects = left_out
+        .chain(of_source)
+        .filter(|(severity, ..)| *severity != Severity::Info);
+    let of_objects = of_objects
+        .filter_map(|(_, object, field, reason)| of_object(Reason::NotServedAsWritten, object, what(field, reason)));
+    let of_servers = observer.server_notices();
+    of_servers.chain(of_health_ports).chain(of_ports).chain(of_objects)
 }
 
 fn what(field: &str, reason: &str) -> String {

@@ -523,13 +523,17 @@ impl Agent {
         if !self.announcer.is_heard() {
             return;
         }
-        let source = &self.announcer.of_source;
-        let mut present = announce::present(source, &self.reconciler, &self.observer, &self.options.node_name);
-        if !self.deferring.is_serving() {
-            // Health ports are kube-proxy's as long as connections are.
-            present.retain(|notice| notice.reason != Reason::FailedToStartServiceHealthcheck);
-        }
-        self.announcer.tell(present.into_iter());
+        let of_source = self.announcer.of_source.clone();
+        let node_name = &self.options.node_name;
+        let kube_proxy_serves = !self.deferring.is_serving();
+        let present = announce::present(
+            &of_source,
+            &self.reconciler,
+            &self.observer,
+            node_name,
+            kube_proxy_serves,
+        );
+        self.announcer.tell(present);
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -571,7 +575,6 @@ impl Agent {
         self.state.port_problems = self
             .reconciler
             .problems()
-            .into_iter()
             .map(|problem| format!("{}: {}", problem.port, problem.reason))
             .collect();
         if let Err(error) = self.state.write(&self.options.run_dir) {

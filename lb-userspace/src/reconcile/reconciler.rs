@@ -25,12 +25,12 @@ type Ip4 = <V4 as lb_common::layout::Family>::Addr;
 type Ip6 = <V6 as lb_common::layout::Family>::Addr;
 
 /// A port that isn't in the tables as it should be.
-#[derive(Clone, Debug)]
-pub struct PortProblem {
+#[derive(Clone, Copy, Debug)]
+pub struct PortProblem<'a> {
     /// The port.
-    pub port: PortId,
+    pub port: &'a PortId,
     /// Why.
-    pub reason: String,
+    pub reason: &'a str,
 }
 
 /// What has been freed, of both families, and waits for a grace period.
@@ -114,15 +114,8 @@ impl<T4: Tables<Ip4>, T6: Tables<Ip6>> Reconciler<T4, T6> {
     }
 
     /// Ports that aren't in the tables as they should be.
-    #[must_use]
-    pub fn problems(&self) -> Vec<PortProblem> {
-        self.problems
-            .iter()
-            .map(|(port, reason)| PortProblem {
-                port: port.clone(),
-                reason: reason.clone(),
-            })
-            .collect()
+    pub fn problems(&self) -> impl Iterator<Item = PortProblem<'_>> {
+        self.problems.iter().map(|(port, reason)| PortProblem { port, reason })
     }
 
     /// Brings the host's own addresses into the tables, and what each is. True if anything was written.

@@ -135,7 +135,7 @@ fn loaded(population: Population) -> Result<Reconciler<KernelTables<V4>, KernelT
 }
 
 fn ensure_all_in_tables(reconciler: &Reconciler<KernelTables<V4>, KernelTables<V6>>) -> Result<()> {
-    if let Some(problem) = reconciler.problems().first() {
+    if let Some(problem) = reconciler.problems().next() {
         bail!("{} is not in the tables: {}", problem.port, problem.reason);
     }
     if let Some(problem) = reconciler.left_out().next() {

@@ -118,7 +118,7 @@ impl Sluice {
         assert!(
             self.reconciler.is_settled(),
             "tables in memory refuse nothing: {:?}",
-            self.reconciler.problems()
+            self.reconciler.problems().collect::<Vec<_>>()
         );
         self.copy();
         route_pods::<V4>(&mut self.host, &self.world);

@@ -64,7 +64,7 @@ fn a_port_that_does_not_fit_makes_no_family_unwritten() {
     let (mut reconciler, _) = reconciler();
     reconciler.apply((1..=5).map(|last| apply_service(dual_stack(&format!("s{last}"), last))));
     assert_eq!(
-        reconciler.problems().len(),
+        reconciler.problems().count(),
         2,
         "of five Services, four places in each family"
     );

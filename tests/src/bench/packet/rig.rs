@@ -143,7 +143,7 @@ impl Rig {
         let v6 = KernelTables::<V6>::open(|name| datapath.take_map(name))?;
         let mut reconciler = Reconciler::adopt(NodeView::named(NODE), v4, v6, true)?;
         reconciler.apply(population.first_lists());
-        if let Some(problem) = reconciler.problems().first() {
+        if let Some(problem) = reconciler.problems().next() {
             bail!("{} is not in the tables: {}", problem.port, problem.reason);
         }
         // An address to masquerade with; nothing is a pod's.
