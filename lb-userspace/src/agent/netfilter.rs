@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     conntrack::{DeferredFlows, Followed, now_ns},
-    netfilter::{self, Tracked},
+    netfilter::{self, Staying, Tracked, Waiting, is_absent},
     tables::{Deferral, DefersTable, FlowTable, KernelTables, TableFamily},
 };
 
@@ -34,15 +34,19 @@ pub struct NetfilterState {
     pub otherwise_total: u64,
     /// The first of them, each with what is different.
     pub otherwise: Vec<String>,
+    /// Connections for which services of IPVS stay that are kube-proxy's.
+    #[serde(default)]
+    pub ipvs_connections: u64,
     /// What stands in the way of following them.
     pub problem: Option<String>,
 }
 
-/// What conntrack had, and when; and whether there are rules by which it will have more.
+/// What conntrack had, and when; whether there is anything of kube-proxy's by which it may have more, and what became of services of IPVS.
 pub(super) struct Conntrack {
     at_ns: u64,
     tracked: Vec<Tracked>,
     has_rules: bool,
+    ipvs: anyhow::Result<Waiting>,
 }
 
 /// What came of asking.
@@ -59,6 +63,8 @@ pub(super) struct Deferring {
     tries: u32,
     /// There are some, or rules that make some.
     is_busy: bool,
+    /// Services of IPVS that were left for their connections.
+    ipvs_left: Option<Staying>,
 }
 
 /// How often a takeover is tried that conntrack stands in the way of.
@@ -86,6 +92,7 @@ impl Deferring {
             tries: 0,
             // What an earlier agent has kept may be there still.
             is_busy: true,
+            ipvs_left: None,
         };
         Ok((deferring, said))
     }
@@ -98,23 +105,11 @@ impl Deferring {
 
 /// Whether netfilter translates destinations here, by kube-proxy's rules or others; yes if it can't be told.
 fn netfilter_translates() -> bool {
-    let has_rules = match netfilter::find() {
-        Ok(found) => !found.is_empty(),
-        Err(error) => !is_absent(&error),
-    };
-    has_rules
+    netfilter::find().map_or(true, |found| !found.is_empty())
         || match netfilter::tracked() {
             Ok(tracked) => !tracked.is_empty(),
             Err(error) => !is_absent(&error),
         }
-}
-
-/// Whether that is how a kernel answers that has nothing of the kind.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
-    )
 }
 
 impl Agent {
@@ -167,7 +162,7 @@ impl Agent {
         if std::mem::replace(&mut self.deferring.is_asked, true) {
             return;
         }
-        let answers = self.deferring.answers.clone();
+        let (answers, left) = (self.deferring.answers.clone(), self.deferring.ipvs_left.clone());
         tokio::task::spawn_blocking(move || {
             let at_ns = now_ns();
             let tracked = match netfilter::tracked() {
@@ -175,9 +170,14 @@ impl Agent {
                 Err(error) if is_idle && is_absent(&error) => Ok(Vec::new()),
                 tracked => tracked,
             };
+            let ipvs = match deferral {
+                Deferral::No => netfilter::go_on_removing(left.as_ref()),
+                _ => Ok(Waiting::Not),
+            };
             let said = tracked.map(|tracked| Conntrack {
                 at_ns,
                 tracked,
+                ipvs,
                 has_rules: netfilter::find().is_ok_and(|found| !found.is_empty()),
             });
             // The agent has ended if nobody hears it.
@@ -199,10 +199,45 @@ impl Agent {
         }
     }
 
+    /// Remembers what became of services of IPVS. What stands in the way of going on with them.
+    fn note_ipvs(&mut self, ipvs: &Result<Waiting>) -> Option<String> {
+        let connections = match ipvs {
+            Ok(Waiting::For(removed)) => {
+                if !removed.found.is_empty() {
+                    info!(
+                        removed = %removed.found,
+                        staying = removed.staying.len(),
+                        "connections of IPVS have ended: what of kube-proxy's they needed is taken away"
+                    );
+                }
+                self.deferring.ipvs_left = Some(removed.staying.clone());
+                removed.connections
+            }
+            Ok(Waiting::Over) => 0,
+            Ok(Waiting::Not) => {
+                self.deferring.ipvs_left = None;
+                0
+            }
+            Err(error) => return Some(format!("{error:#}; tried again")),
+        };
+        self.state.netfilter.ipvs_connections = connections;
+        None
+    }
+
+    fn note_problem(&mut self, problem: Option<String>) {
+        if let Some(text) = &problem
+            && self.state.netfilter.problem != problem
+        {
+            warn!("{text}");
+        }
+        self.state.netfilter.problem = problem;
+    }
+
     /// Brings what conntrack has into the flow tables, and compares what is new with what Sluice would have done.
     pub(super) fn netfilter_said(&mut self, said: Said) {
         self.deferring.is_asked = false;
         let has_rules = said.as_ref().is_ok_and(|said| said.has_rules);
+        let ipvs_problem = said.as_ref().ok().and_then(|said| self.note_ipvs(&said.ipvs));
         let followed = said.map_err(anyhow::Error::from).and_then(|said| {
             let (tables4, tables6) = (self.reconciler.v4().tables(), self.reconciler.v6().tables());
             let deferral = self.deferring.table.get()?;
@@ -218,25 +253,22 @@ impl Agent {
                 }
             }
             let flows = v4?.1.flows + v6?.1.flows;
-            Ok((flows, flows > 0 || has_rules || !is_ours))
+            Ok((flows, is_ours))
         });
         match followed {
-            Ok((flows, is_busy)) => {
+            Ok((flows, is_ours)) => {
                 self.state.netfilter.flows = flows;
-                self.state.netfilter.problem = None;
+                self.note_problem(ipvs_problem);
+                let is_busy = flows > 0 || has_rules || !is_ours;
                 self.deferring.is_busy = is_busy;
                 if !is_busy {
                     self.let_go();
                 }
             }
             Err(error) => {
-                let text = format!(
+                self.note_problem(Some(format!(
                     "netfilter's connections are not followed: {error:#}. They go on, but for those that are silent for long; tried again"
-                );
-                if self.state.netfilter.problem.as_ref() != Some(&text) {
-                    warn!("{text}");
-                }
-                self.state.netfilter.problem = Some(text);
+                )));
             }
         }
         self.state_is_old = true;

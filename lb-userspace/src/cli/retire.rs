@@ -6,6 +6,7 @@ use lb_common::layout::{V4, V6};
 
 use super::Place;
 use crate::{
+    agent::State,
     conntrack::FlowCounts,
     netfilter,
     tables::{Deferral, FlowTable, TableFamily},
@@ -14,7 +15,7 @@ use crate::{
 /// Arguments of `sluice retire`.
 #[derive(Debug, Args)]
 pub(super) struct RetireArgs {
-    /// Even though no rules of kube-proxy's are found: those of legacy iptables and IPVS are not seen from here
+    /// Even though no rules of kube-proxy's are found, or they can't be looked for
     #[arg(long)]
     force: bool,
 }
@@ -23,12 +24,19 @@ pub(super) fn retire(place: &Place, args: &RetireArgs) -> Result<()> {
     let mut defers = place.defers()?;
     let found = match netfilter::find() {
         Err(_) if args.force => netfilter::Found::default(),
-        found => found.context("look for kube-proxy's rules")?,
+        found => found.context("nothing was changed; --force does without")?,
     };
-    if found.is_empty() && !args.force {
+    if !found.has_rules() && !args.force {
         bail!(
-            "no rules of kube-proxy's are in nftables, so new connections would be nobody's, and nothing was changed: start kube-proxy on \
-             this node first, or use --force if its rules are of legacy iptables or IPVS"
+            "no rules of kube-proxy's are in nftables or iptables, so new connections would be nobody's, and nothing was changed: start \
+             kube-proxy on this node first, or use --force if something else is to serve them"
+        );
+    }
+    let waiting = State::read(&place.run_dir)?.map_or(0, |state| state.netfilter.ipvs_connections);
+    if waiting > 0 && !args.force {
+        bail!(
+            "of kube-proxy's services of IPVS some are left, for {waiting} connections, and nobody writes the others again, so nothing was \
+             changed: start kube-proxy on this node first, and wait until `sluice status` has no line ipvs"
         );
     }
     defers.put(Deferral::Retired)?;

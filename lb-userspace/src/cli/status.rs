@@ -208,6 +208,12 @@ fn print_netfilter(netfilter: &NetfilterState) {
             netfilter.flows
         );
     }
+    if netfilter.ipvs_connections > 0 {
+        println!(
+            "ipvs:      {} connections, for which kube-proxy's services of IPVS stay until they end",
+            netfilter.ipvs_connections
+        );
+    }
     if netfilter.compared_total > 0 {
         println!(
             "compared:  {} connections of netfilter's, of which {} would have gone another way",

@@ -53,23 +53,31 @@ pub(super) fn takeover(place: &Place, args: &TakeoverArgs) -> Result<()> {
             );
         }
     }
-    let found = netfilter::find().unwrap_or_else(|error| {
-        println!("nftables can't be asked for kube-proxy's rules: {error}");
-        netfilter::Found::default()
-    });
-    if args.keep_rules {
+    remove_rules(args.keep_rules)
+        .context("new connections are Sluice's, but kube-proxy's rules are left, all or in part: they do no harm, and may be taken away by another `sluice takeover`")
+}
+
+fn remove_rules(keep: bool) -> Result<()> {
+    let found = netfilter::find()?;
+    if keep {
         println!("kube-proxy's rules stay: {found}");
-    } else if found.is_empty() {
-        println!(
-            "no rules of kube-proxy's were found in nftables. Those of legacy iptables or IPVS are not seen from here, and do no harm: \
-             `kube-proxy --cleanup` takes them away"
-        );
-    } else {
-        // The agent lets go of it when none is left, or if there was none.
-        netfilter::keep_translating().context("keep netfilter translating what is under way")?;
-        let removed = netfilter::remove().context("take kube-proxy's rules away")?;
-        println!("taken away: {removed}");
-        println!("a kube-proxy that still runs here writes them again: stop it for good");
+        return Ok(());
     }
+    if found.is_empty() {
+        println!("no rules of kube-proxy's were found");
+        return Ok(());
+    }
+    // The agent lets go of it when none is left, or if there was none.
+    netfilter::keep_translating().context("keep netfilter translating what is under way (by a table of nftables)")?;
+    let removed = netfilter::remove()?;
+    println!("taken away: {}", removed.found);
+    if !removed.staying.is_empty() {
+        println!(
+            "{} services of IPVS stay with kube-proxy's rules for {} connections; the agent takes all of that away when they have ended",
+            removed.staying.len(),
+            removed.connections
+        );
+    }
+    println!("a kube-proxy that still runs here writes them again: stop it for good");
     Ok(())
 }

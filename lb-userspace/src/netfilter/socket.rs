@@ -1,5 +1,5 @@
-//! A conversation with netfilter in the kernel, about the network namespace that this thread is in (`NETLINK_NETFILTER`). The messages
-//! are those of the crate netlink-packet-netfilter.
+//! A conversation over netlink, about the network namespace that this thread is in: with netfilter (`NETLINK_NETFILTER`), generic netlink and
+//! rtnetlink. The messages are those of the crates netlink-packet-netfilter, genetlink and netlink-packet-route.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -7,9 +7,12 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
     none::ControlMessage,
 };
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
     sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force, set_socket_timeout},
 };
 
@@ -22,6 +25,11 @@ const BATCH_LEN: usize = 1 << 24;
 /// Of a message's flags (`linux/netlink.h`).
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
+/// What a conversation is made of.
+pub(super) trait Message: NetlinkSerializable + NetlinkDeserializable {}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable> Message for M {}
+
 /// The conversation.
 pub(super) struct Socket {
     fd: OwnedFd,
@@ -29,10 +37,25 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Begins it.
+    /// Begins one with netfilter.
     pub(super) fn open() -> io::Result<Self> {
+        Self::with(Some(netlink::NETFILTER))
+    }
+
+    /// Begins one with families of generic netlink.
+    pub(super) fn generic() -> io::Result<Self> {
+        Self::with(Some(netlink::GENERIC))
+    }
+
+    /// Begins one about devices and addresses.
+    pub(super) fn route() -> io::Result<Self> {
+        Self::with(None)
+    }
+
+    /// `NETLINK_ROUTE` is the protocol without a number.
+    fn with(protocol: Option<Protocol>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
         set_socket_recv_buffer_size_force(&fd, BATCH_LEN)?;
         set_socket_send_buffer_size_force(&fd, BATCH_LEN)?;
@@ -42,15 +65,34 @@ impl Socket {
         })
     }
 
-    /// Asks for all there is of something, and has each answer read.
+    /// Asks netfilter for all there is of something, and has each answer read.
     pub(super) fn dump(
         &mut self,
         family: NetfilterProtoFamily,
         what: impl Into<NetfilterMessageInner>,
         mut read: impl FnMut(NetfilterMessageInner),
     ) -> io::Result<()> {
-        let request = message(family, 0, what, NLM_F_DUMP, 0);
-        send(&self.fd, &request, SendFlags::empty())?;
+        let question = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), what);
+        self.list(question, |message| read(message.inner))
+    }
+
+    /// Asks for all there is of something, and has each answer read.
+    pub(super) fn list<M: Message>(&mut self, question: M, read: impl FnMut(M)) -> io::Result<()> {
+        self.ask(question, NLM_F_DUMP, read)
+    }
+
+    /// Has something done, and hears what came of it.
+    pub(super) fn act<M: Message>(&mut self, message: M) -> io::Result<()> {
+        self.ask(message, NLM_F_ACK, |_| {})
+    }
+
+    /// Asks for one thing, which is told before all is well.
+    pub(super) fn get<M: Message>(&mut self, question: M, read: impl FnMut(M)) -> io::Result<()> {
+        self.ask(question, NLM_F_ACK, read)
+    }
+
+    fn ask<M: Message>(&mut self, question: M, flags: u16, mut read: impl FnMut(M)) -> io::Result<()> {
+        send(&self.fd, &octets(question, flags, 0), SendFlags::empty())?;
         loop {
             let len = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?.0;
             let ended = each(&self.buffer[..len], |header, payload| match payload {
@@ -59,7 +101,7 @@ impl Socket {
                 NetlinkPayload::Done(done) => refused(&io::Error::from_raw_os_error(done.code)).map(|()| true),
                 NetlinkPayload::Error(error) => refused(&error.to_io()).map(|()| true),
                 NetlinkPayload::InnerMessage(message) => {
-                    read(message.inner);
+                    read(message);
                     Ok(false)
                 }
                 _ => Ok(false),
@@ -92,7 +134,7 @@ impl Socket {
         send(&self.fd, &batch, SendFlags::empty())?;
         loop {
             let len = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty())?.0;
-            let ended = each(&self.buffer[..len], |header, payload| match payload {
+            let ended = each::<NetfilterMessage>(&self.buffer[..len], |header, payload| match payload {
                 // One that is refused undoes all.
                 NetlinkPayload::Error(error) => refused(&error.to_io()).map(|()| header.sequence_number == last),
                 _ => Ok(false),
@@ -102,6 +144,15 @@ impl Socket {
             }
         }
     }
+}
+
+/// Whether that is how a kernel answers that has nothing of the kind.
+#[must_use]
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+    )
 }
 
 fn refused(error: &io::Error) -> io::Result<()> {
@@ -118,11 +169,15 @@ fn message(
     flags: u16,
     number: u32,
 ) -> Vec<u8> {
+    let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), what);
+    octets(payload, flags, number)
+}
+
+fn octets<M: Message>(payload: M, flags: u16, number: u32) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
     header.sequence_number = number;
-    let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), what);
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
     message.finalize();
     // Messages begin at multiples of four.
     let mut octets = vec![0; message.buffer_len().next_multiple_of(4)];
@@ -131,12 +186,12 @@ fn message(
 }
 
 /// Reads all messages of a datagram, until one says that it is the last.
-fn each(
+fn each<M: Message>(
     mut datagram: &[u8],
-    mut read: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>) -> io::Result<bool>,
+    mut read: impl FnMut(&NetlinkHeader, NetlinkPayload<M>) -> io::Result<bool>,
 ) -> io::Result<bool> {
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<NetfilterMessage>::deserialize(datagram)
+        let message = NetlinkMessage::<M>::deserialize(datagram)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason.to_string()))?;
         let len = (message.header.length as usize).next_multiple_of(4).max(16);
         datagram = datagram.get(len..).unwrap_or_default();

@@ -19,6 +19,7 @@ mod capture;
 mod cgroup;
 mod cleanup;
 mod exec;
+pub mod guest;
 mod host;
 mod namespace;
 mod options;

@@ -1,5 +1,6 @@
 //! Rules as kube-proxy writes them, in its nftables and its iptables mode: the names, hooks and order of its own (Kubernetes 1.36), for the
-//! Services of a lab. The iptables mode comes with what kubelet and a CNI have in the same tables, which is none of its business.
+//! Services of a lab. The iptables mode comes with what kubelet and a CNI have in the same tables, which is none of its business. What the
+//! IPVS mode has in tables and sets is in `ipvs`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,8 +14,31 @@ use tests::traffic::manifests::{Port, Service};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Nftables,
-    /// With the nf_tables variant of iptables.
-    Iptables,
+    /// With a variant of iptables.
+    Iptables(Variant),
+}
+
+/// What iptables writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    NfTables,
+    Legacy,
+}
+
+impl Variant {
+    /// The tools of both families that do this.
+    pub(crate) fn tools(self, does: &str) -> [String; 2] {
+        let variant = match self {
+            Self::NfTables => "nft",
+            Self::Legacy => "legacy",
+        };
+        ["iptables", "ip6tables"].map(|tool| format!("{tool}-{variant}-{does}"))
+    }
+
+    /// All rules of both families, with their counters.
+    pub(crate) fn saved(self, node: &Host) -> String {
+        self.tools("save").map(|tool| said(node, &tool, &["-c"])).concat()
+    }
 }
 
 /// Writes the rules on a node.
@@ -24,21 +48,35 @@ pub(crate) fn write(node: &Host, mode: Mode, services: &[Service]) {
             let both = [false, true].map(|v6| nftables(node, v6, services)).concat();
             feed(node, "nft", &["-f", "-"], &both);
         }
-        Mode::Iptables => {
-            for (v6, tool) in [(false, "iptables-nft-restore"), (true, "ip6tables-nft-restore")] {
-                feed(node, tool, &["--noflush"], &iptables(v6, services));
+        Mode::Iptables(variant) => {
+            for (v6, tool) in [false, true].into_iter().zip(variant.tools("restore")) {
+                feed(node, &tool, &["--noflush"], &iptables(v6, services));
             }
         }
     }
 }
 
-/// Everything in nftables on a node.
+/// Writes the rules of the iptables mode without those of others.
+pub(crate) fn write_own(node: &Host, variant: Variant, services: &[Service]) {
+    for (v6, tool) in [false, true].into_iter().zip(variant.tools("restore")) {
+        let all = iptables(v6, services);
+        let own = all
+            .lines()
+            .filter(|line| !OTHERS.iter().any(|other| line.contains(other)));
+        let own = own.map(|line| format!("{line}\n")).collect::<String>();
+        feed(node, &tool, &["--noflush"], &own);
+    }
+}
+
+/// Everything in nftables on a node, and in legacy iptables.
 pub(crate) fn ruleset(node: &Host) -> String {
-    let output = node
-        .command("nft")
-        .args(["list", "ruleset"])
-        .output()
-        .expect("nft runs");
+    said(node, "nft", &["list", "ruleset"]) + &Variant::Legacy.saved(node)
+}
+
+/// What a tool prints on a node.
+pub(crate) fn said(node: &Host, tool: &str, arguments: &[&str]) -> String {
+    let output = node.command(tool).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{tool}: {error}; get it with: cargo xtask setup"));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -50,8 +88,7 @@ pub(crate) fn feed(node: &Host, tool: &str, arguments: &[&str], text: &str) {
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut child =
-        child.unwrap_or_else(|error| panic!("{tool}: {error}; get it with: apt-get install nftables iptables"));
+    let mut child = child.unwrap_or_else(|error| panic!("{tool}: {error}; get it with: cargo xtask setup"));
     let mut pipe = child.stdin.take().expect("it is piped");
     pipe.write_all(text.as_bytes()).expect("it reads");
     drop(pipe);
@@ -64,7 +101,7 @@ pub(crate) fn feed(node: &Host, tool: &str, arguments: &[&str], text: &str) {
 }
 
 /// A port of a Service in a family: its ClusterIP, and its endpoints.
-fn ports(v6: bool, services: &[Service]) -> Vec<(String, &Port, IpAddr, Vec<IpAddr>)> {
+pub(crate) fn ports(v6: bool, services: &[Service]) -> Vec<(String, &Port, IpAddr, Vec<IpAddr>)> {
     let is_of = move |address: &IpAddr| address.is_ipv6() == v6;
     let of = |service: &'_ Service| {
         let cluster_ip = service.cluster_ips.iter().copied().find(is_of).expect("dual-stack");
@@ -164,6 +201,15 @@ fn nftables(node: &Host, v6: bool, services: &[Service]) -> String {
         elements(&by_port)
     )
 }
+
+/// Whose chains are not kube-proxy's.
+const OTHERS: [&str; 5] = [
+    "KUBE-KUBELET-CANARY",
+    "KUBE-IPTABLES-HINT",
+    "KUBE-FIREWALL",
+    "CNI-FORWARD",
+    "KUBE-ROUTER-FORWARD",
+];
 
 fn iptables(v6: bool, services: &[Service]) -> String {
     let pods = if v6 { plan::ALL_PODS_V6 } else { plan::ALL_PODS_V4 };

@@ -3,7 +3,10 @@
 //!
 //! kube-proxy itself is not here: its rules are, as it writes them (`kube_proxy`).
 
+mod ipvs;
 mod kube_proxy;
+mod leftovers;
+mod services;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kube_proxy::{Mode, feed, ruleset, write};
+use kube_proxy::{Mode, Variant, feed, ruleset, write};
 use rstest::rstest;
 use tests::lab::{Agent, AgentOptions, Host, Lab, XdpMode, plan};
 use tests::traffic::manifests::{ManifestFolder, Service};
@@ -19,6 +22,8 @@ use tests::traffic::{Entry, HttpLoad, HttpPlan, LongLived, LongLivedPlan, Phase,
 
 /// How long each part of the story is watched.
 const WHILE: Duration = Duration::from_millis(1_500);
+/// Long enough for an emulated machine.
+const READY_WITHIN: Duration = Duration::from_secs(150);
 /// Less than a second, after which TCP sends again: a lost packet is a lost connection.
 const NO_SECOND_TRY: Duration = Duration::from_millis(900);
 /// One every millisecond.
@@ -81,15 +86,19 @@ impl Scene {
     /// With a Service, and kube-proxy's rules for it.
     fn new(mode: Mode) -> Self {
         let mut scene = Self::empty();
-        let mut service = Service::new("web", cluster_ips()).backends(scene.lab.backends());
+        scene.add_service();
+        write(scene.lab.node(), mode, &scene.services);
+        scene
+    }
+
+    fn add_service(&mut self) {
+        let mut service = Service::new("web", cluster_ips()).backends(self.lab.backends());
         for (protocol, port, target, node_port) in PORTS {
             service = service.port(protocol, port, target).node_port(node_port);
         }
         let service = service.with_spec(serde_json::json!({"type": "NodePort"}));
-        scene.manifests.apply(&service).expect("it can be written to");
-        write(scene.lab.node(), mode, std::slice::from_ref(&service));
-        scene.services.push(service);
-        scene
+        self.manifests.apply(&service).expect("it can be written to");
+        self.services.push(service);
     }
 
     /// Starts an agent with more words on its command line, and waits until it is ready.
@@ -100,6 +109,7 @@ impl Scene {
         let options = AgentOptions {
             xdp,
             extra,
+            ready_within: READY_WITHIN,
             ..AgentOptions::default()
         };
         let mut agent = Agent::start(&self.lab, &options).expect("it can be started");
@@ -214,7 +224,8 @@ impl Load {
 #[rstest]
 #[case::nftables(Mode::Nftables, XdpMode::Off)]
 #[case::nftables_with_xdp(Mode::Nftables, XdpMode::Native)]
-#[case::iptables(Mode::Iptables, XdpMode::Off)]
+#[case::iptables(Mode::Iptables(Variant::NfTables), XdpMode::Off)]
+#[case::legacy_iptables(Mode::Iptables(Variant::Legacy), XdpMode::Off)]
 fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: XdpMode) {
     let mut scene = Scene::new(mode);
     let load = Load::start(&scene.lab);
@@ -225,13 +236,14 @@ fn there_and_back_without_a_lost_connection(#[case] mode: Mode, #[case] xdp: Xdp
         load,
         |node| write(node, mode, &services),
         |left| {
-            if mode == Mode::Iptables {
+            if let Mode::Iptables(variant) = mode {
+                let jump = if variant == Variant::Legacy { "-j" } else { "jump" };
                 for others in [
                     "KUBE-FIREWALL",
                     "KUBE-KUBELET-CANARY",
                     "KUBE-IPTABLES-HINT",
-                    "jump CNI-FORWARD",
-                    "jump KUBE-ROUTER-FORWARD",
+                    &format!("{jump} CNI-FORWARD"),
+                    &format!("{jump} KUBE-ROUTER-FORWARD"),
                 ] {
                     assert!(left.contains(others), "{others} is somebody else's:\n{left}");
                 }

@@ -18,7 +18,7 @@ pub(crate) struct Tool {
     service: Option<&'static str>,
 }
 
-pub(crate) const TOOLS: [Tool; 14] = [
+pub(crate) const TOOLS: [Tool; 15] = [
     Tool {
         program: "cc",
         packages: &["gcc"],
@@ -96,6 +96,12 @@ pub(crate) const TOOLS: [Tool; 14] = [
         program: "iptables-nft-restore",
         packages: &["iptables"],
         purpose: "writes kube-proxy's rules in labs, those of its other mode",
+        service: None,
+    },
+    Tool {
+        program: "ipset",
+        packages: &["ipset"],
+        purpose: "writes kube-proxy's sets in labs, those of its IPVS mode",
         service: None,
     },
     Tool {

@@ -62,6 +62,8 @@ fn every_value_has_its_name_and_labels() {
             free_min: 12,
         }],
         netfilter_connections: 13,
+        drift: vec![("LB4_SLOTS", 14)],
+        tables_checked_s: 15,
         ..Snapshot::default()
     };
     let text = text(snapshot, 100);
@@ -77,6 +79,8 @@ fn every_value_has_its_name_and_labels() {
             "sluice_events_total{event=\"flows_created\"} 4",
             "sluice_table_entries{table=\"LB4_BACKENDS\"} 5",
             "sluice_table_capacity{table=\"LB4_BACKENDS\"} 6",
+            "sluice_drift_total{table=\"LB4_SLOTS\"} 14",
+            "sluice_tables_checked_timestamp_seconds 15",
             &format!("sluice_service_connections_total{{{port},ip_family=\"IPv4\"}} 7"),
             &format!("sluice_service_flows{{{port},ip_family=\"IPv4\"}} 8"),
             &format!("sluice_backend_connections_total{{{port},ip_family=\"IPv6\",backend=\"[2001:db8::1]:80\"}} 9"),

@@ -25,9 +25,12 @@ use super::{
     Device, Devices, Framing, Vlan, XdpProgram,
     vlan::{card_of, on_top},
 };
-use crate::source::{
-    netdev::Netdev,
-    vlan_features::{VlanFeatures, vlan_features},
+use crate::{
+    netfilter::IPVS_DEVICE,
+    source::{
+        netdev::Netdev,
+        vlan_features::{VlanFeatures, vlan_features},
+    },
 };
 
 /// All devices as they are now.
@@ -49,6 +52,10 @@ pub(super) async fn list(handle: &Handle, netdev: Option<&mut Netdev>) -> Result
         let Some(device) = devices.get_mut(&address.header.index) else {
             continue;
         };
+        // What kube-proxy's IPVS mode has there are Services' addresses, of which none is the host's.
+        if device.name == IPVS_DEVICE {
+            continue;
+        }
         // IPv4 has the own address in Local, IPv6 in Address (RFC-less: see the kernel's if_addr.h).
         let mut own = None;
         for attribute in address.attributes {
