@@ -45,7 +45,8 @@ pub struct NetfilterState {
 pub(super) struct Conntrack {
     at_ns: u64,
     tracked: Vec<Tracked>,
-    has_rules: bool,
+    /// Not known if nobody can be asked.
+    has_rules: Option<bool>,
     ipvs: anyhow::Result<Waiting>,
 }
 
@@ -178,7 +179,7 @@ impl Agent {
                 at_ns,
                 tracked,
                 ipvs,
-                has_rules: netfilter::find().is_ok_and(|found| !found.is_empty()),
+                has_rules: netfilter::find().ok().map(|found| !found.is_empty()),
             });
             // The agent has ended if nobody hears it.
             let _ = answers.blocking_send(said);
@@ -236,7 +237,9 @@ impl Agent {
     /// Brings what conntrack has into the flow tables, and compares what is new with what Sluice would have done.
     pub(super) fn netfilter_said(&mut self, said: Said) {
         self.deferring.is_asked = false;
-        let has_rules = said.as_ref().is_ok_and(|said| said.has_rules);
+        let was_busy = self.deferring.is_busy;
+        let has_rules = said.as_ref().ok().and_then(|said| said.has_rules);
+        let waits = said.as_ref().is_ok_and(|said| !matches!(said.ipvs, Ok(Waiting::Not)));
         let ipvs_problem = said.as_ref().ok().and_then(|said| self.note_ipvs(&said.ipvs));
         let followed = said.map_err(anyhow::Error::from).and_then(|said| {
             let (tables4, tables6) = (self.reconciler.v4().tables(), self.reconciler.v6().tables());
@@ -259,7 +262,7 @@ impl Agent {
             Ok((flows, is_ours)) => {
                 self.state.netfilter.flows = flows;
                 self.note_problem(ipvs_problem);
-                let is_busy = flows > 0 || has_rules || !is_ours;
+                let is_busy = flows > 0 || waits || has_rules.unwrap_or(was_busy) || !is_ours;
                 self.deferring.is_busy = is_busy;
                 if !is_busy {
                     self.let_go();

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::{Agent, unix_now_s};
 use crate::{
-    kernel::Direction,
+    kernel::{Direction, XdpOutcome},
     reconcile::STEPS,
     tables::{Drift, TableError},
 };
@@ -50,8 +50,8 @@ pub(super) struct Pass {
     pub(super) by_table: BTreeMap<&'static str, u64>,
 }
 
-/// Programs that were taken off cost connections until they are back: they are looked after once a second.
-const ATTACHMENTS_EVERY: u32 = 10;
+/// Programs that were taken off cost connections until they are back: they are looked after twice a second.
+const ATTACHMENTS_EVERY: u32 = 5;
 
 /// What counts for a program that was taken off a device, among the tables.
 const ATTACHMENTS: &str = "attachments";
@@ -68,7 +68,7 @@ impl Agent {
         }
         if step < STEPS {
             let found = self.reconciler.check(step);
-            self.note_drift(found);
+            self.note_drift(Ok(found));
             self.pass.step += 1;
             return;
         }
@@ -80,7 +80,9 @@ impl Agent {
                 error!(%problem, "the tables are not as they should be, and it can't be helped");
             }
         }
-        self.observer.tables_are(problems.is_empty());
+        // One read or write that the kernel refuses when it is short of memory is no reason to send anybody elsewhere.
+        self.observer
+            .tables_are(problems.is_empty() || self.state.truth.problems.is_empty());
         self.state.truth.problems = problems;
         self.state.truth.checked_s = unix_now_s();
         self.state_is_old = true;
@@ -108,19 +110,27 @@ impl Agent {
         if lost.is_empty() {
             return;
         }
-        for (_, device, direction) in &lost {
-            let where_ = match direction {
-                Direction::Ingress => "where packets arrive (tc)",
-                Direction::Egress => "where packets leave (tc)",
-                Direction::Xdp => "in XDP",
-            };
-            self.note(
-                ATTACHMENTS,
-                format!("{device} had no program of ours any more {where_}; it is attached again"),
-            );
-        }
         let devices = self.devices.clone();
         self.attach_all(&devices);
+        for (ifindex, device, direction) in lost {
+            let now = self.attachments.devices().get(&ifindex);
+            let (place, is_back) = match direction {
+                Direction::Ingress => ("where packets arrive (tc)", now.is_some_and(|now| now.tc)),
+                Direction::Egress => ("where packets leave (tc)", now.is_some_and(|now| now.tc)),
+                Direction::Xdp => (
+                    "in XDP",
+                    now.is_some_and(|now| matches!(now.xdp, Some(XdpOutcome::On(_)))),
+                ),
+            };
+            let what = format!("{device} had no program of ours any more {place}");
+            if is_back {
+                self.note(ATTACHMENTS, format!("{what}; it is attached again"));
+            } else {
+                self.pass
+                    .problems
+                    .push(format!("{what}, and it could not be attached again"));
+            }
+        }
     }
 
     fn note_drift(&mut self, found: Result<Vec<Drift>, TableError>) {

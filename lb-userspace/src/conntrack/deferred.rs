@@ -42,7 +42,7 @@ pub struct Followed {
     pub removed: usize,
     /// Tuples of netfilter's that a flow of ours has: answers to one of the two go astray.
     pub conflicts: usize,
-    /// Which of the connections were not known before, by their places.
+    /// Which of the connections were not there the last time, by their places.
     pub new: Vec<usize>,
 }
 
@@ -51,12 +51,15 @@ pub struct Followed {
 pub struct DeferredFlows<F: TableFamily> {
     /// Not in conntrack the last time: removed if they aren't the next time either.
     missing: HashSet<FlowKey<F::Addr>>,
+    /// What the clients of those send that were there the last time.
+    seen: HashSet<FlowKey<F::Addr>>,
 }
 
 impl<F: TableFamily> Default for DeferredFlows<F> {
     fn default() -> Self {
         Self {
             missing: HashSet::new(),
+            seen: HashSet::new(),
         }
     }
 }
@@ -128,6 +131,11 @@ impl<F: TableFamily> DeferredFlows<F> {
             followed.removed += usize::from(table.remove(key));
         }
         self.missing = missing;
+        let now: HashSet<_> = tracked
+            .iter()
+            .filter_map(|(tracked, _)| key::<F>(&tracked.original, Stage::ARRIVES))
+            .collect();
+        self.seen = now;
         Ok(followed)
     }
 
@@ -169,6 +177,12 @@ impl<F: TableFamily> DeferredFlows<F> {
                 continue;
             };
             followed.flows += 1;
+            if entries
+                .first()
+                .is_some_and(|(original, _)| !self.seen.contains(original))
+            {
+                followed.new.push(place);
+            }
             for (index, (key, flow)) in entries.into_iter().enumerate() {
                 match known.remove(&key) {
                     Some(before) if now_ns.saturating_sub(before.seen_ns) > RENEW_NS => {
@@ -183,9 +197,6 @@ impl<F: TableFamily> DeferredFlows<F> {
                     Some(_) => {}
                     None if table.insert_new(&key, &flow).context("write a flow of netfilter's")? => {
                         followed.added += 1;
-                        if index == CLAIM {
-                            followed.new.push(place);
-                        }
                     }
                     None => {
                         let is_ours = |held: Flow<F::Addr>| !held.flags.has(FlowFlags::DEFERRED);

@@ -1,7 +1,8 @@
 //! How healthy the proxy and its node are, and what is answered when somebody asks (behaviour reference §6.1).
 //!
 //! A family is unhealthy while its oldest change that is not in the tables yet is older than twice `syncPeriod`: idle and
-//! starting up are healthy. Beyond kube-proxy's rules: all are unhealthy while the truth check finds what it can't put right. Pure: the time is passed in, with every event and every question. Not here: sockets (`probes`,
+//! starting up are healthy. Beyond kube-proxy's rules: no new
+//! connections, and not ready, while the truth check finds what it can't put right. Pure: the time is passed in, with every event and every question. Not here: sockets (`probes`,
 //! `servers`). Told by the agent.
 
 use std::collections::BTreeMap;
@@ -118,9 +119,9 @@ impl Health {
         };
     }
 
-    /// Does the proxy bring changes into the tables in time, and do the tables hold what they should?
+    /// Does the proxy bring changes into the tables in time?
     pub fn is_healthy(&self, now: Instant) -> bool {
-        self.tables_right && self.families.values().all(|family| self.keeps_up(*family, now))
+        self.families.values().all(|family| self.keeps_up(*family, now))
     }
 
     /// Should load balancers send new connections to this node?
@@ -132,9 +133,10 @@ impl Health {
     pub fn answer(&self, page: Page, now: Moment) -> Answer {
         let healthy = self.is_healthy(now.steady);
         let ok = match page {
-            Page::Healthz => healthy && self.eligible,
+            Page::Healthz => healthy && self.tables_right && self.eligible,
+            // A new agent would find the same tables.
             Page::Livez => healthy,
-            Page::Readyz => healthy && self.programmed,
+            Page::Readyz => healthy && self.tables_right && self.programmed,
         };
         let newest = self.families.values().filter_map(|family| family.synced).max();
         let status = self.families.iter().map(|(family, known)| {
@@ -148,7 +150,7 @@ impl Health {
             last_updated: text(if ok { Some(now.wall) } else { newest }),
             current_time: text(Some(now.wall)),
             node_eligible: (page == Page::Healthz).then_some(self.eligible),
-            healthy,
+            healthy: healthy && (self.tables_right || page == Page::Livez),
             status: status.collect(),
         };
         Answer::json(if ok { 200 } else { 503 }, json(&body))

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -116,6 +116,8 @@ pub struct Attached {
 pub struct Attachments {
     links: PathBuf,
     devices: BTreeMap<u32, Attached>,
+    /// Where a program was missing at the last look.
+    suspects: BTreeSet<(u32, Direction)>,
 }
 
 impl Attachments {
@@ -125,6 +127,7 @@ impl Attachments {
         Self {
             links,
             devices: BTreeMap::new(),
+            suspects: BTreeSet::new(),
         }
     }
 
@@ -235,15 +238,17 @@ impl Attachments {
         Ok(mode)
     }
 
-    /// The devices on which one of our programs is no more, by somebody else's doing, each with the hook. They count as not attached from
-    /// now on: to be attached anew.
+    /// The devices on which one of our programs is no more, by somebody else's doing, each with the hook: those that were so the last time,
+    /// too, since the list of devices comes a little later than what happens to them. They count as not attached from now on: to be
+    /// attached anew. What can't be looked at counts as attached.
     pub fn check(&mut self, datapath: &Datapath) -> Vec<(u32, String, Direction)> {
-        let id = |names: [&str; 2]| names.map(|name| datapath.program_id(name));
+        let ids = |names: [&str; 2]| names.map(|name| datapath.program_id(name));
         let programs = [
-            (Direction::Ingress, id([names::TC_INGRESS, names::TC_L3_INGRESS])),
-            (Direction::Egress, id([names::TC_EGRESS, names::TC_L3_EGRESS])),
-            (Direction::Xdp, id([names::XDP, names::XDP])),
+            (Direction::Ingress, ids([names::TC_INGRESS, names::TC_L3_INGRESS])),
+            (Direction::Egress, ids([names::TC_EGRESS, names::TC_L3_EGRESS])),
+            (Direction::Xdp, ids([names::XDP, names::XDP])),
         ];
+        let mut suspects = BTreeSet::new();
         let mut lost = Vec::new();
         for (ifindex, device) in &self.devices {
             for (direction, ours) in &programs {
@@ -251,17 +256,19 @@ impl Attachments {
                     Direction::Xdp => matches!(device.xdp, Some(XdpOutcome::On(_))),
                     Direction::Ingress | Direction::Egress => device.tc,
                 };
-                let link =
-                    raw::PinnedLink::open(&self.pin(*ifindex, *direction)).and_then(|link| link.inspect_device());
-                let is_there = link.is_ok_and(|link| link.ifindex == *ifindex && ours.contains(&Some(link.program)));
-                if is_wanted && !is_there {
+                let is_known = ours.iter().any(Option::is_some);
+                if !is_wanted || !is_known || self.is_there(*ifindex, *direction, ours) {
+                    continue;
+                }
+                if self.suspects.contains(&(*ifindex, *direction)) {
                     lost.push((*ifindex, device.name.clone(), *direction));
+                } else {
+                    suspects.insert((*ifindex, *direction));
                 }
             }
         }
+        self.suspects = suspects;
         for (ifindex, _, direction) in &lost {
-            // A link that was taken off can't be used again.
-            let _ = fs::remove_file(self.pin(*ifindex, *direction));
             if let Some(device) = self.devices.get_mut(ifindex) {
                 match direction {
                     Direction::Xdp => device.xdp = None,
@@ -270,6 +277,25 @@ impl Attachments {
             }
         }
         lost
+    }
+
+    /// Whether one of these programs is on a device by our link, as far as can be seen. A link that was taken off can't be used again: its
+    /// pin goes. One with another program is given ours again in place.
+    fn is_there(&self, ifindex: u32, direction: Direction, ours: &[Option<u32>]) -> bool {
+        let pin = self.pin(ifindex, direction);
+        let link = match raw::PinnedLink::open(&pin) {
+            Ok(link) => link.inspect_device(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(_) => return true,
+        };
+        match link {
+            Ok(link) if link.ifindex == ifindex => ours.contains(&Some(link.program)),
+            Ok(_) => {
+                let _ = fs::remove_file(&pin);
+                false
+            }
+            Err(_) => true,
+        }
     }
 
     /// Takes note that the XDP program is on a device no more: it is to be attached anew.

@@ -136,7 +136,7 @@ impl PinnedLink {
         let mut attr = InfoAttr {
             fd: self.0.as_raw_fd() as u32,
             len: size_of::<LinkInfo>() as u32,
-            info: (&raw mut info).addr() as u64,
+            info: (&raw mut info).expose_provenance() as u64,
         };
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
         Ok(info)

@@ -188,7 +188,6 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 what: "backends",
                 needed,
                 capacity: self.tables.capacity().backends - 1,
-                free: self.free_backends.free(),
             });
         }
         let lists = [(&wanted.cluster, &port.cluster), (&wanted.local, &port.local)];
@@ -211,7 +210,6 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             what: "slots",
             needed,
             capacity: self.tables.capacity().slots,
-            free: self.free_slots.free(),
         }
     }
 

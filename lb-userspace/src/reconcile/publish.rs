@@ -45,7 +45,7 @@ pub enum PublishError {
     Table(#[from] TableError),
     /// No place.
     #[error(
-        "no place for {needed} more {what} (of {capacity}, {free} are free): the port keeps its old state; remove \
+        "no place for {needed} more {what} (of {capacity}): the port keeps its old state; remove \
          Services or endpoints"
     )]
     Full {
@@ -55,8 +55,6 @@ pub enum PublishError {
         needed: u32,
         /// How many there are.
         capacity: u32,
-        /// How many are free, perhaps apart.
-        free: u32,
     },
     /// Another port has the frontend.
     #[error("{address} port {port} belongs to {owner} already: that Service keeps it")]
@@ -500,7 +498,6 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             what: "service ports",
             needed: 1,
             capacity: self.tables.capacity().services,
-            free: 0,
         })?;
         // What the number's last owner has left: clients of its are none of this one's.
         let left = self.tables.service(number);

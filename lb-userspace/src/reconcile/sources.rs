@@ -54,7 +54,6 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 what: "sets of source ranges",
                 needed: 1,
                 capacity: Self::SETS,
-                free: 0,
             });
         };
         let ranges = ranges(set);

@@ -24,23 +24,24 @@ const WHOLE: u32 = 4;
 pub const STEPS: u32 = WHOLE + 3 * PARTS;
 
 impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
-    /// One step of a pass through all tables, from 0 to [`STEPS`]: what was not as it should be, and whether it is now.
-    ///
-    /// # Errors
-    /// If the kernel refuses to tell what is in a table.
-    pub fn check(&mut self, step: u32) -> Result<Vec<Drift>, TableError> {
+    /// One step of a pass through all tables, from 0 to [`STEPS`]: what was not as it should be or can't be told, and whether it is right
+    /// now.
+    pub fn check(&mut self, step: u32) -> Vec<Drift> {
         let part = step.saturating_sub(WHOLE) % PARTS;
-        match step {
+        let whole = match step {
             0 => self.check_sources(),
             1 => self.check_labels(),
             2 => self.check_frontends(),
             3 => self.check_addresses(),
-            _ => match (step - WHOLE) / PARTS {
-                0 => Ok(self.check_backends(part)),
-                1 => self.check_shared(part),
-                _ => Ok(self.check_ports(part)),
-            },
-        }
+            _ => {
+                return match (step - WHOLE) / PARTS {
+                    0 => self.check_backends(part),
+                    1 => self.check_shared(part),
+                    _ => self.check_ports(part),
+                };
+            }
+        };
+        whole.unwrap_or_else(|error| vec![Drift::unread(error)])
     }
 
     fn check_frontends(&mut self) -> Result<Vec<Drift>, TableError> {
@@ -187,13 +188,19 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         drifts
     }
 
-    fn check_shared(&mut self, part: u32) -> Result<Vec<Drift>, TableError> {
+    fn check_shared(&mut self, part: u32) -> Vec<Drift> {
         let mut drifts = Vec::new();
         for (key, table) in &mut self.shared {
             if !key.is_of_part(part, PARTS) {
                 continue;
             }
-            let found = self.tables.chunks(table.first_chunk(), key.chunks())?;
+            let found = match self.tables.chunks(table.first_chunk(), key.chunks()) {
+                Ok(found) => found,
+                Err(error) => {
+                    drifts.push(Drift::unread(error));
+                    continue;
+                }
+            };
             let Some(right) = table.right_instead_of(&found) else {
                 continue;
             };
@@ -208,7 +215,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 self.tables.put_chunks(table.first_chunk(), &right),
             ));
         }
-        Ok(drifts)
+        drifts
     }
 
     fn check_ports(&mut self, part: u32) -> Vec<Drift> {

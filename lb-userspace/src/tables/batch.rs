@@ -74,9 +74,9 @@ pub(super) fn read_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, count: u32)
         } else {
             (&raw const before).addr() as u64
         },
-        out_batch: (&raw mut last).addr() as u64,
-        keys: keys.as_mut_ptr().addr() as u64,
-        values: values.as_mut_ptr().addr() as u64,
+        out_batch: (&raw mut last).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
         count,
         map_fd: map.as_raw_fd() as u32,
         elem_flags: 0,
@@ -128,9 +128,9 @@ pub(super) fn for_each<K: aya::Pod, V: aya::Pod>(
         values.reserve(len);
         let mut attr = BatchAttr {
             in_batch: if first { 0 } else { from.as_ptr().addr() as u64 },
-            out_batch: to.as_mut_ptr().addr() as u64,
-            keys: keys.as_mut_ptr().addr() as u64,
-            values: values.as_mut_ptr().addr() as u64,
+            out_batch: to.as_mut_ptr().expose_provenance() as u64,
+            keys: keys.as_mut_ptr().expose_provenance() as u64,
+            values: values.as_mut_ptr().expose_provenance() as u64,
             count: len as u32,
             map_fd: map.as_raw_fd() as u32,
             elem_flags: 0,

@@ -18,6 +18,12 @@ pub struct Drift {
 }
 
 impl Drift {
+    /// A table that can't be read.
+    #[must_use]
+    pub fn unread(error: TableError) -> Self {
+        Self::new(error.table, "can't be compared".to_owned(), Err(error))
+    }
+
     /// From what came of putting it right.
     #[must_use]
     pub fn new(table: &'static str, what: String, repaired: Result<(), TableError>) -> Self {

@@ -55,8 +55,6 @@ pub(super) enum Action {
     Fillers { count: u64 },
     /// A device comes and goes.
     Flap,
-    /// Somebody takes XDP off the outward device.
-    DetachXdp,
     /// Somebody removes frontends of a Service that nobody asks for.
     Damage,
 }
@@ -64,7 +62,7 @@ pub(super) enum Action {
 impl Action {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let end = |dice: &mut Dice| if dice.draw(0..2) == 0 { End::Killed } else { End::Asked };
-        match dice.draw(0..20) {
+        match dice.draw(0..19) {
             0..3 => Self::Restart {
                 how: end(dice),
                 after_ms: dice.draw(0..1_500),
@@ -88,7 +86,6 @@ impl Action {
                 count: dice.draw(0..200),
             },
             17 => Self::Flap,
-            18 => Self::DetachXdp,
             _ => Self::Damage,
         }
     }
@@ -112,7 +109,6 @@ impl fmt::Display for Action {
             Self::Away { ms } => write!(f, "the API server is away for {ms} ms"),
             Self::Fillers { count } => write!(f, "{count} Services that nobody asks for"),
             Self::Flap => f.write_str("a device comes and goes"),
-            Self::DetachXdp => f.write_str("somebody takes XDP off the outward device"),
             Self::Damage => f.write_str("somebody removes frontends from the tables"),
         }
     }

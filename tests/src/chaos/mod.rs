@@ -3,7 +3,8 @@
 //!
 //! What is done is in `action`, to what in `stage`, and whether it was good in `verdict`. The program itself is `src/bin/chaos.rs`. Not done
 //! here: upgrades between layouts and resizing, which Sluice does not have yet; floods, which do evict flows; steps of the wall clock, which
-//! network namespaces share with the machine.
+//! network namespaces share with the machine;
+//! taking XDP off a device, whose driver then throws away what is in its rings.
 
 mod action;
 mod stage;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::HashMap;
 use lb_common::layout::{FrontendKey, Ip4, Port, Proto, names};
-use lb_userspace::kernel::Pins;
 use serde_json::Value;
 
 use super::action::{Action, End};
@@ -54,6 +53,9 @@ pub(super) struct Stage {
     fillers: BTreeSet<u16>,
     /// By the name of a phase: who must not be met there.
     excluded: BTreeMap<String, BTreeSet<String>>,
+    /// The phase under way, and the one before, of which connections may still be under way.
+    phase: String,
+    phase_before: String,
     lab: Lab,
 }
 
@@ -167,6 +169,8 @@ impl Stage {
             endpoints,
             fillers: BTreeSet::new(),
             excluded: BTreeMap::new(),
+            phase: String::new(),
+            phase_before: String::new(),
             lab,
         })
     }
@@ -235,7 +239,6 @@ impl Stage {
                 }
                 Ok(())
             }
-            Action::DetachXdp => self.detach_xdp(),
             Action::Damage => self.damage(),
         }
     }
@@ -245,6 +248,7 @@ impl Stage {
         let out = self.endpoints.iter().filter(|(_, state)| **state != Endpoint::Ready);
         let out = out.map(|(number, _)| format!("backend-{number}")).collect();
         self.excluded.insert(name.to_owned(), out);
+        self.phase_before = std::mem::replace(&mut self.phase, name.to_owned());
         if let Some(clients) = &self.clients {
             for client in [&clients.outside, &clients.pod] {
                 client.http.begin(Phase::served(name));
@@ -265,13 +269,10 @@ impl Stage {
         let result = self.api.put(web(&self.lab, &self.endpoints).objects());
         if to == Endpoint::Ready {
             let name = format!("backend-{backend}");
-            self.excluded.values_mut().next_back().map(|out| out.remove(&name));
-            if let Some(out) = self
-                .excluded
-                .iter_mut()
-                .find(|(phase, _)| phase.starts_with(&format!("{number}: ")))
-            {
-                out.1.remove(&name);
+            for phase in [&self.phase_before, &self.phase] {
+                if let Some(out) = self.excluded.get_mut(phase) {
+                    out.remove(&name);
+                }
             }
         }
         if before == Some(to) {
@@ -320,25 +321,6 @@ impl Stage {
                 self.api
                     .delete(Resource::EndpointSlices, "default", &format!("{name}-ipv4"))?;
             }
-        }
-        Ok(())
-    }
-
-    /// Takes XDP off the outward device, if it is there.
-    fn detach_xdp(&self) -> Result<()> {
-        let devices = self.agent.state()?["devices"].as_array().cloned().unwrap_or_default();
-        let outward = devices.iter().find(|device| device["name"] == "eth0");
-        let index = outward.context("eth0 is known")?["ifindex"].to_string();
-        let pin = Pins::new(self.lab.pin_directory()).links().join(format!("{index}-xdp"));
-        // The agent may be about to put it back.
-        if pin.exists() {
-            let mut bpftool = std::process::Command::new("bpftool");
-            let output = bpftool.args(["link", "detach", "pinned"]).arg(&pin).output()?;
-            ensure!(
-                output.status.success(),
-                "bpftool can't detach {}: {output:?}",
-                pin.display()
-            );
         }
         Ok(())
     }

@@ -38,6 +38,13 @@ impl Verdict {
     pub fn wrongs(&self) -> Vec<String> {
         let mut wrongs = Vec::new();
         for (who, load) in [("outside", &self.outside), ("pod", &self.pod)] {
+            let answered: u64 = load.phases.iter().map(|phase| phase.answered).sum();
+            if answered == 0 || load.long_lived.open == 0 || load.udp.answered == 0 {
+                wrongs.push(format!(
+                    "{who}: somebody has met nobody: {answered} new connections, {} open, {} answers",
+                    load.long_lived.open, load.udp.answered
+                ));
+            }
             for phase in &load.phases {
                 let name = &phase.phase.name;
                 if phase.lost > 0 {

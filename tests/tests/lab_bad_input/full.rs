@@ -57,7 +57,7 @@ fn what_fits_is_served_and_the_rest_is_told() {
         is_refused(&scene, 0) && is_refused(&scene, 65_000),
         "what fits is in the tables"
     );
-    let reason = "no place for 1 more service ports (of 65536, 0 are free)";
+    let reason = "no place for 1 more service ports (of 65536)";
     let rest = format!("and {} more; all of them: sluice status -o json", too_many - 20);
     let status = scene.sluice(&["status"]);
     status.expect_failure(&[reason, "remove Services or endpoints", &rest, "100.0 %"]);

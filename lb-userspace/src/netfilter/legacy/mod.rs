@@ -8,7 +8,9 @@ mod sockopt;
 
 use std::{
     fs::{self, File, TryLockError},
-    io, thread,
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -66,7 +68,10 @@ pub(super) fn remove(is_own: impl Fn(&str, &str) -> bool) -> Result<usize> {
 
 /// A lock on legacy iptables; it ends with what is returned.
 fn lock() -> Result<File> {
-    let open = File::options().create(true).truncate(false).write(true).open(LOCK);
+    // As iptables makes it: whoever may open it may hold the lock.
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let open = options.open(LOCK);
     let file = open.with_context(|| {
         format!(
             "open {LOCK}, without which somebody else's change of legacy iptables could be lost: in a container, mount the file of the host"

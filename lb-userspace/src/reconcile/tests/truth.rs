@@ -37,7 +37,7 @@ fn with_everything() -> Bench {
 
 /// What a whole pass finds.
 fn pass(bench: &mut Bench) -> Vec<String> {
-    let steps = (0..STEPS).flat_map(|step| bench.publisher.check(step).expect("memory tables can be read"));
+    let steps = (0..STEPS).flat_map(|step| bench.publisher.check(step));
     steps.map(|drift| drift.to_string()).collect()
 }
 

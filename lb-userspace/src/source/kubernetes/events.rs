@@ -59,6 +59,9 @@ pub async fn write_events(
 ) {
     // Whoever reads objects says why there is no way to the server.
     let Ok(connection) = access.connection().await else {
+        while notices.recv().await.is_some() {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
         return;
     };
     let mut writer = Writer {
