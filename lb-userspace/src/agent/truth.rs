@@ -1,4 +1,4 @@
-//! The truth check: a little of it with every look, a whole pass in some five seconds. What the tables hold is compared with what it should
+//! The truth check: a little of it with every other look, a whole pass in some eight seconds. What the tables hold is compared with what it should
 //! be and put right; whether they still take writes is tried; programs that somebody has taken off devices are attached again within a
 //! second. (Those of sockets are looked after in `sockets`.)
 //!
@@ -44,14 +44,18 @@ pub struct Found {
 /// A pass under way.
 #[derive(Debug, Default)]
 pub(super) struct Pass {
+    /// Looks so far.
+    looks: u32,
     step: u32,
     problems: Vec<String>,
     /// How many entries of each table have drifted.
     pub(super) by_table: BTreeMap<&'static str, u64>,
 }
 
-/// Programs that were taken off cost connections until they are back: they are looked after twice a second.
+/// Programs that were taken off cost connections until they are back: they are looked after twice a second, so many looks each.
 const ATTACHMENTS_EVERY: u32 = 5;
+/// Looks from one step to the next.
+const STEP_EVERY: u32 = 2;
 
 /// What counts for a program that was taken off a device, among the tables.
 const ATTACHMENTS: &str = "attachments";
@@ -62,10 +66,14 @@ impl Agent {
         if !self.reconciler.is_ready() || !self.devices_followed {
             return;
         }
-        let step = self.pass.step;
-        if step.is_multiple_of(ATTACHMENTS_EVERY) {
+        self.pass.looks = self.pass.looks.wrapping_add(1);
+        if self.pass.looks.is_multiple_of(ATTACHMENTS_EVERY) {
             self.check_attachments();
         }
+        if !self.pass.looks.is_multiple_of(STEP_EVERY) {
+            return;
+        }
+        let step = self.pass.step;
         if step < STEPS {
             let found = self.reconciler.check(step);
             self.note_drift(Ok(found));

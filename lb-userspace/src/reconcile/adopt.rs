@@ -35,9 +35,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         }
         let mut frontends: HashMap<u32, Vec<FrontendKey<F::Addr>>> = HashMap::new();
         for (key, word) in publisher.tables.frontends()? {
-            frontends.entry(word.number()).or_default().push(key);
-            publisher.owners.insert(key, word);
-            publisher.enter_address(&key, word);
+            if publisher.owners.insert(key, word).is_none() {
+                frontends.entry(word.number()).or_default().push(key);
+                publisher.enter_address(&key, word);
+            }
         }
         for (number, label) in labels {
             let keys = frontends.remove(&number).unwrap_or_default();

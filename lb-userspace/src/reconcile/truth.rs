@@ -14,10 +14,10 @@ use std::collections::HashSet;
 use lb_common::layout::{AddressFlags, Choice, Frontend, Label, Scope, Sets};
 
 use super::publish::{Published, PublishedScope, Publisher};
-use crate::tables::{Drift, List, SourceRange, TableError, TableFamily, Tables, differences};
+use crate::tables::{Drift, List, SourceRange, TableError, TableFamily, Tables, differences, sorted_differences};
 
 /// Parts into which arrays are divided.
-const PARTS: u32 = 16;
+const PARTS: u32 = 12;
 /// Hash tables that are read whole.
 const WHOLE: u32 = 4;
 /// Steps of a pass through all tables of a family.
@@ -28,11 +28,11 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     /// now.
     pub fn check(&mut self, step: u32) -> Vec<Drift> {
         let part = step.saturating_sub(WHOLE) % PARTS;
-        let whole = match step {
-            0 => self.check_sources(),
-            1 => self.check_labels(),
-            2 => self.check_frontends(),
-            3 => self.check_addresses(),
+        let check = match step {
+            0 => Self::check_sources,
+            1 => Self::check_labels,
+            2 => Self::check_frontends,
+            3 => Self::check_addresses,
             _ => {
                 return match (step - WHOLE) / PARTS {
                     0 => self.check_backends(part),
@@ -41,7 +41,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
                 };
             }
         };
-        whole.unwrap_or_else(|error| vec![Drift::unread(error)])
+        // The kernel may have been short of memory.
+        check(self)
+            .or_else(|_| check(self))
+            .unwrap_or_else(|error| vec![Drift::unread(error)])
     }
 
     fn check_frontends(&mut self) -> Result<Vec<Drift>, TableError> {
@@ -70,7 +73,8 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
         let mut drifts: Vec<_> = drifts.collect();
         // One is written as it is: somebody may have made the table take no writes (`bpftool map freeze`).
         let any = self.owners.iter().next().map(|(key, word)| (*key, *word));
-        if let Some(Err(error)) = any.map(|(key, word)| self.tables.put_frontend(&key, word)) {
+        let mut put = |(key, word)| self.tables.put_frontend(&key, word);
+        if let Some(Err(error)) = any.map(|entry| put(entry).or_else(|_| put(entry))) {
             drifts.push(Drift::new(F::FRONTENDS, "takes no writes".to_owned(), Err(error)));
         }
         Ok(drifts)
@@ -88,16 +92,7 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
             .addresses
             .iter()
             .filter_map(|(address, entry)| Some((*address, is_written(entry.written())?)));
-        let differences = differences(
-            &found,
-            all.clone().count(),
-            |address| {
-                self.addresses
-                    .get(address)
-                    .and_then(|entry| is_written(entry.written()))
-            },
-            all,
-        );
+        let differences = sorted_differences(found, all);
         let drifts = differences.into_iter().map(|it| {
             let [found, wanted] = [it.found, it.wanted].map(|flags| flags.unwrap_or_default().0);
             let what = format!("{} has flags {found:#x}, and should have {wanted:#x}", it.key);
@@ -111,10 +106,22 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     }
 
     fn check_labels(&mut self) -> Result<Vec<Drift>, TableError> {
-        let found = self.tables.labels()?;
+        let mut found = self.tables.labels()?;
+        let len = found.len();
+        // Most are right, and a label is long.
+        found.retain(|(number, label)| {
+            self.labels
+                .get(number)
+                .is_none_or(|wanted| Label::new(wanted) != *label)
+        });
+        let is_whole = len - found.len() == self.labels.len();
         let label = |number: &u32| self.labels.get(number).map(|label| Label::new(label));
-        let all = self.labels.iter().map(|(number, label)| (*number, Label::new(label)));
-        let differences = differences(&found, self.labels.len(), label, all);
+        let differences = if is_whole && found.is_empty() {
+            Vec::new()
+        } else {
+            let all = self.labels.iter().map(|(number, label)| (*number, Label::new(label)));
+            differences(&self.tables.labels()?, self.labels.len(), label, all)
+        };
         let drifts = differences.into_iter().map(|it| {
             let name = |label: Option<Label>| {
                 label.map_or_else(|| "no name".to_owned(), |label| format!("{:?}", label.as_str()))

@@ -87,6 +87,36 @@ pub fn differences<K: Copy + Eq + Hash, V: Copy + PartialEq>(
     differences
 }
 
+/// The same of books that are in order, which is faster: `all` tells of all, by their keys.
+pub fn sorted_differences<K: Copy + Ord, V: Copy + PartialEq>(
+    mut found: Vec<(K, V)>,
+    all: impl Iterator<Item = (K, V)>,
+) -> Vec<Difference<K, V>> {
+    found.sort_unstable_by_key(|(key, _)| *key);
+    let mut differences = Vec::new();
+    let mut found = found.into_iter().peekable();
+    let stranger = |(key, value)| Difference {
+        key,
+        found: Some(value),
+        wanted: None,
+    };
+    for (key, wanted) in all {
+        while let Some(entry) = found.next_if(|(other, _)| *other < key) {
+            differences.push(stranger(entry));
+        }
+        let found = found.next_if(|(other, _)| *other == key).map(|(_, value)| value);
+        if found != Some(wanted) {
+            differences.push(Difference {
+                key,
+                found,
+                wanted: Some(wanted),
+            });
+        }
+    }
+    differences.extend(found.map(stranger));
+    differences
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -103,6 +133,12 @@ mod tests {
         assert_eq!(
             words,
             [(2, Some('x'), Some('b')), (4, Some('d'), None), (3, None, Some('c'))]
+        );
+        let sorted = sorted_differences(found.to_vec(), [(1, 'a'), (2, 'b'), (3, 'c')].into_iter());
+        let words: Vec<_> = sorted.iter().map(|it| (it.key, it.found, it.wanted)).collect();
+        assert_eq!(
+            words,
+            [(2, Some('x'), Some('b')), (3, None, Some('c')), (4, Some('d'), None)]
         );
     }
 }

@@ -1,7 +1,6 @@
 //! The tables in the kernel's maps.
 
 use std::{
-    collections::HashSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -194,7 +193,7 @@ struct Hash<K, V> {
 /// Entries read in one system call.
 const BATCH_LEN: u32 = 4096;
 
-impl<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod> Hash<K, V> {
+impl<K: aya::Pod, V: aya::Pod> Hash<K, V> {
     fn open(name: &'static str, map: Map) -> Result<Self> {
         let Map::HashMap(data) = &map else {
             return Err(anyhow!("{name} is no hash table"));
@@ -204,14 +203,11 @@ impl<K: aya::Pod + Eq + std::hash::Hash, V: aya::Pod> Hash<K, V> {
         Ok(Self { map, fd })
     }
 
-    /// All entries, each once.
+    /// All entries. One may come twice if somebody else removes others meanwhile.
     fn all(&self) -> io::Result<Vec<(K, V)>> {
-        let mut seen = HashSet::new();
         let mut entries = Vec::new();
         batch::for_each(self.fd.as_fd(), BATCH_LEN, |key: &K, value: &V| {
-            if seen.insert(*key) {
-                entries.push((*key, *value));
-            }
+            entries.push((*key, *value))
         })?;
         Ok(entries)
     }

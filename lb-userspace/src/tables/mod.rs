@@ -23,7 +23,7 @@ use lb_common::layout::{
 use thiserror::Error;
 
 pub use defers::{Deferral, DefersTable};
-pub use drift::{Difference, Drift, differences};
+pub use drift::{Difference, Drift, differences, sorted_differences};
 pub use flows::{FlowEntry, FlowTable};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
