@@ -207,7 +207,7 @@ impl<K: aya::Pod, V: aya::Pod> Hash<K, V> {
     fn all(&self) -> io::Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
         batch::for_each(self.fd.as_fd(), BATCH_LEN, |key: &K, value: &V| {
-            entries.push((*key, *value))
+            entries.push((*key, *value));
         })?;
         Ok(entries)
     }
