@@ -328,6 +328,7 @@ fn metrics_written() -> Vec<[String; 3]> {
             used_max: 1,
             free_min: 1,
         }],
+        drift: vec![(names::LB4_BACKENDS, 1)],
         ..metrics::Snapshot::default()
     };
     let (_, registry) = metrics::Recorder::new(SystemTime::now(), Arc::default(), Arc::default());
