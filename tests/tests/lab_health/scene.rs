@@ -48,21 +48,25 @@ impl Answer {
 
 /// Asks from a host. Nothing if nobody listens there.
 pub(crate) fn get(from: &Host, at: SocketAddr, path: &str) -> Option<Answer> {
+    match ask(from, at, path) {
+        Ok(answer) => Some(answer),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
+        Err(error) => panic!("{at}{path}: {error}"),
+    }
+}
+
+fn ask(from: &Host, at: SocketAddr, path: &str) -> std::io::Result<Answer> {
     from.run(|| {
-        let mut stream = match TcpStream::connect_timeout(&at, PATIENCE) {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return None,
-            Err(error) => panic!("{at}: {error}"),
-        };
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out is allowed");
+        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("a request is sent");
+        stream.write_all(request.as_bytes())?;
         let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
+        stream.read_to_string(&mut text)?;
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {text}"));
         let mut lines = head.lines();
         let code = lines.next().and_then(|status| status.split(' ').nth(1)?.parse().ok());
-        Some(Answer {
+        Ok(Answer {
             code: code.unwrap_or_else(|| panic!("no status: {text}")),
             headers: lines.map(str::to_lowercase).collect(),
             body: body.to_owned(),
@@ -107,7 +111,14 @@ impl Scene {
     ) -> Option<Answer> {
         let began = Instant::now();
         loop {
-            let answer = get(from, at, path);
+            // Whoever connects in the very moment in which a port is closed is reset by the kernel: nobody listens there any more.
+            let answer = match ask(from, at, path) {
+                Ok(answer) => Some(answer),
+                Err(error) if [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset].contains(&error.kind()) => {
+                    None
+                }
+                Err(error) => panic!("{at}{path}: {error}"),
+            };
             if wanted(&answer) {
                 return answer;
             }
