@@ -106,22 +106,10 @@ impl<F: TableFamily, T: Tables<F::Addr>> Publisher<F, T> {
     }
 
     fn check_labels(&mut self) -> Result<Vec<Drift>, TableError> {
-        let mut found = self.tables.labels()?;
-        let len = found.len();
-        // Most are right, and a label is long.
-        found.retain(|(number, label)| {
-            self.labels
-                .get(number)
-                .is_none_or(|wanted| Label::new(wanted) != *label)
-        });
-        let is_whole = len - found.len() == self.labels.len();
+        let found = self.tables.labels()?;
         let label = |number: &u32| self.labels.get(number).map(|label| Label::new(label));
-        let differences = if is_whole && found.is_empty() {
-            Vec::new()
-        } else {
-            let all = self.labels.iter().map(|(number, label)| (*number, Label::new(label)));
-            differences(&self.tables.labels()?, self.labels.len(), label, all)
-        };
+        let all = self.labels.iter().map(|(number, label)| (*number, Label::new(label)));
+        let differences = differences(&found, self.labels.len(), label, all);
         let drifts = differences.into_iter().map(|it| {
             let name = |label: Option<Label>| {
                 label.map_or_else(|| "no name".to_owned(), |label| format!("{:?}", label.as_str()))

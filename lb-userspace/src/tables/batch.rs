@@ -24,6 +24,19 @@ struct BatchAttr {
     flags: u64,
 }
 
+/// Does a command of many entries.
+///
+/// # Safety
+/// What `attr` points to is as the command wants it: keys and values of the table's lengths, `count` of each, and places in the table.
+unsafe fn batch(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+    // SAFETY: the structure is laid out as the kernel's and outlives the call; what it points to is up to the caller.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<BatchAttr>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Writes elements of an array, from `first` on. A reader may see some of them before others.
 ///
 /// # Errors
@@ -43,20 +56,8 @@ pub(super) fn write_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, values: &[
         elem_flags: 0,
         flags: 0,
     };
-    // SAFETY: the structure is laid out as the kernel's and outlives the call; there are `count` keys and as many values, of
-    // the table's lengths, from which the kernel only reads.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_BATCH,
-            &raw mut attr,
-            size_of::<BatchAttr>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    // SAFETY: there are `count` keys and as many values, of the table's lengths, from which the kernel only reads.
+    unsafe { batch(BPF_MAP_UPDATE_BATCH, &mut attr) }
 }
 
 /// Reads elements of an array, from `first` on; fewer if it ends before.
@@ -82,22 +83,13 @@ pub(super) fn read_row<V: aya::Pod>(map: BorrowedFd<'_>, first: u32, count: u32)
         elem_flags: 0,
         flags: 0,
     };
-    // SAFETY: the structure is laid out as the kernel's and outlives the call; `keys` and `values` have room for `count` entries, `before`
-    // and `last` are keys.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_LOOKUP_BATCH,
-            &raw mut attr,
-            size_of::<BatchAttr>(),
-        )
-    };
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        // The array ended; what there is, is written.
-        if error.raw_os_error() != Some(libc::ENOENT) {
-            return Err(error);
-        }
+    // SAFETY: `keys` and `values` have room for `count` entries, `before` and `last` are keys.
+    let result = unsafe { batch(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    // The array ended; what there is, is written.
+    if let Err(error) = result
+        && error.raw_os_error() != Some(libc::ENOENT)
+    {
+        return Err(error);
     }
     // SAFETY: the kernel has written that many entries, which is no more than there is room for, and every bit pattern is a valid `Pod`.
     unsafe { values.set_len(attr.count.min(count) as usize) };
@@ -136,17 +128,9 @@ pub(super) fn for_each<K: aya::Pod, V: aya::Pod>(
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: the structure is laid out as the kernel's and outlives the call; `keys` and `values` have room for
-        // `count` entries, `from` and `to` for a place.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
-        };
-        let error = (result < 0).then(io::Error::last_os_error);
+        // SAFETY: `keys` and `values` have room for `count` entries, `from` and `to` for a place.
+        let result = unsafe { batch(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let error = result.err();
         let end = match &error {
             None => false,
             Some(error) if error.raw_os_error() == Some(libc::ENOENT) => true,

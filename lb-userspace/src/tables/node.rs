@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,8 +14,9 @@ use aya::{
 use lb_common::layout::{Device, Node, Range, VlanKey};
 
 use super::{
-    Drift, TableError, differences,
+    Drift, TableError,
     kernel::{TableFamily, error},
+    sorted_differences,
 };
 use crate::model::Cidr;
 
@@ -67,9 +67,7 @@ impl<F: TableFamily> NodeTable<F> {
             .set(0, node, 0)
             .map_err(error("write the node record", F::NODE))
     }
-}
 
-impl<F: TableFamily> NodeTable<F> {
     /// Puts the record right if it isn't this.
     ///
     /// # Errors
@@ -112,13 +110,13 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Mirror<K, V> {
     /// If the kernel refuses to tell.
     pub fn check(&mut self) -> Result<Vec<Drift>, TableError>
     where
-        K: Eq + Hash + Debug,
+        K: Debug,
         V: Debug,
     {
         let found: Result<Vec<_>, _> = self.map.iter().collect();
         let found = found.map_err(error("read the devices", self.name))?;
         let all = self.written.iter().map(|(key, value)| (*key, *value));
-        let differences = differences(&found, self.written.len(), |key| self.written.get(key).copied(), all);
+        let differences = sorted_differences(found, all);
         let drifts = differences.into_iter().map(|it| {
             let what = format!("{:?} has {:?}, and should have {:?}", it.key, it.found, it.wanted);
             let repaired = match it.wanted {

@@ -7,8 +7,9 @@ use aya::maps::{HashMap, Map, MapData};
 use lb_common::layout::Peer;
 
 use super::{
-    Drift, TableError, differences,
+    Drift, TableError,
     kernel::{TableFamily, error},
+    sorted_differences,
 };
 
 /// The table of peers of one family, with a copy of the addresses that it holds. What the kernel programs have written beside
@@ -49,28 +50,25 @@ impl<F: TableFamily> PeerTable<F> {
         let found: Result<Vec<_>, _> = self.map.keys().map(|key| key.map(|key| (key, ()))).collect();
         let found = found.map_err(error("read the nodes", F::PEERS))?;
         let all = self.written.iter().map(|address| (*address, ()));
-        let wants = |address: &F::Addr| self.written.contains(address).then_some(());
-        let drifts = differences(&found, self.written.len(), wants, all)
-            .into_iter()
-            .map(|it| {
-                let (what, repaired) = match it.wanted {
-                    Some(()) => {
-                        let write = self.map.insert(it.key, Peer::default(), 0);
-                        (
-                            format!("{} is missing", it.key),
-                            write.map_err(error("write a node", F::PEERS)),
-                        )
-                    }
-                    None => {
-                        let remove = self.map.remove(&it.key);
-                        (
-                            format!("{} is no node", it.key),
-                            remove.map_err(error("remove a node", F::PEERS)),
-                        )
-                    }
-                };
-                Drift::new(F::PEERS, what, repaired)
-            });
+        let drifts = sorted_differences(found, all).into_iter().map(|it| {
+            let (what, repaired) = match it.wanted {
+                Some(()) => {
+                    let write = self.map.insert(it.key, Peer::default(), 0);
+                    (
+                        format!("{} is missing", it.key),
+                        write.map_err(error("write a node", F::PEERS)),
+                    )
+                }
+                None => {
+                    let remove = self.map.remove(&it.key);
+                    (
+                        format!("{} is no node", it.key),
+                        remove.map_err(error("remove a node", F::PEERS)),
+                    )
+                }
+            };
+            Drift::new(F::PEERS, what, repaired)
+        });
         Ok(drifts.collect())
     }
 

@@ -85,14 +85,7 @@ impl Client {
         (connections, per_second, sessions): (usize, u32, u16),
         length: Duration,
     ) -> Result<Self> {
-        let targets = |port, node_port| -> Vec<SocketAddr> {
-            let by_cluster_ip = cluster_ips().map(|address| SocketAddr::new(address, port));
-            let by_node = lab
-                .node()
-                .addresses()
-                .map(|address| SocketAddr::new(address, node_port));
-            [by_cluster_ip, by_node].concat()
-        };
+        let targets = |port, node_port| lab.frontends(cluster_ips(), port, node_port);
         let time_max = length + MARGIN;
         let plan = LongLivedPlan {
             connections,

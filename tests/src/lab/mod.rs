@@ -27,7 +27,7 @@ pub mod plan;
 mod tables;
 mod wiring;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -203,6 +203,16 @@ impl Lab {
         self.backends
             .get(index)
             .unwrap_or_else(|| panic!("the lab has backend-1 to backend-{}, not {number}", self.backends.len()))
+    }
+
+    /// All addresses and ports at which a port of a NodePort Service is served on the first node: its ClusterIPs, then the node's own.
+    pub fn frontends(&self, cluster_ips: [IpAddr; 2], port: u16, node_port: u16) -> Vec<SocketAddr> {
+        let by_cluster_ip = cluster_ips.map(|address| SocketAddr::new(address, port));
+        let by_node = self
+            .node()
+            .addresses()
+            .map(|address| SocketAddr::new(address, node_port));
+        [by_cluster_ip, by_node].concat()
     }
 
     /// All hosts.

@@ -48,12 +48,7 @@ fn cluster_ips() -> [IpAddr; 2] {
 
 /// All frontends of the port: ClusterIPs and the node's addresses.
 fn frontends(lab: &Lab, port: u16, node_port: u16) -> Vec<SocketAddr> {
-    let by_cluster_ip = cluster_ips().map(|address| SocketAddr::new(address, port));
-    let by_node = lab
-        .node()
-        .addresses()
-        .map(|address| SocketAddr::new(address, node_port));
-    [by_cluster_ip, by_node].concat()
+    lab.frontends(cluster_ips(), port, node_port)
 }
 
 /// A lab in which kube-proxy's rules serve.
