@@ -229,29 +229,47 @@ fn what_netfilter_masquerades_otherwise_stays_as_it_is() {
         .run();
 }
 
-/// Conntrack is asked at the takeover, but a connection may be opened right after it was.
-#[test]
-fn a_tuple_of_netfilters_is_not_given_to_a_flow_of_ours_after_the_takeover() {
+/// Netfilter has given `node:40001` to a connection to the endpoint; then new ones are ours.
+fn netfilter_has_a_tuple(sketch: fn(&str) -> Sketch) -> Row {
     row()
         .node()
         .host_address("node")
         .given(service("web").node_port(30080).to(&["pod:8080"]))
         .defers()
-        .ingress(any("client:40000 > node:30080").syn())
+        .ingress(sketch("client:40000 > node:30080").syn())
         .passes()
         .counting(&[FlowsDeferred])
-        .egress(any("node:40001 > pod:8080").syn())
+        .egress(sketch("node:40001 > pod:8080").syn())
         .passes()
         .counting(&[])
         .takes_over()
-        .ingress(any("client:40001 > node:30080").syn())
+}
+
+/// A client of ours has the port that netfilter has given to another.
+fn another_gets_another_port(row: Row, sketch: fn(&str) -> Sketch) -> Row {
+    row.ingress(sketch("client:40001 > node:30080").syn())
         .becomes("client:40001 > pod:8080")
         .counting(&[FlowsCreated, FlowsMasqueraded, PortsTranslated])
-        .egress(any("client:40001 > pod:8080").syn())
+        .egress(sketch("client:40001 > pod:8080").syn())
         .becomes("node:* > pod:8080")
+}
+
+/// Conntrack is asked at the takeover, but a connection may be opened right after it was.
+#[test]
+fn a_tuple_of_netfilters_is_not_given_to_a_flow_of_ours_after_the_takeover() {
+    another_gets_another_port(netfilter_has_a_tuple(any), any)
         .ingress(any("pod:8080 > node:40001").syn_ack())
         .passes()
         .run();
+}
+
+/// Its client may send for long.
+#[test]
+fn nor_when_its_endpoint_has_closed() {
+    let closed = netfilter_has_a_tuple(tcp)
+        .ingress(tcp("pod:8080 > node:40001").fin())
+        .passes();
+    another_gets_another_port(closed, tcp).run();
 }
 
 #[test]

@@ -285,7 +285,7 @@ pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held
         return Held::Taken;
     };
     let desk = &mut *desk;
-    let (is_split, is_free, tcp, seen_ns) = {
+    let (is_split, is_free, is_netfilters, tcp, seen_ns) = {
         let Some(held) = world.flow(&desk.key) else {
             return Held::Free;
         };
@@ -303,7 +303,8 @@ pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held
         (desk.aside.stage, desk.aside.pad) = (Stage::LEAVES, 0);
         let is_split = flags.has(FlowFlags::WHOLE) && held.flags.has(FlowFlags::MASQUERADE);
         let is_free = is_over(&desk.key, &held, None, desk.opening.now_ns) || held.tcp.has(TcpSeen::RST);
-        (is_split, is_free, held.tcp, held.seen_ns)
+        let is_netfilters = held.flags.has(FlowFlags::DEFERRED);
+        (is_split, is_free, is_netfilters, held.tcp, held.seen_ns)
     };
     compiler_fence(Ordering::SeqCst);
     // Or in two steps where it is to be whole: the second one of its answers tells.
@@ -317,7 +318,8 @@ pub fn held_by<F: Family, W: Tables<F>>(world: &W, closed_is_free: bool) -> Held
     if is_free {
         return Held::Free;
     }
-    if !is_closed(tcp) {
+    // Of netfilter's there is this entry only: conntrack tells the agent when its client has closed, too.
+    if !is_closed(tcp) || is_netfilters {
         return Held::Taken;
     }
     // Its server has closed. Has its client, too, and how long ago?

@@ -44,6 +44,8 @@ pub struct NetfilterState {
 /// What conntrack had, and when; whether there is anything of kube-proxy's by which it may have more, and what became of services of IPVS.
 pub(super) struct Conntrack {
     at_ns: u64,
+    /// Whose new flows were when it was asked.
+    deferral: Deferral,
     tracked: Vec<Tracked>,
     /// Not known if nobody can be asked.
     has_rules: Option<bool>,
@@ -177,6 +179,7 @@ impl Agent {
             };
             let said = tracked.map(|tracked| Conntrack {
                 at_ns,
+                deferral,
                 tracked,
                 ipvs,
                 has_rules: netfilter::find().ok().map(|found| !found.is_empty()),
@@ -237,6 +240,13 @@ impl Agent {
     /// Brings what conntrack has into the flow tables, and compares what is new with what Sluice would have done.
     pub(super) fn netfilter_said(&mut self, said: Said) {
         self.deferring.is_asked = false;
+        let asked = said.as_ref().ok().map(|said| said.deferral);
+        if asked.is_some_and(|asked| self.deferring.table.get().ok() != Some(asked)) {
+            // `sluice takeover` or `sluice retire` came in between: what has begun since is not in there, and what was over before may not be.
+            (self.deferring.v4, self.deferring.v6) = Default::default();
+            self.deferring.is_busy = true;
+            return;
+        }
         let was_busy = self.deferring.is_busy;
         let has_rules = said.as_ref().ok().and_then(|said| said.has_rules);
         let waits = said.as_ref().is_ok_and(|said| !matches!(said.ipvs, Ok(Waiting::Not)));

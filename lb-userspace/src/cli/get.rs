@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Output, Place, text::print_table};
 use crate::{
     conntrack::now_ns,
-    tables::{TableFamily, Tables as _},
+    tables::{Flows as _, TableFamily, Tables as _},
 };
 
 /// Arguments of `sluice get`.

@@ -9,7 +9,7 @@ use crate::{
     agent::State,
     conntrack::FlowCounts,
     netfilter,
-    tables::{Deferral, FlowTable, TableFamily},
+    tables::{Deferral, FlowTable, Flows as _, TableFamily},
 };
 
 /// Arguments of `sluice retire`.

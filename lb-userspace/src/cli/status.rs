@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     agent::{NetfilterState, State, Truth, unix_now_s},
-    tables::{Deferral, TableFamily, Tables as _},
+    tables::{Deferral, Flows as _, TableFamily, Tables as _},
 };
 
 /// Arguments of `sluice status`.

@@ -20,7 +20,7 @@ use lb_common::{
 
 use crate::{
     netfilter::{Tracked, Tuple},
-    tables::{FlowEntry, FlowTable, TableFamily},
+    tables::{FlowEntry, Flows, TableFamily},
 };
 
 /// Of entries that conntrack still has, the time is written anew when it is this old: well before they count as over.
@@ -115,22 +115,19 @@ impl<F: TableFamily> DeferredFlows<F> {
     /// If the table can't be read or written.
     pub fn follow(
         &mut self,
-        table: &mut FlowTable<F>,
+        table: &mut impl Flows<F>,
         tracked: &[(Tracked, Frontend)],
         now_ns: u64,
         is_ours: bool,
     ) -> Result<Followed> {
         let (mut followed, unknown) = self.write(table, tracked, now_ns)?;
         let is_old = |flow: &Flow<F::Addr>| is_ours || now_ns.saturating_sub(flow.seen_ns) > FRESH_NS;
-        let missing: HashSet<_> = unknown
-            .iter()
-            .filter(|(_, flow)| is_old(flow))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in missing.intersection(&self.missing) {
-            followed.removed += usize::from(table.remove(key));
+        let missing = unknown.iter().filter(|(_, flow)| is_old(flow));
+        let (gone, missing): (Vec<_>, Vec<_>) = missing.partition(|(key, _)| self.missing.contains(key));
+        self.missing = missing.into_iter().map(|(key, _)| *key).collect();
+        for (key, flow) in gone {
+            followed.removed += usize::from(table.remove_if_still(key, flow));
         }
-        self.missing = missing;
         let now: HashSet<_> = tracked
             .iter()
             .filter_map(|(tracked, _)| key::<F>(&tracked.original, Stage::ARRIVES))
@@ -146,13 +143,13 @@ impl<F: TableFamily> DeferredFlows<F> {
     /// As [`Self::follow`].
     pub fn settle(
         &mut self,
-        table: &mut FlowTable<F>,
+        table: &mut impl Flows<F>,
         tracked: &[(Tracked, Frontend)],
         now_ns: u64,
     ) -> Result<Followed> {
         let (mut followed, unknown) = self.write(table, tracked, now_ns)?;
-        for key in unknown.keys() {
-            followed.removed += usize::from(table.remove(key));
+        for (key, flow) in &unknown {
+            followed.removed += usize::from(table.remove_if_still(key, flow));
         }
         Ok(followed)
     }
@@ -161,7 +158,7 @@ impl<F: TableFamily> DeferredFlows<F> {
     #[allow(clippy::type_complexity, reason = "it is named in one place")]
     fn write(
         &self,
-        table: &mut FlowTable<F>,
+        table: &mut impl Flows<F>,
         tracked: &[(Tracked, Frontend)],
         now_ns: u64,
     ) -> Result<(Followed, HashMap<FlowKey<F::Addr>, Flow<F::Addr>>)> {
@@ -211,7 +208,9 @@ impl<F: TableFamily> DeferredFlows<F> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::layout::{Proto, V4, V6};
+    use std::collections::BTreeMap;
+
+    use lb_common::layout::{Ip4, Proto, TcpSeen, V4, V6};
     use rstest::rstest;
 
     use super::*;
@@ -240,6 +239,104 @@ mod tests {
         );
         assert_eq!(flow.check, key.check());
         format!("{}:{} > {}:{} {stage}{reply}", key.src, key.sport, key.dst, key.dport)
+    }
+
+    /// A table into which packets write right after it was read.
+    #[derive(Default)]
+    struct Busy {
+        entries: BTreeMap<String, FlowEntry<V4>>,
+        packets: Vec<FlowEntry<V4>>,
+    }
+
+    impl Busy {
+        fn put(&mut self, (key, flow): FlowEntry<V4>) {
+            self.entries.insert(format!("{key:?}"), (key, flow));
+        }
+    }
+
+    impl Flows<V4> for std::cell::RefCell<Busy> {
+        fn for_each(&self, mut visit: impl FnMut(&FlowKey<Ip4>, &Flow<Ip4>)) -> Result<()> {
+            let mut busy = self.borrow_mut();
+            busy.entries.values().for_each(|(key, flow)| visit(key, flow));
+            for packet in std::mem::take(&mut busy.packets) {
+                busy.put(packet);
+            }
+            Ok(())
+        }
+
+        fn get(&self, key: &FlowKey<Ip4>) -> Option<Flow<Ip4>> {
+            self.borrow().entries.get(&format!("{key:?}")).map(|(_, flow)| *flow)
+        }
+
+        fn remove(&mut self, key: &FlowKey<Ip4>) -> bool {
+            self.get_mut().entries.remove(&format!("{key:?}")).is_some()
+        }
+
+        fn insert_new(&mut self, key: &FlowKey<Ip4>, flow: &Flow<Ip4>) -> Result<bool> {
+            let is_new = self.get(key).is_none();
+            if is_new {
+                self.get_mut().put((*key, *flow));
+            }
+            Ok(is_new)
+        }
+
+        fn insert(&mut self, key: &FlowKey<Ip4>, flow: &Flow<Ip4>) -> Result<()> {
+            self.get_mut().put((*key, *flow));
+            Ok(())
+        }
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    /// What conntrack has no longer is removed, but not if the tuple is another flow's since the table was read.
+    #[rstest]
+    #[case::nobodys(None, false)]
+    #[case::of_a_flow_of_ours(Some((FlowFlags::REPLY.with(FlowFlags::MASQUERADE), 0, 20 * S)), true)]
+    #[case::of_another_of_netfilters(Some((FlowFlags::REPLY.with(FlowFlags::OF_NETFILTER), 0, 20 * S)), true)]
+    #[case::sent_again(Some((FlowFlags::REPLY.with(FlowFlags::OF_NETFILTER).with(FlowFlags::SEEN), 0x10, 10 * S)), true)]
+    fn what_is_over_is_removed(#[case] packet: Option<(FlowFlags, u8, u64)>, #[case] stays: bool) {
+        let over = tracked(
+            ["10.1.0.9:40000", "10.96.0.10:80"],
+            ["10.244.1.7:8080", "192.168.3.4:1234"],
+        );
+        let entries = entries::<V4>(&over, 7, 10 * S).expect("of this family");
+        let (claim, flow) = entries[CLAIM];
+        let packets = packet.map(|(flags, tcp, seen_ns)| {
+            let tcp = TcpSeen(tcp);
+            (
+                claim,
+                Flow {
+                    flags,
+                    tcp,
+                    seen_ns,
+                    ..flow
+                },
+            )
+        });
+        let busy = |packets: Option<FlowEntry<V4>>| {
+            let mut busy = Busy::default();
+            entries.iter().for_each(|entry| busy.put(*entry));
+            busy.packets.extend(packets);
+            std::cell::RefCell::new(busy)
+        };
+        let mut table = busy(packets);
+        let settled = DeferredFlows::<V4>::default().settle(&mut table, &[], 20 * S);
+        assert_eq!(table.get(&claim).is_some(), stays);
+        assert_eq!(
+            settled.expect("nothing fails").removed,
+            entries.len() - usize::from(stays)
+        );
+        // And while new flows are netfilter's, the second time that it is missing.
+        let (mut table, mut deferred) = (busy(None), DeferredFlows::<V4>::default());
+        let first = deferred.follow(&mut table, &[], 20 * S, false);
+        assert_eq!(first.expect("nothing fails").removed, 0);
+        table.get_mut().packets.extend(packets);
+        let second = deferred.follow(&mut table, &[], 20 * S, false);
+        assert_eq!(table.get(&claim).is_some(), stays);
+        assert_eq!(
+            second.expect("nothing fails").removed,
+            entries.len() - usize::from(stays)
+        );
     }
 
     #[rstest]

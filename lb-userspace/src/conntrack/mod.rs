@@ -19,7 +19,7 @@ pub use deferred::{DeferredFlows, Followed, entries};
 pub use hang_up::{GonePeer, SocketCloser};
 pub use removed::RemovedEndpoints;
 
-use crate::tables::{FlowEntry, FlowTable, TableFamily};
+use crate::tables::{FlowEntry, Flows, TableFamily};
 
 /// Flows that are tracked, by what they belong to. A flow counts once, however many entries it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn now_ns() -> u64 {
 ///
 /// # Errors
 /// If the table can't be read.
-pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Swept> {
+pub fn sweep<F: TableFamily>(table: &mut impl Flows<F>, now_ns: u64) -> Result<Swept> {
     let mut swept = Swept::default();
     let mut candidates: Vec<FlowEntry<F>> = Vec::new();
     let mut source_ports: HashMap<_, usize> = HashMap::new();
@@ -109,19 +109,18 @@ pub fn sweep<F: TableFamily>(table: &mut FlowTable<F>, now_ns: u64) -> Result<Sw
         if !is_over(&key, &flow, other.as_ref(), now_ns) {
             continue;
         }
-        // A packet may have come since the table was read. What comes between this look and the removal finds no
-        // entry and opens the flow anew, with the same backend as long as the Service's backends are the same.
-        if table
-            .get(&key)
-            .is_some_and(|now| now.seen_ns == flow.seen_ns && now.tcp == flow.tcp)
+        // What comes between this look and the removal finds no entry and opens the flow anew, with the same backend as long as the
+        // Service's backends are the same.
+        if !table.remove_if_still(&key, &flow) {
+            continue;
+        }
+        swept.ended += 1;
+        swept.flows.remove(&flow);
+        if let Some(other) = other
+            && table.remove_if_still(&other_key, &other)
         {
-            for (key, flow) in [(&key, Some(&flow)), (&other_key, other.as_ref())] {
-                let Some(flow) = flow else { continue };
-                if table.remove(key) {
-                    swept.ended += 1;
-                    swept.flows.remove(flow);
-                }
-            }
+            swept.ended += 1;
+            swept.flows.remove(&other);
         }
     }
     Ok(swept)

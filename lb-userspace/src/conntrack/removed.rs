@@ -18,7 +18,7 @@ use tracing::{error, info};
 use super::GonePeer;
 use crate::{
     reconcile::{Gone, Publisher, Reconciler},
-    tables::{FlowTable, TableFamily, Tables},
+    tables::{FlowTable, Flows as _, TableFamily, Tables},
 };
 
 /// How long an endpoint must be missing to count as gone for good.
@@ -73,16 +73,21 @@ fn mark<F: TableFamily + SocketFamily, T: Tables<F::Addr>>(
         return HashSet::new();
     }
     let nodes = publisher.nodes(&gone.services);
+    let concerns = |key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>| {
+        gone.concerns(key, flow, &nodes, || {
+            publisher.has_backend(flow.service, flow.src, flow.sport)
+        })
+    };
     let mut keys: Vec<FlowKey<F::Addr>> = Vec::new();
     let read = table.for_each(|key, flow| {
-        let has_endpoint = || publisher.has_backend(flow.service, flow.src, flow.sport);
-        if gone.concerns(key, flow, &nodes, has_endpoint) {
+        if concerns(key, flow) {
             keys.push(*key);
         }
     });
     let mut marked = 0;
     for key in &keys {
-        if let Some(mut flow) = table.get(key) {
+        // Another flow may have got the tuple since.
+        if let Some(mut flow) = table.get(key).filter(|flow| concerns(key, flow)) {
             flow.flags = flow.flags.with(FlowFlags::RESET);
             marked += usize::from(table.insert(key, &flow).is_ok());
         }

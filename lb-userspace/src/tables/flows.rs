@@ -19,6 +19,45 @@ pub type FlowEntry<F> = (
     Flow<<F as lb_common::layout::Family>::Addr>,
 );
 
+/// What the agent does with flows that packets change at the same time.
+pub trait Flows<F: TableFamily> {
+    /// Calls `visit` with every entry.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn for_each(&self, visit: impl FnMut(&FlowKey<F::Addr>, &Flow<F::Addr>)) -> Result<()>;
+
+    /// One entry. Does not count as use: the entry is not kept from being evicted by it.
+    fn get(&self, key: &FlowKey<F::Addr>) -> Option<Flow<F::Addr>>;
+
+    /// Removes an entry; false if it was gone.
+    fn remove(&mut self, key: &FlowKey<F::Addr>) -> bool;
+
+    /// Writes an entry if there is none with this key; false if there is.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn insert_new(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool>;
+
+    /// Writes an entry.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()>;
+
+    /// Whether an entry is as it was read. Since then a packet may have come, or another flow have got the tuple.
+    fn is_still(&self, key: &FlowKey<F::Addr>, before: &Flow<F::Addr>) -> bool {
+        self.get(key)
+            .is_some_and(|now| now.seen_ns == before.seen_ns && now.tcp == before.tcp && now.flags == before.flags)
+    }
+
+    /// Removes an entry if it is as it was read; false if it isn't, or was gone. The kernel has no such call: between the look and the
+    /// removal are some microseconds.
+    fn remove_if_still(&mut self, key: &FlowKey<F::Addr>, before: &Flow<F::Addr>) -> bool {
+        self.is_still(key, before) && self.remove(key)
+    }
+}
+
 /// The flow table of one family.
 pub struct FlowTable<F: TableFamily> {
     map: HashMap<MapData, FlowKey<F::Addr>, Flow<F::Addr>>,
@@ -48,31 +87,22 @@ impl<F: TableFamily> FlowTable<F> {
             capacity,
         })
     }
+}
 
-    /// Calls `visit` with every entry.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn for_each(&self, visit: impl FnMut(&FlowKey<F::Addr>, &Flow<F::Addr>)) -> Result<()> {
+impl<F: TableFamily> Flows<F> for FlowTable<F> {
+    fn for_each(&self, visit: impl FnMut(&FlowKey<F::Addr>, &Flow<F::Addr>)) -> Result<()> {
         batch::for_each(self.fd.as_fd(), BATCH_LEN, visit).with_context(|| format!("read {}", F::FLOWS))
     }
 
-    /// One entry. Does not count as use: the entry is not kept from being evicted by it.
-    #[must_use]
-    pub fn get(&self, key: &FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
+    fn get(&self, key: &FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
         self.map.get(key, 0).ok()
     }
 
-    /// Removes an entry; false if it was gone.
-    pub fn remove(&mut self, key: &FlowKey<F::Addr>) -> bool {
+    fn remove(&mut self, key: &FlowKey<F::Addr>) -> bool {
         self.map.remove(key).is_ok()
     }
 
-    /// Writes an entry if there is none with this key; false if there is.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn insert_new(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool> {
+    fn insert_new(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<bool> {
         match self.map.insert(key, flow, BPF_NOEXIST) {
             Ok(()) => Ok(true),
             Err(MapError::SyscallError(failed)) if failed.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
@@ -80,11 +110,7 @@ impl<F: TableFamily> FlowTable<F> {
         }
     }
 
-    /// Writes an entry.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()> {
+    fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()> {
         self.map
             .insert(key, flow, 0)
             .with_context(|| format!("write {}", F::FLOWS))

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 pub use defers::{Deferral, DefersTable};
 pub use drift::{Difference, Drift, differences, sorted_differences};
-pub use flows::{FlowEntry, FlowTable};
+pub use flows::{FlowEntry, FlowTable, Flows};
 pub use kernel::{KernelTables, TableFamily};
 pub use memory::{Faulty, MemoryTables, Write};
 pub use node::{DeviceTable, Mirror, NodeTable, VlanTable, node_range};

@@ -337,7 +337,8 @@ fn there_and_back(
     assert_eq!(scene.count("flows_created"), created, "new ones are netfilter's");
 
     load.begin("taken over again");
-    scene.agent().cli(["takeover"]).expect("it is taken over");
+    let said = scene.agent().cli(["takeover"]).expect("it is taken over");
+    println!("{said}");
     std::thread::sleep(WHILE);
     load.expect_no_loss();
 }

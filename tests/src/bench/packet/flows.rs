@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::layout::{Family, Flow, FlowFlags, FlowKey, Port, Proto, Stage};
+use lb_userspace::tables::Flows as _;
 
 use super::{
     super::{

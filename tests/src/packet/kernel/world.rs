@@ -19,8 +19,8 @@ use lb_common::{
 use lb_userspace::{
     kernel::{Datapath, LoadOptions},
     tables::{
-        Deferral, DefersTable, DeviceTable, EventReader, FlowTable, KernelTables, List, NodeTable, SourceRange, Stats,
-        Tables as _, VlanTable,
+        Deferral, DefersTable, DeviceTable, EventReader, FlowTable, Flows as _, KernelTables, List, NodeTable,
+        SourceRange, Stats, Tables as _, VlanTable,
     },
 };
 use rustix::time::{ClockId, clock_gettime};
