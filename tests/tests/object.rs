@@ -22,7 +22,7 @@ use lb_common::{
 };
 use lb_userspace::{
     kernel::{Datapath, LoadOptions, Pins, object},
-    tables::{FlowTable, KernelTables, Tables as _},
+    tables::{FlowTable, Flows as _, KernelTables, Tables as _},
 };
 use serde_json::Value;
 
