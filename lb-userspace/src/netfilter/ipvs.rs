@@ -79,10 +79,11 @@ pub struct Service {
 pub(super) type NodePorts = BTreeSet<(Proto, u16)>;
 
 impl Service {
-    /// Whether it is kube-proxy's: its address is on the device, or it is a NodePort.
-    fn is_own(self, device: Option<&Device>, node_ports: &NodePorts) -> bool {
-        let is_on_device = device.is_some_and(|device| device.has(self.at.ip()));
-        is_on_device || node_ports.contains(&(self.proto, self.at.port()))
+    /// Whether it is kube-proxy's: its address is on the device, or it is a NodePort at another address of this host's.
+    fn is_own(self, host: &Host, node_ports: &NodePorts) -> bool {
+        let address = self.at.ip();
+        let is_on_device = host.device.as_ref().is_some_and(|device| device.has(address));
+        is_on_device || host.addresses.contains(&address) && node_ports.contains(&(self.proto, self.at.port()))
     }
 
     /// What goes, or stays, as a whole: an address of the device, since packets of a service that is gone would find the host there; or
@@ -101,9 +102,8 @@ pub(super) fn has_device() -> Result<bool> {
 
 /// How many services are kube-proxy's, which has these NodePorts.
 pub(super) fn find(node_ports: &NodePorts) -> Result<usize> {
-    let device = Device::find()?;
     match Ipvs::open()? {
-        Some(mut ipvs) => Ok(ipvs.own(device.as_ref(), node_ports)?.len()),
+        Some(mut ipvs) => Ok(ipvs.own(&Host::find()?, node_ports)?.len()),
         None => Ok(0),
     }
 }
@@ -111,22 +111,23 @@ pub(super) fn find(node_ports: &NodePorts) -> Result<usize> {
 /// Takes away what has no connections of kube-proxy's services. Nothing is done, and told, if there is one of that kind that was not among
 /// those that were left: then kube-proxy runs, and writes them.
 pub(super) fn release(node_ports: &NodePorts, left: Option<&Staying>) -> Result<Option<Released>> {
-    let device = Device::find()?;
+    let host = Host::find()?;
+    let device = host.device.as_ref();
     let mut released = Released::default();
     let mut kept = BTreeSet::new();
     if let Some(mut ipvs) = Ipvs::open()? {
-        let services = ipvs.own(device.as_ref(), node_ports)?;
+        let services = ipvs.own(&host, node_ports)?;
         for service in &services {
             let connections = ipvs.connections(*service)?;
             released.connections += connections;
             if connections > 0 {
-                kept.insert(service.place(device.as_ref()));
+                kept.insert(service.place(device));
             } else if left.is_some_and(|left| !left.contains(service)) {
                 return Ok(None);
             }
         }
         for service in services {
-            if kept.contains(&service.place(device.as_ref())) {
+            if kept.contains(&service.place(device)) {
                 released.staying.insert(service);
             } else {
                 ipvs.delete(service)?;
@@ -207,21 +208,27 @@ impl Ipvs {
     }
 
     /// Those that are kube-proxy's.
-    fn own(&mut self, device: Option<&Device>, node_ports: &NodePorts) -> Result<Vec<Service>> {
+    fn own(&mut self, host: &Host, node_ports: &NodePorts) -> Result<Vec<Service>> {
         let mut services = self.services()?;
-        services.retain(|service| service.is_own(device, node_ports));
+        services.retain(|service| service.is_own(host, node_ports));
         Ok(services)
     }
 
     /// How many connections a service has.
     fn connections(&mut self, service: Service) -> Result<u64> {
         let question = self.message(IPVS_CMD_GET_DEST, service_attribute(service));
-        let mut connections = 0;
+        let mut connections = Some(0);
         let list = self.socket.list(question, |answer: RawGenlMessage| {
-            connections += read_connections(&answer.payload);
+            connections = connections
+                .zip(read_connections(&answer.payload))
+                .map(|(all, of_one)| all + of_one);
         });
-        list.with_context(|| format!("list the endpoints of {} {} in IPVS", service.at, service.proto))?;
-        Ok(connections)
+        let what = || format!("list the endpoints of {} {} in IPVS", service.at, service.proto);
+        list.with_context(what)?;
+        // Rather stay than cut off whom nobody has counted.
+        connections
+            .context("an answer that says nothing of connections")
+            .with_context(what)
     }
 
     fn delete(&mut self, service: Service) -> Result<()> {
@@ -296,14 +303,43 @@ fn read_service(payload: &[u8]) -> Option<Service> {
     })
 }
 
-fn read_connections(payload: &[u8]) -> u64 {
-    let parts = inside(payload, IPVS_CMD_ATTR_DEST).unwrap_or_default();
-    let counts = parts
-        .iter()
-        .filter(|(kind, _)| [IPVS_DEST_ATTR_ACTIVE_CONNS, IPVS_DEST_ATTR_INACT_CONNS].contains(kind));
-    counts
-        .filter_map(|(_, value)| Some(u64::from(u32::from_ne_bytes(*value.first_chunk()?))))
-        .sum()
+/// Open and closed ones of an endpoint; nothing if one of the two is missing.
+fn read_connections(payload: &[u8]) -> Option<u64> {
+    let parts = inside(payload, IPVS_CMD_ATTR_DEST)?;
+    let count = |kind| {
+        let (_, value) = parts.iter().find(|(found, _)| *found == kind)?;
+        Some(u64::from(u32::from_ne_bytes(*value.first_chunk()?)))
+    };
+    Some(count(IPVS_DEST_ATTR_ACTIVE_CONNS)? + count(IPVS_DEST_ATTR_INACT_CONNS)?)
+}
+
+/// What this host has addresses on.
+#[derive(Default)]
+struct Host {
+    device: Option<Device>,
+    /// Of all other devices.
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Host {
+    fn find() -> Result<Self> {
+        let device = Device::find()?;
+        let mut host = Self {
+            device,
+            ..Self::default()
+        };
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let list = Socket::route()?.list(all, |answer| {
+            if let RouteNetlinkMessage::NewAddress(message) = answer {
+                let ifindex = message.header.index;
+                let device = host.device.as_mut().filter(|device| device.ifindex == ifindex);
+                let addresses = device.map_or(&mut host.addresses, |device| &mut device.addresses);
+                addresses.extend(own_address(&message.attributes));
+            }
+        });
+        list.context("list the addresses of this host")?;
+        Ok(host)
+    }
 }
 
 /// kube-proxy's device.
@@ -313,7 +349,7 @@ struct Device {
 }
 
 impl Device {
-    /// Nothing if there is none.
+    /// Without its addresses. Nothing if there is none.
     fn find() -> Result<Option<Self>> {
         let mut socket = Socket::route()?;
         let what = || format!("look for device {IPVS_DEVICE}");
@@ -329,18 +365,10 @@ impl Device {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             find => find.with_context(what)?,
         }
-        let Some(ifindex) = ifindex else { return Ok(None) };
-        let mut addresses = BTreeSet::new();
-        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let list = socket.list(all, |answer| {
-            if let RouteNetlinkMessage::NewAddress(message) = answer
-                && message.header.index == ifindex
-            {
-                addresses.extend(own_address(&message.attributes));
-            }
-        });
-        list.with_context(what)?;
-        Ok(Some(Self { ifindex, addresses }))
+        Ok(ifindex.map(|ifindex| Self {
+            ifindex,
+            addresses: BTreeSet::new(),
+        }))
     }
 
     fn has(&self, address: IpAddr) -> bool {
@@ -398,11 +426,13 @@ mod tests {
 
     #[test]
     fn kube_proxys_are_those_on_its_device_and_its_node_ports() {
-        let device = Device {
-            ifindex: 7,
-            addresses: ["10.96.0.10", "fd00::1"]
-                .map(|ip| ip.parse().expect("an address"))
-                .into(),
+        let addresses = |all: &[&str]| all.iter().map(|ip| ip.parse().expect("an address")).collect();
+        let host = Host {
+            device: Some(Device {
+                ifindex: 7,
+                addresses: addresses(&["10.96.0.10", "fd00::1"]),
+            }),
+            addresses: addresses(&["192.0.2.1"]),
         };
         let node_ports = [(Proto::TCP, 30080)].into();
         let rows = [
@@ -411,12 +441,13 @@ mod tests {
             ("192.0.2.1:30080", Proto::TCP, true),
             ("192.0.2.1:30080", Proto::UDP, false),
             ("192.0.2.1:6443", Proto::TCP, false),
+            ("203.0.113.5:30080", Proto::TCP, false),
         ];
         for (at, proto, expected) in rows {
             let service = service(at, proto);
-            assert_eq!(service.is_own(Some(&device), &node_ports), expected, "{at} {proto}");
+            assert_eq!(service.is_own(&host, &node_ports), expected, "{at} {proto}");
         }
-        let place = |at| service(at, Proto::TCP).place(Some(&device));
+        let place = |at| service(at, Proto::TCP).place(host.device.as_ref());
         assert_eq!(place("10.96.0.10:53"), place("10.96.0.10:9153"), "as a whole");
         assert_ne!(place("192.0.2.1:30080"), place("192.0.2.1:30081"));
     }
@@ -474,7 +505,9 @@ mod tests {
             8, 0, 8, 0, 2, 1, 0, 0,
             8, 0, 9, 0, 9, 0, 0, 0, // held by persistence
         ];
-        assert_eq!(read_connections(&answer), 3 + 258);
-        assert_eq!(read_connections(&[]), 0);
+        assert_eq!(read_connections(&answer), Some(3 + 258));
+        for len in 0..answer.len() - 8 {
+            assert_eq!(read_connections(&answer[..len]), None, "{len} octets");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData};
 use lb_common::layout::{V4, V6};
 use lb_userspace::kernel::Pins;
-use lb_userspace::tables::{FlowEntry, FlowTable, TableFamily};
+use lb_userspace::tables::{FlowEntry, FlowTable, Flows as _, TableFamily};
 use tests::lab::{AgentOptions, Host, Lab};
 use tests::traffic::manifests::{Endpoint, Service};
 use tests::traffic::{Cluster, Over};
