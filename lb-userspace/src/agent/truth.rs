@@ -4,7 +4,10 @@
 //!
 //! Here: when which step is due, and who is told. What is compared: `crate::reconcile`, `crate::tables`, `crate::kernel`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -24,6 +27,12 @@ const TOLD_MAX: usize = 20;
 pub struct Truth {
     /// Unix time at which the last whole pass ended, in seconds; 0 if none has.
     pub checked_s: u64,
+    /// How long it took, in milliseconds.
+    #[serde(default)]
+    pub pass_ms: u64,
+    /// Processor time that it took, in microseconds.
+    #[serde(default)]
+    pub pass_cpu_us: u64,
     /// Entries and programs that were not as they should be, since this agent's start.
     pub drift_total: u64,
     /// The latest of them.
@@ -47,6 +56,9 @@ pub(super) struct Pass {
     /// Looks so far.
     looks: u32,
     step: u32,
+    began: Option<Instant>,
+    /// Processor time so far.
+    cpu: Duration,
     problems: Vec<String>,
     /// How many entries of each table have drifted.
     pub(super) by_table: BTreeMap<&'static str, u64>,
@@ -60,9 +72,29 @@ const STEP_EVERY: u32 = 2;
 /// What counts for a program that was taken off a device, among the tables.
 const ATTACHMENTS: &str = "attachments";
 
+/// Processor time of this thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+impl Truth {
+    /// Share of a core that the last pass took, in percent; nothing if there was none.
+    #[must_use]
+    pub fn percent(&self) -> Option<f64> {
+        (self.pass_ms > 0).then(|| self.pass_cpu_us as f64 / self.pass_ms as f64 / 10.0)
+    }
+}
+
 impl Agent {
     /// The next step.
     pub(super) fn check_truth(&mut self) {
+        let before = cpu_time();
+        self.next_step();
+        self.pass.cpu += cpu_time().saturating_sub(before);
+    }
+
+    fn next_step(&mut self) {
         if !self.reconciler.is_ready() || !self.devices_followed {
             return;
         }
@@ -74,6 +106,7 @@ impl Agent {
             return;
         }
         let step = self.pass.step;
+        self.pass.began.get_or_insert_with(Instant::now);
         if step < STEPS {
             let found = self.reconciler.check(step);
             self.note_drift(Ok(found));
@@ -82,6 +115,9 @@ impl Agent {
         }
         self.check_node();
         self.pass.step = 0;
+        let took = self.pass.began.take().map_or(Duration::ZERO, |began| began.elapsed());
+        self.state.truth.pass_ms = took.as_millis() as u64;
+        self.state.truth.pass_cpu_us = std::mem::take(&mut self.pass.cpu).as_micros() as u64;
         let problems = std::mem::take(&mut self.pass.problems);
         if problems != self.state.truth.problems {
             for problem in &problems {
@@ -169,5 +205,21 @@ impl Agent {
             truth.drift.pop_front();
         }
         self.state_is_old = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_is_told_of_a_whole_pass_only() {
+        let truth = |pass_ms, pass_cpu_us| Truth {
+            pass_ms,
+            pass_cpu_us,
+            ..Truth::default()
+        };
+        assert_eq!(truth(8_000, 48_000).percent(), Some(0.6));
+        assert_eq!(truth(0, 48_000).percent(), None);
     }
 }

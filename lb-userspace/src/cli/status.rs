@@ -190,7 +190,7 @@ fn truth(truth: &Truth) -> String {
     let ago = |at_s: u64| format!("{} s ago", now_s.saturating_sub(at_s));
     let checked = match truth.checked_s {
         0 => "not compared with what they should hold yet".to_owned(),
-        at_s => format!("compared with what they should hold {}", ago(at_s)),
+        at_s => format!("compared with what they should hold {}{}", ago(at_s), cost(truth)),
     };
     let found = match truth.drift_total {
         0 => ", nothing wrong since the agent's start".to_owned(),
@@ -199,6 +199,12 @@ fn truth(truth: &Truth) -> String {
     let shown = truth.drift.iter().rev().take(DRIFT_SHOWN);
     let lines = shown.map(|found| format!("\n  put right: {}, {}", found.what, ago(found.at_s)));
     format!("{checked}{found}{}", lines.collect::<String>())
+}
+
+/// What comparing costs.
+fn cost(truth: &Truth) -> String {
+    let percent = truth.percent();
+    percent.map_or_else(String::new, |percent| format!(" (it takes {percent:.1} % of a core)"))
 }
 
 fn print_netfilter(netfilter: &NetfilterState) {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use lb_userspace::model::{Family, Protocol};
 use serde_json::{Value, json};
 
@@ -37,6 +37,10 @@ const RESIDENT_MAX_MIB: f64 = 400.0;
 const CHANGE_P99_MAX_MS: f64 = 10.0;
 /// What an agent with nothing to do may take of a core.
 const IDLE_MAX_PERCENT: f64 = 0.5;
+/// Of that time, the truth check alone.
+const TRUTH_CHECK_MAX_PERCENT: f64 = 1.0;
+/// A pass takes some eight seconds.
+const PASS_WITHIN: Duration = Duration::from_secs(20);
 /// Between the beginnings of two changes.
 const CHANGE_EVERY: Duration = Duration::from_millis(10);
 /// How often the tables are looked at.
@@ -101,6 +105,8 @@ pub(super) fn run(quick: bool) -> Result<Vec<Figure>> {
                 add(row("max", changes.max()));
                 let idle = idle_percent(pid, extent.idle)?;
                 add(Figure::new(name("idle", services), "%", idle, 0.0).at_most(IDLE_MAX_PERCENT));
+                let truth_check = truth_check_percent(&agent)?;
+                add(Figure::new(name("truth-check", services), "%", truth_check, 0.0).at_most(TRUTH_CHECK_MAX_PERCENT));
             }
             resident_mib.push(resident_max_mib(pid)?);
             agent.stop()?;
@@ -231,6 +237,22 @@ fn idle_percent(pid: u32, time: Duration) -> Result<f64> {
     let (before, began) = (cpu_s(pid)?, Instant::now());
     thread::sleep(time);
     Ok((cpu_s(pid)? - before) / began.elapsed().as_secs_f64() * 100.0)
+}
+
+/// What part of the idle time's is the truth check's, as it says itself of its last pass.
+fn truth_check_percent(agent: &Agent) -> Result<f64> {
+    let deadline = Instant::now() + PASS_WITHIN;
+    loop {
+        let truth = &agent.state()?["truth"];
+        let of_pass = |name: &str| truth[name].as_f64().filter(|value| *value > 0.0);
+        if let (Some(cpu_us), Some(pass_ms)) = (of_pass("pass_cpu_us"), of_pass("pass_ms")) {
+            return Ok(cpu_us / pass_ms / 10.0);
+        }
+        if Instant::now() > deadline {
+            bail!("`sluice status` tells of no pass of the truth check within {PASS_WITHIN:?}");
+        }
+        thread::sleep(SETTLED_AFTER / 10);
+    }
 }
 
 /// Processor time of a process and all its threads, by the scheduler's own account.
