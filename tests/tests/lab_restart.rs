@@ -1,4 +1,4 @@
-//! The agent ends and comes back under load: killed, asked to, and in the middle of its start. No connection is lost or moved, the
+//! The agent ends and comes back under load: killed, asked to, in the middle of its start, and with the next one waiting already. No connection is lost or moved, the
 //! tables stay as they are, and of the manifests only what has changed meanwhile is brought into them.
 //!
 //! What a restart over full tables or with foreign pins does is in `lab_bad_input`.
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lb_common::layout::{V4, V6};
 use lb_userspace::kernel::Pins;
 use rstest::rstest;
-use tests::lab::{Agent, AgentOptions, Lab};
+use tests::lab::{Agent, AgentOptions, Lab, Successor};
 use tests::traffic::manifests::Service;
 use tests::traffic::{
     Cluster, Entry, HttpLoad, HttpPlan, LongLived, LongLivedPlan, LongLivedReport, Phase, PhaseReport, UdpPlan,
@@ -31,6 +31,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(190);
 const SERVICES: [&str; 3] = ["web", "scaled", "removed"];
 /// How long the agent may take to bring a changed file into the tables.
 const CHANGE_MAX: Duration = Duration::from_secs(2);
+/// What an agent says when its wait is over.
+const BEGINS: &str = "the agent that served this node has ended";
+/// How long nobody may bring changes into the tables when the next agent waits already: its start, on a busy machine.
+const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// From one agent to the next, with the manifests unchanged.
 #[rstest]
@@ -113,12 +117,7 @@ fn changes_made_meanwhile_are_all_that_the_next_agent_makes() {
         "{:?}",
         after.ports.keys()
     );
-    let scaled = |dump: &Everything| -> usize {
-        let ports = dump.ports.iter().filter(|(label, _)| label.contains("default/scaled"));
-        ports
-            .map(|(_, lines)| lines.iter().filter(|line| line.contains("place")).count())
-            .sum()
-    };
+    let scaled = |dump: &Everything| places(dump, "default/scaled");
     assert!(
         scaled(&after) > 0 && scaled(&after) * pods.len() == scaled(&before),
         "{:?}",
@@ -198,6 +197,114 @@ fn wait_for_places(lab: &Lab, wanted: usize) {
             "not {wanted} backends after {CHANGE_MAX:?}"
         );
     }
+}
+
+/// A rollout in which the next agent is there before the first one has ended.
+#[rstest]
+#[case::killed(Agent::kill9)]
+#[case::asked_to(Agent::stop)]
+fn an_agent_that_waits_takes_over_when_the_first_ends(#[case] end: fn(&mut Agent) -> anyhow::Result<()>) {
+    let mut cluster = start(&SERVICES);
+    let (pods, first) = (cluster.lab.backends(), cluster.agent.pid().expect("it runs"));
+    let load = Load::start(&cluster.lab);
+    let before = everything(&cluster.lab);
+    let mut successor = wait_behind(&cluster, first);
+    load.begin("while the next one waits");
+    std::thread::sleep(WHILE);
+    assert_eq!(everything(&cluster.lab), before, "the one that waits touches nothing");
+    cluster
+        .manifests
+        .apply(&service("scaled", 81).backends(&pods[1..2]))
+        .expect("the folder can be written to");
+    wait_until(CHANGE_MAX, "change while the next one waits", || {
+        places(&everything(&cluster.lab), "default/scaled") * pods.len() == places(&before, "default/scaled")
+    });
+    assert!(successor.is_running().expect("it is our child"));
+    let state = cluster.agent.state().expect("a state");
+    assert_eq!(state["pid"], first, "the first one serves");
+    assert!(!log(&cluster).contains(BEGINS), "{}", log(&cluster));
+
+    load.begin("the hand-over");
+    let asked = Instant::now();
+    end(&mut cluster.agent).expect("the agent ends");
+    cluster
+        .manifests
+        .apply(&service("new", 83).backends(pods))
+        .expect("the folder can be written to");
+    let after = wait_until(HAND_OVER_MAX, "change made at the hand-over", || {
+        places(&everything(&cluster.lab), "default/new") > 0
+    });
+    println!("nobody brought changes into the tables for {:?}", after - asked);
+    cluster.agent.give_way_to(successor);
+    cluster.agent.wait_ready().expect("it gets ready");
+    load.begin("the next agent");
+    std::thread::sleep(WHILE);
+    assert_eq!(
+        everything(&cluster.lab).links,
+        before.links,
+        "programs are exchanged in place"
+    );
+    let log = log(&cluster);
+    assert_eq!(log.matches(BEGINS).count(), 1, "{log}");
+    assert!(
+        !log.contains("cannot listen"),
+        "it waits for the ports of the first one, too:\n{log}"
+    );
+    load.expect_no_loss();
+}
+
+#[test]
+fn an_agent_that_waits_ends_when_asked_to_and_leaves_the_first_alone() {
+    let cluster = start(&SERVICES);
+    let first = cluster.agent.pid().expect("it runs");
+    let load = Load::start(&cluster.lab);
+    let before = everything(&cluster.lab);
+    let successor = wait_behind(&cluster, first);
+    let asked = Instant::now();
+    successor.stop().expect("it ends without complaint");
+    assert!(asked.elapsed() < CHANGE_MAX, "it took {:?}", asked.elapsed());
+    load.begin("after the end of the one that waited");
+    std::thread::sleep(WHILE);
+    assert_eq!(everything(&cluster.lab), before);
+    cluster.manifests.remove("removed.yaml").expect("it is there");
+    wait_until(CHANGE_MAX, "change after that", || {
+        places(&everything(&cluster.lab), "default/removed") == 0
+    });
+    assert_eq!(cluster.agent.state().expect("a state")["pid"], first);
+    cluster.agent.cli(["status"]).expect("the first one is well");
+    assert!(!log(&cluster).contains(BEGINS), "{}", log(&cluster));
+    load.expect_no_loss();
+}
+
+/// Starts an agent behind the first one, and waits until it says that it waits.
+fn wait_behind(cluster: &Cluster, first: u32) -> Successor {
+    let successor = cluster.agent.start_successor().expect("it can be started");
+    let said = format!("is held by process {first}. Waiting until that agent has ended");
+    wait_until(CHANGE_MAX, &said, || log(cluster).contains(&said));
+    successor
+}
+
+/// What both agents have said.
+fn log(cluster: &Cluster) -> String {
+    std::fs::read_to_string(cluster.agent.log_file()).expect("a log")
+}
+
+/// Waits until something is so, and says since when.
+fn wait_until(within: Duration, what: &str, is_so: impl Fn() -> bool) -> Instant {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < within, "no {what} within {within:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Instant::now()
+}
+
+/// How many places the ports of a Service have.
+fn places(dump: &Everything, label: &str) -> usize {
+    let ports = dump.ports.iter().filter(|(port, _)| port.contains(label));
+    ports
+        .map(|(_, lines)| lines.iter().filter(|line| line.contains("place")).count())
+        .sum()
 }
 
 /// An agent that takes the datapath with it: the same load and the same dump notice.

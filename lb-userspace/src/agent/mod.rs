@@ -8,6 +8,7 @@
 mod announce;
 mod devices;
 mod events;
+mod handover;
 mod netfilter;
 mod node;
 mod observe;
@@ -27,10 +28,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use lb_common::layout::{Ip4, Ip6, Node, V4, V6, limits::FLOWS_MIN, names};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
@@ -67,6 +67,7 @@ use crate::{
 };
 
 use announce::Announcer;
+use handover::Ending;
 use netfilter::{Deferring, Said};
 use observe::{Observer, Servers};
 
@@ -84,6 +85,8 @@ pub enum Origin {
 pub struct AgentOptions {
     /// The pin folder.
     pub pins: Pins,
+    /// Another agent that serves the node is waited for, instead of being an error.
+    pub waits_for_predecessor: bool,
     /// Where the state file goes.
     pub run_dir: PathBuf,
     /// The node's name: endpoints with it are local.
@@ -167,7 +170,10 @@ struct Agent {
 /// If the machine lacks something, another agent serves the node, or a source fails for good.
 pub async fn run(options: AgentOptions) -> Result<()> {
     check_machine(&options)?;
-    let _lock = options.pins.claim()?;
+    let mut ending = Ending::listen()?;
+    let Some(_lock) = handover::claim(&options.pins, options.waits_for_predecessor, &mut ending).await? else {
+        return Ok(());
+    };
     let (mut agent, mut servers, mut netfilter_said) = Agent::start(options)?;
 
     let (device_sender, mut device_updates) = mpsc::channel::<Listing>(4);
@@ -204,8 +210,6 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let mut routes_problems = routes::follow(agent.routes.another(routes_again)?)?;
     let mut events = EventReader::open(agent.datapath.take_map(names::EVENTS)?)?;
     let mut looks = interval(LOOK_EVERY);
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut sweeps = interval(SWEEP_EVERY);
     let mut retries = interval(RETRY_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -219,8 +223,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     loop {
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = ending.asked() => break,
             received = changes.recv_many(&mut batch, BATCH_MAX) => {
                 if received == 0 {
                     bail!(source_end(&mut source_task).await);

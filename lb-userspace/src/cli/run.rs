@@ -64,6 +64,11 @@ pub(super) struct RunArgs {
     /// netfilter has translated before go on either way.
     #[arg(long)]
     shadow: bool,
+    /// If another agent serves this node, wait until it has ended and serve then, instead of ending with an error
+    ///
+    /// For a DaemonSet, whose next pod may begin before the last one has ended. While an agent waits it touches nothing.
+    #[arg(long)]
+    wait_for_predecessor: bool,
     #[command(flatten)]
     sockets: SocketArgs,
     #[command(flatten)]
@@ -311,6 +316,7 @@ impl RunArgs {
         };
         Ok(AgentOptions {
             pins: place.pins(),
+            waits_for_predecessor: self.wait_for_predecessor,
             run_dir: place.run_dir.clone(),
             node_name,
             origin,

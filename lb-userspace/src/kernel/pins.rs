@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,7 +18,7 @@ use lb_common::layout::{
 };
 use rustix::{
     fs::{FlockOperation, flock, statfs},
-    io::Errno,
+    io::{Errno, retry_on_intr},
     mount::{MountFlags, mount},
 };
 use thiserror::Error;
@@ -40,13 +43,13 @@ pub enum PinsError {
     },
     /// Another agent holds the folder.
     #[error(
-        "another agent already serves this node: the lock on {path} is held{holder}. Stop that agent first, or give \
-         this one a --pin-dir of its own"
+        "another agent already serves this node: the lock on {path} is held {holder}. Stop that agent first, let this \
+         one wait for its end with --wait-for-predecessor, or give it a --pin-dir of its own"
     )]
     Locked {
         /// The folder.
         path: PathBuf,
-        /// ` by process N`, if the kernel tells.
+        /// `by process N`, if the kernel tells.
         holder: String,
     },
     /// Tables of another layout version are there.
@@ -126,29 +129,59 @@ impl Pins {
     /// # Errors
     /// See [`PinsError`]. Nothing is changed then but the mount.
     pub fn claim(&self) -> Result<Lock, PinsError> {
+        self.claim_by(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// The same, but whoever holds the lock is waited for.
+    ///
+    /// # Errors
+    /// See [`PinsError`].
+    pub fn claim_after_others(&self) -> Result<Lock, PinsError> {
+        self.claim_by(FlockOperation::LockExclusive)
+    }
+
+    fn claim_by(&self, operation: FlockOperation) -> Result<Lock, PinsError> {
         self.ensure_bpf_file_system()?;
-        make_folder(&self.root)?;
-        let lock = self.lock()?;
-        self.refuse_other_layouts()?;
+        let lock = loop {
+            make_folder(&self.root)?;
+            if let Some(lock) = self.lock(operation)? {
+                break lock;
+            }
+        };
+        self.check()?;
         make_folder(&self.maps())?;
         make_folder(&self.links())?;
-        self.check_maps()?;
         Ok(lock)
+    }
+
+    /// Whether what lies there is of this layout and ours. Changes nothing, and needs no lock.
+    ///
+    /// # Errors
+    /// If it isn't.
+    pub fn check(&self) -> Result<(), PinsError> {
+        self.refuse_other_layouts()?;
+        self.check_maps()
     }
 
     /// Whether some process holds the lock.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        matches!(self.lock(), Err(PinsError::Locked { .. }))
+        // Shared: two who ask at once must not take each other for an agent.
+        matches!(
+            self.lock(FlockOperation::NonBlockingLockShared),
+            Err(PinsError::Locked { .. })
+        )
     }
 
-    fn lock(&self) -> Result<Lock, PinsError> {
+    /// The lock; nothing if the folder is not there any more (`sluice cleanup`), where a lock on it would mean nothing.
+    fn lock(&self, operation: FlockOperation) -> Result<Option<Lock>, PinsError> {
         let folder = File::open(&self.root).map_err(file_error("open", &self.root, REMEDY_ROOT))?;
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock { _folder: folder }),
+        match retry_on_intr(|| flock(&folder, operation)) {
+            Ok(()) if is_still_at(&folder, &self.root) => Ok(Some(Lock { _folder: folder })),
+            Ok(()) => Ok(None),
             Err(Errno::WOULDBLOCK) => Err(PinsError::Locked {
                 path: self.root.clone(),
-                holder: lock_holder(&folder).unwrap_or_default(),
+                holder: lock_holder(&folder),
             }),
             Err(errno) => Err(file_error("lock", &self.root, REMEDY_ROOT)(errno.into())),
         }
@@ -232,7 +265,9 @@ impl Pins {
         if !self.root.exists() {
             return Ok(Vec::new());
         }
-        let _lock = self.lock()?;
+        let Some(_lock) = self.lock(FlockOperation::NonBlockingLockExclusive)? else {
+            return Ok(Vec::new());
+        };
         let mut removed = Vec::new();
         for layout in list(&self.root)? {
             for part in ["links", "maps"] {
@@ -316,16 +351,28 @@ fn other_than_table(data: &MapData) -> Option<String> {
     (name != "bpf-map").then(|| name.to_owned())
 }
 
-/// ` by process N`, from the kernel's list of locks.
-fn lock_holder(folder: &File) -> Option<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let inode = folder.metadata().ok()?.ino();
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let line = locks
-        .lines()
-        .find(|line| line.contains("FLOCK") && line.contains(&format!(":{inode} ")))?;
-    let pid = line.split_whitespace().nth(4)?;
-    Some(format!(" by process {pid}"))
+/// Whether a folder that was opened is still what is found at this path.
+fn is_still_at(folder: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(found)) = (folder.metadata(), path.metadata()) else {
+        return false;
+    };
+    (opened.dev(), opened.ino()) == (found.dev(), found.ino())
+}
+
+/// `by process N`, from the kernel's list of locks. It leaves out processes that the asking one can't see.
+fn lock_holder(folder: &File) -> String {
+    let of_process = || {
+        let folder = folder.metadata().ok()?;
+        let (major, minor) = (rustix::fs::major(folder.dev()), rustix::fs::minor(folder.dev()));
+        let place = format!(" {major:02x}:{minor:02x}:{} ", folder.ino());
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        // Who waits for it stands in lines of its own, behind an arrow.
+        let line = locks
+            .lines()
+            .find(|line| line.contains("FLOCK") && line.contains(&place) && !line.contains("->"))?;
+        Some(format!("by process {}", line.split_whitespace().nth(4)?))
+    };
+    of_process().unwrap_or_else(|| "by a process that can't be seen from here, such as another pod's".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -420,5 +467,38 @@ mod tests {
     fn every_table_has_an_expected_shape() {
         let named: Vec<_> = expected_maps().into_iter().map(|(name, _)| name).collect();
         assert_eq!(named, names::MAPS);
+    }
+
+    #[test]
+    fn a_lock_on_a_folder_that_is_gone_is_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("pins");
+        fs::create_dir(&root).expect("a folder");
+        let opened = File::open(&root).expect("it is there");
+        assert!(is_still_at(&opened, &root));
+        fs::remove_dir(&root).expect("it is empty");
+        assert!(!is_still_at(&opened, &root), "nobody is there");
+        fs::create_dir(&root).expect("a folder");
+        assert!(!is_still_at(&opened, &root), "another one is there");
+    }
+
+    #[test]
+    fn who_asks_for_the_lock_is_no_agent_and_who_has_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pins = Pins::new(folder.path());
+        let asking = pins.lock(FlockOperation::NonBlockingLockShared).expect("nobody has it");
+        assert!(!pins.is_locked());
+        drop(asking);
+        let lock = pins
+            .lock(FlockOperation::NonBlockingLockExclusive)
+            .expect("nobody has it");
+        assert!(pins.is_locked());
+        let refused = pins
+            .lock(FlockOperation::NonBlockingLockExclusive)
+            .expect_err("it is held");
+        let by = format!("is held by process {}", std::process::id());
+        assert!(refused.to_string().contains(&by), "{refused}");
+        drop(lock);
+        assert!(!pins.is_locked());
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! What it is told on its command line is the contract between the labs and the agent; what it then does is for the tests.
 
-use std::fs::{self, File, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -97,8 +96,11 @@ pub struct Agent {
     arguments: Vec<String>,
     ready_within: Duration,
     child: Option<Child>,
-    state_before: Option<(u64, i64, i64)>,
 }
+
+/// An agent that was started while another one runs, and waits for its end. Dropping it kills it.
+#[derive(Debug)]
+pub struct Successor(Option<Child>);
 
 impl Agent {
     /// The program under test: `$SLUICE_BIN`, or the workspace's release build.
@@ -181,9 +183,8 @@ impl Agent {
             arguments,
             ready_within: options.ready_within,
             child: None,
-            state_before: None,
         };
-        agent.spawn()?;
+        agent.child = Some(agent.spawn([])?);
         Ok(agent)
     }
 
@@ -206,7 +207,7 @@ impl Agent {
         }
     }
 
-    /// Whether the agent has written `"ready": true` (what an earlier life of it wrote doesn't count). An agent that has ended
+    /// Whether the agent has written `"ready": true` (what another process wrote doesn't count). An agent that has ended
     /// by itself is an error.
     pub fn is_ready(&mut self) -> Result<bool> {
         if let Some(child) = &mut self.child
@@ -218,7 +219,8 @@ impl Agent {
                 self.log_tail()
             );
         }
-        Ok(self.state_mark() != self.state_before && self.state().is_ok_and(|state| state["ready"] == true))
+        let is_own = |state: &serde_json::Value| self.pid().is_some_and(|pid| state["pid"] == pid);
+        Ok(self.state().is_ok_and(|state| is_own(&state) && state["ready"] == true))
     }
 
     /// Kills the agent as the kernel's out-of-memory killer would, and waits until it is gone. What it pinned stays.
@@ -231,29 +233,8 @@ impl Agent {
 
     /// Asks the agent to end (SIGTERM), as the kubelet does, and waits for it.
     pub fn stop(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("stopping the agent: it is not running")?;
-        kill_process(Pid::from_child(&child), Signal::TERM).context("sending SIGTERM to the agent")?;
-        let start = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().context("waiting for the agent to end")? {
-                if !status.success() {
-                    bail!(
-                        "the agent answered SIGTERM with {status}; its log says:\n{}",
-                        self.log_tail()
-                    );
-                }
-                return Ok(());
-            }
-            if start.elapsed() > STOP_WAIT {
-                child.kill().context("killing the agent that did not stop")?;
-                child.wait().context("waiting for the killed agent")?;
-                bail!(
-                    "the agent was still there {STOP_WAIT:?} after SIGTERM; its log says:\n{}",
-                    self.log_tail()
-                );
-            }
-            std::thread::sleep(POLL);
-        }
+        let child = self.child.take().context("stopping the agent: it is not running")?;
+        stop(child).with_context(|| format!("the log of the agent says:\n{}", self.log_tail()))
     }
 
     /// Starts it again with the same command line, after a polite stop if it still runs.
@@ -261,7 +242,19 @@ impl Agent {
         if self.child.is_some() {
             self.stop()?;
         }
-        self.spawn()
+        self.child = Some(self.spawn([])?);
+        Ok(())
+    }
+
+    /// Starts another one with the same command line, which waits for this one to end. Its lines go to the same log.
+    pub fn start_successor(&self) -> Result<Successor> {
+        Ok(Successor(Some(self.spawn(["--wait-for-predecessor"])?)))
+    }
+
+    /// From now on this is the other one: it has ended itself.
+    pub fn give_way_to(&mut self, mut successor: Successor) {
+        assert!(self.child.is_none(), "an agent that runs gives way to nobody");
+        self.child = successor.0.take();
     }
 
     /// The process id, while it runs.
@@ -318,37 +311,70 @@ impl Agent {
         ]
     }
 
-    fn spawn(&mut self) -> Result<()> {
+    fn spawn<'a>(&self, more: impl IntoIterator<Item = &'a str>) -> Result<Child> {
         let path = self.log_file();
         let log = File::options()
             .create(true)
             .append(true)
             .open(&path)
             .with_context(|| format!("opening the agent's log {}", path.display()))?;
-        self.state_before = self.state_mark();
         let mut command = self.node.command(&self.binary);
         command
             .args(&self.arguments)
+            .args(more)
             .stdin(Stdio::null())
             // Ctrl-C is for the test, which then ends the agent.
             .process_group(0)
             .stdout(log.try_clone().context("sharing the agent's log")?)
             .stderr(log);
-        let child = command
+        command
             .spawn()
-            .with_context(|| format!("starting {} in {}", self.binary.display(), self.node.name))?;
-        self.child = Some(child);
-        Ok(())
+            .with_context(|| format!("starting {} in {}", self.binary.display(), self.node.name))
     }
 
     fn state_file(&self) -> PathBuf {
         self.run.join("state.json")
     }
+}
 
-    /// Tells one writing of the state file from another.
-    fn state_mark(&self) -> Option<(u64, i64, i64)> {
-        let mark = |file: Metadata| (file.ino(), file.mtime(), file.mtime_nsec());
-        fs::metadata(self.state_file()).ok().map(mark)
+impl Successor {
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> Result<bool> {
+        let child = self.0.as_mut().context("it has taken over")?;
+        Ok(child.try_wait().context("looking after the successor")?.is_none())
+    }
+
+    /// Asks it to end (SIGTERM), and waits for it.
+    pub fn stop(mut self) -> Result<()> {
+        stop(self.0.take().context("it has taken over")?)
+    }
+}
+
+/// Sends SIGTERM, and waits for an end without complaint.
+fn stop(mut child: Child) -> Result<()> {
+    kill_process(Pid::from_child(&child), Signal::TERM).context("sending SIGTERM to the agent")?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context("waiting for the agent to end")? {
+            ensure!(status.success(), "the agent answered SIGTERM with {status}");
+            return Ok(());
+        }
+        if start.elapsed() > STOP_WAIT {
+            child.kill().context("killing the agent that did not stop")?;
+            child.wait().context("waiting for the killed agent")?;
+            bail!("the agent was still there {STOP_WAIT:?} after SIGTERM");
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // Of one that has ended by itself there is nothing to kill.
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use agent::{Agent, AgentOptions, SocketMode, XdpMode};
+pub use agent::{Agent, AgentOptions, SocketMode, Successor, XdpMode};
 pub use capture::Capture;
 pub use cleanup::{leftovers, remove_stale};
 pub use host::{DeviceCounters, DirectionCounters, Host};

@@ -127,7 +127,12 @@ fn a_second_agent_is_turned_away_and_the_first_goes_on() {
     let first = scene.agent.pid().expect("it runs").to_string();
     let ended = scene.end(scene.another_agent(&[]));
     let by = format!("is held by process {first}");
-    ended.expect_failure(&["another agent already serves this node", &by, "--pin-dir of its own"]);
+    ended.expect_failure(&[
+        "another agent already serves this node",
+        &by,
+        "--wait-for-predecessor",
+        "--pin-dir of its own",
+    ]);
     scene.check_served();
     // Nor may the datapath be taken away under an agent.
     scene
@@ -137,6 +142,21 @@ fn a_second_agent_is_turned_away_and_the_first_goes_on() {
     let state = scene.agent.state().expect("a state");
     assert_eq!(state["pid"].to_string(), first, "the state is the first one's");
     assert_eq!(scene.sluice(&["status"]).code, Some(0));
+}
+
+/// It could not serve after the wait either: to wait would make others believe that a successor is there.
+#[test]
+fn a_second_agent_that_knows_another_layout_does_not_wait() {
+    let scene = Scene::start();
+    let other = scene.lab.pin_directory().join("layout-0");
+    std::fs::create_dir(&other).expect("a folder");
+    let mut command = scene.another_agent(&[]);
+    command.arg("--wait-for-predecessor");
+    scene
+        .end(command)
+        .expect_failure(&["holds tables of layout layout-0", "nothing was touched"]);
+    scene.check_served();
+    std::fs::remove_dir(&other).expect("it is empty");
 }
 
 #[test]
