@@ -189,6 +189,22 @@ fn what_is_switched_off_is_not_there(#[case] values: &[&str], #[case] annotated:
     assert_eq!(text.contains("prometheus.io/scrape"), annotated, "{text}");
 }
 
+/// Two pods on a node can't both have its ports: the API refuses `maxSurge` for a pod that declares some.
+#[rstest]
+#[case::one_after_the_other(&[API_SERVER], true)]
+#[case::none_beside(&[API_SERVER, "updateStrategy.rollingUpdate.maxSurge=0"], true)]
+#[case::side_by_side(&[API_SERVER, "updateStrategy.rollingUpdate.maxSurge=10%", "updateStrategy.rollingUpdate.maxUnavailable=0"], false)]
+fn pods_that_stand_side_by_side_declare_no_ports(#[case] values: &[&str], #[case] declared: bool) {
+    let documents = documents(&helm(values).expect("it can be rendered"));
+    check_schema(&documents);
+    let daemon_set = documents.iter().find(|(name, _)| name.starts_with("DaemonSet"));
+    let (_, daemon_set) = daemon_set.expect("a DaemonSet");
+    let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"].is_array(), declared, "{container}");
+    let args = container["args"].as_array().expect("arguments");
+    assert!(args.iter().any(|word| word == "--wait-for-predecessor"), "{args:?}");
+}
+
 /// `docs/metrics.md` is held against the code elsewhere.
 #[test]
 fn the_dashboard_asks_for_metrics_that_there_are() {
