@@ -3,17 +3,19 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     thread,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     maps::Map,
     programs::{CgroupSockAddr, Program, SchedClassifier, Xdp},
 };
 use lb_common::layout::names;
+use rustix::io::Errno;
 
 /// What can be chosen when the object is loaded.
 #[derive(Clone, Debug)]
@@ -104,7 +106,8 @@ impl Datapath {
         });
         let mut sockets_refused = None;
         for (name, error) in refused {
-            let error = error.context(format!("the kernel refused program {name}"));
+            let remedy = remedy(&error);
+            let error = anyhow!("the kernel refused program {name}: {error:#}: {remedy}");
             if !names::SOCKET_PROGRAMS.contains(&name.as_str()) {
                 return Err(error);
             }
@@ -233,8 +236,21 @@ fn load_maps(object: &[u8], options: &LoadOptions) -> Result<Ebpf> {
     for (name, path) in &pins {
         loader.map_pin_path(name, path.as_path());
     }
+    let is_new = |(_, path): &&(&str, PathBuf)| !path.exists();
+    let new: Vec<&PathBuf> = pins.iter().filter(is_new).map(|(_, path)| path).collect();
     loader.load(object).map_err(|error| {
-        anyhow!(explain_load_error(&error.to_string())).context(format!("create the kernel tables: {error:?}"))
+        // Half of the tables are of no use to anybody, and would keep their memory.
+        for pin in new.into_iter().filter(|pin| pin.exists()) {
+            if let Err(error) = fs::remove_file(pin) {
+                tracing::warn!(%error, pin = %pin.display(), "left behind by a start that failed; remove it by: sluice cleanup");
+            }
+        }
+        let error = match error {
+            EbpfError::MapError(error) => anyhow::Error::from(error),
+            error => error.into(),
+        };
+        let remedy = remedy(&error);
+        anyhow!("create the kernel tables: {error:#}: {remedy}")
     })
 }
 
@@ -249,19 +265,19 @@ fn load_program(program: &mut Program) -> Result<()> {
 }
 
 /// What to do about the usual refusals.
-fn explain_load_error(error: &str) -> String {
-    let hint = if error.contains("Operation not permitted") || error.contains("os error 1)") {
-        "the process lacks CAP_BPF (and CAP_NET_ADMIN, CAP_PERFMON): run as root or grant them"
-    } else if error.contains("Cannot allocate memory") || error.contains("os error 12)") {
-        "the kernel has no memory for a table of this size: lower --flows-max or raise the memory limit of the cgroup"
-    } else if error.contains("Read-only file system") || error.contains("os error 30)") {
-        "the BPF file system is read-only: remount it writable, or choose another --pin-dir"
-    } else if error.contains("No space left") {
-        "the BPF file system is full"
-    } else {
-        "run `sluice doctor` to see what this kernel lacks"
-    };
-    hint.to_owned()
+fn remedy(error: &anyhow::Error) -> &'static str {
+    let errno = error
+        .chain()
+        .find_map(|cause| Errno::from_io_error(cause.downcast_ref()?));
+    match errno {
+        Some(Errno::PERM) => "the process lacks CAP_BPF (and CAP_NET_ADMIN, CAP_PERFMON): run as root or grant them",
+        Some(Errno::NOMEM) => {
+            "the kernel has no memory for this. Raise the memory limit of the agent's cgroup (its pod's), which the tables count \
+             against, or ask for smaller flow tables with --flows-max"
+        }
+        Some(Errno::ROFS) => "the BPF file system is read-only: remount it writable, or choose another --pin-dir",
+        _ => "run `sluice doctor` to see what this kernel lacks",
+    }
 }
 
 /// Opens a pinned map without loading anything: what the command line reads from.

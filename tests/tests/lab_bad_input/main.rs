@@ -7,5 +7,6 @@
 mod files;
 mod full;
 mod machine;
+mod memory;
 mod pins;
 mod scene;

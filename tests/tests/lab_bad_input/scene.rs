@@ -1,12 +1,16 @@
 //! A node that serves one Service, the connection that must survive everything, and commands that are expected to fail.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lb_userspace::kernel::Pins;
 use serde_json::Value;
 use tests::lab::{Agent, AgentOptions, Lab};
 use tests::traffic::manifests::{ManifestFolder, Service};
@@ -73,6 +77,11 @@ impl Scene {
         let mut echo = [0; 12];
         open.read_exact(&mut echo).expect("the open connection answers");
         assert_eq!(&echo, b"still there?");
+        self.check_new();
+    }
+
+    /// A new connection is answered.
+    pub(crate) fn check_new(&self) {
         dial(&self.lab);
     }
 
@@ -133,6 +142,26 @@ impl Scene {
         let mut command = self.lab.node().command(Agent::binary().expect("the binary was built"));
         command.args(arguments).args(self.agent.places());
         self.end(command)
+    }
+
+    /// Where the tables are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        Pins::new(self.lab.pin_directory()).maps()
+    }
+
+    /// All pins of tables and links, each with its inode: one that was made anew has another.
+    pub(crate) fn pins(&self) -> BTreeMap<PathBuf, u64> {
+        let pins = Pins::new(self.lab.pin_directory());
+        let folders = [pins.maps(), pins.links()];
+        let entries = folders
+            .iter()
+            .flat_map(|folder| fs::read_dir(folder).expect("the folder is there"));
+        entries
+            .map(|entry| {
+                let entry = entry.expect("an entry");
+                (entry.path(), entry.metadata().expect("it is there").ino())
+            })
+            .collect()
     }
 
     /// The command line of another agent over the same pins and manifests, behind the words of `wrapper`.
