@@ -1,5 +1,5 @@
-//! The agent ends and comes back under load: killed, asked to, in the middle of its start, and with the next one waiting already. No connection is lost or moved, the
-//! tables stay as they are, and of the manifests only what has changed meanwhile is brought into them.
+//! The agent ends and comes back under load: killed, asked to, in the middle of its start, and with the next one waiting already. No
+//! connection is lost or moved, the tables stay as they are, and of the manifests only what has changed meanwhile is brought into them.
 //!
 //! What a restart over full tables or with foreign pins does is in `lab_bad_input`.
 

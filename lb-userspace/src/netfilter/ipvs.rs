@@ -81,16 +81,15 @@ pub(super) type NodePorts = BTreeSet<(Proto, u16)>;
 impl Service {
     /// Whether it is kube-proxy's: its address is on the device, or it is a NodePort at another address of this host's.
     fn is_own(self, host: &Host, node_ports: &NodePorts) -> bool {
-        let address = self.at.ip();
-        let is_on_device = host.device.as_ref().is_some_and(|device| device.has(address));
-        is_on_device || host.addresses.contains(&address) && node_ports.contains(&(self.proto, self.at.port()))
+        let (address, is_node_port) = (self.at.ip(), node_ports.contains(&(self.proto, self.at.port())));
+        host.on_device.contains(&address) || host.elsewhere.contains(&address) && is_node_port
     }
 
     /// What goes, or stays, as a whole: an address of the device, since packets of a service that is gone would find the host there; or
     /// else one port.
-    fn place(self, device: Option<&Device>) -> (IpAddr, Option<(Proto, u16)>) {
+    fn place(self, host: &Host) -> (IpAddr, Option<(Proto, u16)>) {
         let address = self.at.ip();
-        let is_on_device = device.is_some_and(|device| device.has(address));
+        let is_on_device = host.on_device.contains(&address);
         (address, (!is_on_device).then_some((self.proto, self.at.port())))
     }
 }
@@ -112,7 +111,6 @@ pub(super) fn find(node_ports: &NodePorts) -> Result<usize> {
 /// those that were left: then kube-proxy runs, and writes them.
 pub(super) fn release(node_ports: &NodePorts, left: Option<&Staying>) -> Result<Option<Released>> {
     let host = Host::find()?;
-    let device = host.device.as_ref();
     let mut released = Released::default();
     let mut kept = BTreeSet::new();
     if let Some(mut ipvs) = Ipvs::open()? {
@@ -121,13 +119,13 @@ pub(super) fn release(node_ports: &NodePorts, left: Option<&Staying>) -> Result<
             let connections = ipvs.connections(*service)?;
             released.connections += connections;
             if connections > 0 {
-                kept.insert(service.place(device));
+                kept.insert(service.place(&host));
             } else if left.is_some_and(|left| !left.contains(service)) {
                 return Ok(None);
             }
         }
         for service in services {
-            if kept.contains(&service.place(device)) {
+            if kept.contains(&service.place(&host)) {
                 released.staying.insert(service);
             } else {
                 ipvs.delete(service)?;
@@ -135,9 +133,9 @@ pub(super) fn release(node_ports: &NodePorts, left: Option<&Staying>) -> Result<
             }
         }
     }
-    if let Some(device) = device {
-        let gone = device
-            .addresses
+    if let Some(device) = host.device {
+        let gone = host
+            .on_device
             .iter()
             .filter(|address| !kept.contains(&(**address, None)));
         for address in gone {
@@ -317,8 +315,9 @@ fn read_connections(payload: &[u8]) -> Option<u64> {
 #[derive(Default)]
 struct Host {
     device: Option<Device>,
+    on_device: BTreeSet<IpAddr>,
     /// Of all other devices.
-    addresses: BTreeSet<IpAddr>,
+    elsewhere: BTreeSet<IpAddr>,
 }
 
 impl Host {
@@ -331,9 +330,15 @@ impl Host {
         let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let list = Socket::route()?.list(all, |answer| {
             if let RouteNetlinkMessage::NewAddress(message) = answer {
-                let ifindex = message.header.index;
-                let device = host.device.as_mut().filter(|device| device.ifindex == ifindex);
-                let addresses = device.map_or(&mut host.addresses, |device| &mut device.addresses);
+                let is_on_device = host
+                    .device
+                    .as_ref()
+                    .is_some_and(|device| device.ifindex == message.header.index);
+                let addresses = if is_on_device {
+                    &mut host.on_device
+                } else {
+                    &mut host.elsewhere
+                };
                 addresses.extend(own_address(&message.attributes));
             }
         });
@@ -345,11 +350,10 @@ impl Host {
 /// kube-proxy's device.
 struct Device {
     ifindex: u32,
-    addresses: BTreeSet<IpAddr>,
 }
 
 impl Device {
-    /// Without its addresses. Nothing if there is none.
+    /// Nothing if there is none.
     fn find() -> Result<Option<Self>> {
         let mut socket = Socket::route()?;
         let what = || format!("look for device {IPVS_DEVICE}");
@@ -365,14 +369,7 @@ impl Device {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             find => find.with_context(what)?,
         }
-        Ok(ifindex.map(|ifindex| Self {
-            ifindex,
-            addresses: BTreeSet::new(),
-        }))
-    }
-
-    fn has(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+        Ok(ifindex.map(|ifindex| Self { ifindex }))
     }
 
     fn delete_address(&self, address: IpAddr) -> Result<()> {
@@ -428,11 +425,9 @@ mod tests {
     fn kube_proxys_are_those_on_its_device_and_its_node_ports() {
         let addresses = |all: &[&str]| all.iter().map(|ip| ip.parse().expect("an address")).collect();
         let host = Host {
-            device: Some(Device {
-                ifindex: 7,
-                addresses: addresses(&["10.96.0.10", "fd00::1"]),
-            }),
-            addresses: addresses(&["192.0.2.1"]),
+            device: Some(Device { ifindex: 7 }),
+            on_device: addresses(&["10.96.0.10", "fd00::1"]),
+            elsewhere: addresses(&["192.0.2.1"]),
         };
         let node_ports = [(Proto::TCP, 30080)].into();
         let rows = [
@@ -447,7 +442,7 @@ mod tests {
             let service = service(at, proto);
             assert_eq!(service.is_own(&host, &node_ports), expected, "{at} {proto}");
         }
-        let place = |at| service(at, Proto::TCP).place(host.device.as_ref());
+        let place = |at| service(at, Proto::TCP).place(&host);
         assert_eq!(place("10.96.0.10:53"), place("10.96.0.10:9153"), "as a whole");
         assert_ne!(place("192.0.2.1:30080"), place("192.0.2.1:30081"));
     }

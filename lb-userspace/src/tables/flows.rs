@@ -45,16 +45,13 @@ pub trait Flows<F: TableFamily> {
     /// If the kernel refuses.
     fn insert(&mut self, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<()>;
 
-    /// Whether an entry is as it was read. Since then a packet may have come, or another flow have got the tuple.
-    fn is_still(&self, key: &FlowKey<F::Addr>, before: &Flow<F::Addr>) -> bool {
-        self.get(key)
-            .is_some_and(|now| now.seen_ns == before.seen_ns && now.tcp == before.tcp && now.flags == before.flags)
-    }
-
-    /// Removes an entry if it is as it was read; false if it isn't, or was gone. The kernel has no such call: between the look and the
-    /// removal are some microseconds.
+    /// Removes an entry if it is as it was read: since then a packet may have come, or another flow have got the tuple. False if it isn't,
+    /// or was gone. The kernel has no such call: between the look and the removal are some microseconds.
     fn remove_if_still(&mut self, key: &FlowKey<F::Addr>, before: &Flow<F::Addr>) -> bool {
-        self.is_still(key, before) && self.remove(key)
+        let is_still = self
+            .get(key)
+            .is_some_and(|now| now.seen_ns == before.seen_ns && now.tcp == before.tcp && now.flags == before.flags);
+        is_still && self.remove(key)
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `resident` | | the agent's largest resident size (`VmHWM`) |
 //! | `change` | one slice is written, a hundred times a second | the kernel's tables say it |
 //! | `idle` | | processor time of the agent, as a share of one core |
+//! | `truth-check` | | of that, the truth check's last pass |
 
 use std::{
     fs,
@@ -16,7 +17,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_userspace::model::{Family, Protocol};
+use lb_userspace::{
+    agent::Truth,
+    model::{Family, Protocol},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -243,10 +247,9 @@ fn idle_percent(pid: u32, time: Duration) -> Result<f64> {
 fn truth_check_percent(agent: &Agent) -> Result<f64> {
     let deadline = Instant::now() + PASS_WITHIN;
     loop {
-        let truth = &agent.state()?["truth"];
-        let of_pass = |name: &str| truth[name].as_f64().filter(|value| *value > 0.0);
-        if let (Some(cpu_us), Some(pass_ms)) = (of_pass("pass_cpu_us"), of_pass("pass_ms")) {
-            return Ok(cpu_us / pass_ms / 10.0);
+        let truth: Truth = serde_json::from_value(agent.state()?["truth"].take())?;
+        if let Some(percent) = truth.percent() {
+            return Ok(percent);
         }
         if Instant::now() > deadline {
             bail!("`sluice status` tells of no pass of the truth check within {PASS_WITHIN:?}");

@@ -115,11 +115,7 @@ fn a_program_at_the_pin_of_a_table_is_left_alone() {
     check(
         |root| {
             rename(&pin(root), &own(root, "drops-aside"));
-            let mut loader = aya::EbpfLoader::new();
-            for table in [names::CT4_FLOWS, names::CT6_FLOWS, names::CT4_WAYS, names::CT6_WAYS] {
-                loader.map_max_entries(table, FLOWS_MIN);
-            }
-            let mut object = loader
+            let mut object = loader()
                 .load(object().expect("it was built in"))
                 .expect("it can be loaded");
             let program = object.program_mut(names::SOCKET_PROGRAMS[0]).expect("it is there");
